@@ -542,7 +542,7 @@ class Reference:
     def _batch(self, position: int, body: bytes, node: int) -> None:
         try:
             for item in items(body):
-                if item.kind is ItemKind.RUN:
+                if item.kind is ItemKind.COMMANDS:
                     for step in batch_of(item):
                         self._index += 1
                         done = _Done(position, self._index, self._apply(step))

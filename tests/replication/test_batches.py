@@ -119,7 +119,7 @@ def test_any_bytes_in_the_log_give_equal_states(seed: int) -> None:
     for _ in range(6):
         said = b"".join(write_command(lively(chance)) for _ in range(chance.randrange(1, 30)))
         said = flipped(said, chance) if chance.random() < 0.7 else said[: chance.randrange(len(said) + 1)]
-        followers.batch(Item(ItemKind.RUN, chance.choice([0, 1, 200]), said), batch_item(Step(0, Incr(b"n", 1))))
+        followers.batch(Item(ItemKind.COMMANDS, chance.choice([0, 1, 200]), said), batch_item(Step(0, Incr(b"n", 1))))
 
 
 def test_splitting_and_emptied_buckets() -> None:

@@ -39,7 +39,7 @@ def test_entry_survives_a_round_trip(entry: Entry) -> None:
 def test_items_survive_a_round_trip_and_batches_are_joined(said: list[Item]) -> None:
     expected: list[Item] = []
     for item in said:
-        if expected and item.kind is ItemKind.RUN and expected[-1][:2] == item[:2]:
+        if expected and item.kind is ItemKind.COMMANDS and expected[-1][:2] == item[:2]:
             expected[-1] = item._replace(payload=expected[-1].payload + item.payload)
         else:
             expected.append(item)

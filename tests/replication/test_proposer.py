@@ -151,7 +151,7 @@ def test_proposals_of_an_epoch_that_does_not_start_fail() -> None:
     """Although nothing is in flight: the epoch was refused."""
     cluster = settled()
     node = cluster.nodes[0]
-    node.running.proposer.begin(node.running.table)
+    node.running.proposer.begin(node.running.epochs)
     node.cut_off = True
     queued = held(node.execute(Set(b"k", b"v")))
     node.pump()
@@ -320,7 +320,7 @@ def test_proposer_removed_from_the_table_restarts_without_loss() -> None:
     second = held(node.execute(Incr(b"n", 10)))
     node.pump()
     strangers_come(cluster, PROPOSERS_MAX)
-    assert len(cluster.observer.running.table.rows) == PROPOSERS_MAX
+    assert len(cluster.observer.running.epochs.rows) == PROPOSERS_MAX
     cluster.settle()
     assert (first.reply, second.reply) == (1, 11)
     assert node.running.stopped is None
@@ -374,7 +374,7 @@ def test_node_ends_if_another_process_starts_its_epochs() -> None:
     node = cluster.nodes[0]
     for _ in range(STRANGER_EPOCHS_MAX):
         assert node.running.stopped is None
-        epoch = cluster.observer.running.table.rows[node.number].epoch + 1
+        epoch = cluster.observer.running.epochs.rows[node.number].epoch + 1
         cluster.append(Entry(Kind.EPOCH, node.number, epoch, 0, 0, epoch_body(b"the twin", 1)).packed())
         cluster.now += 1
         node.follow(9)
@@ -432,7 +432,7 @@ def test_lagging_store_is_replayed_to_its_index() -> None:
 def test_late_refusal_concerns_its_own_epoch_only() -> None:
     cluster = settled()
     store = cluster.nodes[0].running
-    proposer, table = store.proposer, store.table
+    proposer, table = store.proposer, store.epochs
     epoch = proposer.epoch
     assert epoch
     proposer.lost(table, epoch - 1)
@@ -495,7 +495,7 @@ def test_writes_refused_by_a_full_log_fail_once_they_cannot_count() -> None:
     write, read = held(node.execute(Incr(b"n", 1))), held(node.execute(Get(b"k")))
     node.pump()
     cluster.lose()
-    node.running.proposer.no_room(Failure(failures.LOGFULL, "full"), node.running.table)
+    node.running.proposer.no_room(Failure(failures.LOGFULL, "full"), node.running.epochs)
     node.pump()
     assert write.reply is None
     cluster.settle()

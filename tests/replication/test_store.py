@@ -394,7 +394,7 @@ def test_node_alone_with_its_state_stops() -> None:
     one.running._note_digest(1_000, cluster.nodes[1].number, 2)
     assert one.is_up
     one.running._note_digest(1_000, cluster.nodes[2].number, 2)
-    assert "not that of 2 other nodes" in str(one.running.stopped)
+    assert "differs from that of 2 other nodes" in str(one.running.stopped)
 
 
 def test_nodes_compare_digests_through_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +404,7 @@ def test_nodes_compare_digests_through_the_log(monkeypatch: pytest.MonkeyPatch) 
         said(cluster, cluster.nodes[number % 3], Incr(b"n", 1))
     odd = cluster.nodes[0]
     before = len(cluster.stream) - len(cluster.stream) % 10
-    odd.running._digests[before][odd.number] ^= 1
+    odd.running._digests._by_position[before][odd.number] ^= 1
     for node in cluster.nodes[1:]:
         node.running.propose_digest()
         cluster.settle()

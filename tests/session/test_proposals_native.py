@@ -426,7 +426,7 @@ def logged_with(clients: Clients, part: bytes, *, db: int = 0) -> bytes:
     """The frames of the one entry that has these bytes, of which all are for one keyspace."""
     (body,) = (parsed(data).body for data in clients.cluster.stream if part in parsed(data).body)
     (item,) = items(body)
-    assert (item.kind, item.db) == (ItemKind.RUN, db)
+    assert (item.kind, item.db) == (ItemKind.COMMANDS, db)
     return item.payload
 
 

@@ -116,7 +116,7 @@ def fingerprint(store: ReplicatedStore) -> Fingerprint:
         for db, database in enumerate(store.databases)
         if database.count()
     ]
-    table = store.table
+    table = store.epochs
     rows = {node: (table.packed(node), tuple(row.parts)) for node, row in table.rows.items()}
     versions = {slot: store._shared.versions[slot] for slot in store._tracked}
     return (store.position, store._shared.now, store.digest, store.semantics, entries, rows, versions, *_others(table))
@@ -226,20 +226,20 @@ class Node:
         store = self.running
         if not self.caught_up and store.position >= self.target:
             self.caught_up = True
-            store.proposer.begin(store.table)
+            store.proposer.begin(store.epochs)
         if self.caught_up and store.loading and store.proposer.quorum:
             store.join()
 
     def tick(self) -> None:
         """Look at what takes too long."""
         if self.is_up:
-            self.running.proposer.tick(self.cluster.now, self.running.table)
+            self.running.proposer.tick(self.cluster.now, self.running.epochs)
             self.pump()
 
     def refused(self) -> None:
         """The stream has not taken an entry."""
         if self.is_up:
-            self.running.proposer.lost(self.running.table)
+            self.running.proposer.lost(self.running.epochs)
             self.pump()
 
     def execute(self, command: Command, db: int = 0) -> Reply | PendingReply:

@@ -64,7 +64,7 @@ class Kind(enum.IntEnum):
 class ItemKind(enum.IntEnum):
     """What an item of a batch is."""
 
-    RUN = 1
+    COMMANDS = 1
     """Commands of one keyspace, as frames of the article with two-byte numbers, each carried out by itself."""
     TRANSACTION = 2
     """Commands that are carried out as one, if keys that were watched have not changed."""
@@ -161,13 +161,13 @@ def packed_items(items: Iterable[Item]) -> bytes:
     def end_batch() -> None:
         if run:
             payload = b"".join(run)
-            pieces.append(_ITEM.pack(ItemKind.RUN, db, len(payload)) + payload)
+            pieces.append(_ITEM.pack(ItemKind.COMMANDS, db, len(payload)) + payload)
             run.clear()
 
     for item in items:
-        if item.kind is not ItemKind.RUN or item.db != db:
+        if item.kind is not ItemKind.COMMANDS or item.db != db:
             end_batch()
-        if item.kind is ItemKind.RUN:
+        if item.kind is ItemKind.COMMANDS:
             db = item.db
             run.append(item.payload)
         else:
@@ -179,9 +179,9 @@ def packed_items(items: Iterable[Item]) -> bytes:
 def items(body: bytes) -> Iterator[Item]:
     """The items of a batch. Raises `ValueError`, maybe behind some of them.
 
-    >>> run = Item(ItemKind.RUN, 0, b"one")
+    >>> run = Item(ItemKind.COMMANDS, 0, b"one")
     >>> list(items(packed_items([run, run])))
-    [Item(kind=<ItemKind.RUN: 1>, db=0, payload=b'oneone')]
+    [Item(kind=<ItemKind.COMMANDS: 1>, db=0, payload=b'oneone')]
     """
     at = 0
     while at < len(body):

@@ -44,7 +44,7 @@ class Transaction(NamedTuple):
 
 def batch_item(step: Step) -> Item:
     """One command, to be carried out by itself."""
-    return Item(ItemKind.RUN, step.db, write_command(step.command))
+    return Item(ItemKind.COMMANDS, step.db, write_command(step.command))
 
 
 def batch_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
@@ -88,7 +88,7 @@ def transaction_of(item: Item) -> Transaction:
         while at < len(payload):
             db, length = _STEP.unpack_from(payload, at)
             at += _STEP.size
-            steps += batch_of(Item(ItemKind.RUN, db, payload[at : at + length]))
+            steps += batch_of(Item(ItemKind.COMMANDS, db, payload[at : at + length]))
             at += length
     except struct.error as error:
         raise ValueError(f"a transaction in the log that is none: {error}") from None

@@ -24,6 +24,7 @@ from typing import Final
 
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.replication import node_snapshots
+from cairnkv.replication.digests import DIGEST_ENTRIES
 from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Kind
 from cairnkv.replication.nats import connection
 from cairnkv.replication.nats.connection import note
@@ -34,7 +35,7 @@ from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_health import NodeHealth
 from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.replication.proposals import PendingProposal
-from cairnkv.replication.store import DIGEST_ENTRIES, ReplicatedStore
+from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage.base import StartProgress
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.writer import Sync
@@ -149,7 +150,7 @@ class Node:
         self._own_sent = loop.time()
         self._start(self._follow())
         await self._or_fail(self._caught_up.wait())
-        self.store.proposer.begin(self.store.table)
+        self.store.proposer.begin(self.store.epochs)
         self._start(self._check())
         self._start(self._snapshots.keep())
         await self._or_fail(self._quorum.wait())
@@ -159,7 +160,7 @@ class Node:
 
     async def _await_other_clocks(self) -> None:
         """Wait for other nodes' clocks before log time follows this node's clock, because log time never goes back."""
-        if len(self.store.table.rows) > 1:
+        if len(self.store.epochs.rows) > 1:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(OTHER_NODE_TIMEOUT):
                     await self._or_fail(self._other_clock_seen.wait())
@@ -284,7 +285,7 @@ class Node:
                     store.leave(str(error))
                     return
                 target, self._from = self.stream.last, store.position
-                store.proposer.begin(store.table)
+                store.proposer.begin(store.epochs)
             except PastEnd as past:
                 store.leave(
                     f"{self._directory.path} has entries up to {store.position:,}, and {past}; "
@@ -389,9 +390,9 @@ class Node:
         note(f"the log refused an entry: {reason}")
         self._health.check_limits(asyncio.get_running_loop().time())
         if self.store.refuses_growth is not None:
-            self.store.proposer.no_room(self.store.refuses_growth, self.store.table, epoch)
+            self.store.proposer.no_room(self.store.refuses_growth, self.store.epochs, epoch)
         else:
-            self.store.proposer.lost(self.store.table, epoch)
+            self.store.proposer.lost(self.store.epochs, epoch)
         self._want_pump()
 
     async def _check(self) -> None:
@@ -400,7 +401,7 @@ class Node:
         store = self.store
         while store.takes_part:
             now = loop.time()
-            store.proposer.tick(now, store.table)
+            store.proposer.tick(now, store.epochs)
             self._health.log_quorum()
             await self._health.check_server(now, has_caught_up=self._caught_up.is_set())
             self._health.check_limits(now)
@@ -453,7 +454,7 @@ class Node:
         yield from self._health.info()
         yield "semantics", store.semantics
         yield "state_digest", f"{store.digest:08x}"
-        yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.table.rows))
+        yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.epochs.rows))
 
 
 def new_node(

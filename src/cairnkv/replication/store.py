@@ -17,7 +17,6 @@ Out of scope: NATS (`replication.nats`) and the life of a node (`replication.nod
 proposals of this node; no node evicts keys.
 """
 
-import collections
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, cast
@@ -46,6 +45,7 @@ from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records
 from cairnkv.replication.batches import EffectCollector, log_time
+from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import (
     Transaction,
@@ -62,9 +62,10 @@ from cairnkv.replication.entry_codec import (
     transaction_of,
 )
 from cairnkv.replication.epochs import EpochTable, Judged
+from cairnkv.replication.node_table import NodeTable
 from cairnkv.replication.proposals import BlockingProposal, Changes, ExecutableProposal, PendingProposal
 from cairnkv.replication.proposer import Proposal, Proposer
-from cairnkv.storage import Deliver, Effect, MakeBackup, Storage, StorageRefused
+from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
@@ -72,7 +73,7 @@ from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
-from cairnkv.store.pending import PendingReply, size_of
+from cairnkv.store.pending import PendingReply, do_nothing, size_of
 from cairnkv.store.transaction import TooMuch, effects_of, execute_steps
 
 logger: Final = logging.getLogger("cairnkv.cluster")
@@ -80,12 +81,6 @@ logger: Final = logging.getLogger("cairnkv.cluster")
 LEAD_LEAST_MS: Final = 1_000
 """Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
 difference between nodes' clocks. Below it, log time waits for the clock, and keys expire later by the lead."""
-
-DIGEST_ENTRIES: Final = 1_000
-"""Positions between two digests that nodes compare."""
-
-DIGESTS_KEPT: Final = 16
-"""Digests that are remembered, for nodes that are behind."""
 
 
 class ReplicatedStore:
@@ -103,7 +98,7 @@ class ReplicatedStore:
         supports: int = SEMANTICS,
         broken: Collection[str] = (),
     ) -> None:
-        """node: the number that no other node has. nonce: of this process.
+        """node: the unique number of the node. nonce: of this process.
 
         storage: the node's table on disk. supports: the newest semantics that this release knows.
         broken: faults that this node injects, for tests of consistency checks. See
@@ -111,7 +106,7 @@ class ReplicatedStore:
         """
         self._shared: Final = Shared()
         self.databases: Final = tuple(Database(self._shared) for _ in range(DATABASES))
-        self._storage = storage
+        self._table: Final = NodeTable(storage)
         self.loading = True
         """Whether this node has yet to catch up with its cluster."""
         self.clock = clock
@@ -121,33 +116,31 @@ class ReplicatedStore:
         self.commands = 0
         """Commands that this node has received."""
         self.proposer: Final = Proposer(node, nonce, supports=supports)
-        self.table = EpochTable()
+        self.epochs = EpochTable()
         self.position = 0
-        """Of the newest entry of the stream that was carried out."""
+        """Log index of the newest entry that is applied."""
         self.identity = 0
         """When the stream was made, in nanoseconds since 1970."""
         self.digest = 0
         self.semantics = 1
         self.stopped: str | None = None
-        """Why this node takes no part any more; None: it does."""
+        """Why this node has stopped; None: it takes part in its cluster."""
         self.stopping: str | None = None
-        """Why this node takes no more commands, while it goes on with those that it has; None: it takes them."""
+        """Why this node accepts no new commands, while it finishes earlier ones; None: it accepts them."""
         self.refuses_writes: Failure | None = None
-        """Why this node proposes no writes at present: what grows, or all."""
+        """Why this node proposes no writes now."""
         self.refuses_growth: Failure | None = None
-        self.on_proposal: Callable[[], None] = _nobody
+        """Why this node proposes no writes now that grow."""
+        self.on_proposal: Callable[[], None] = do_nothing
         """Called when a proposal waits to be published."""
-        self.on_entry: Callable[[Entry], None] = _ignored
+        self.on_entry: Callable[[Entry], None] = lambda _: None
         """Called with each valid entry of any node."""
         self._supports = supports
-        self._tracked: set[int] = set()  # slots whose versions are a part of the state
-        self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
+        self._tracked: set[int] = set()  # slots whose versions are part of the state
+        self._digests: Final = Digests(node)
         self._deliver: Deliver | None = None
-        self._owed: tuple[int, list[Effect], int] | None = None
-        """Log time, effects and their size, of the newest entry, where the table has not taken them yet."""
-        self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
-        self._at_hand = Changes(0, 0)  # of the entry that is carried out
-        self._gathering = EffectCollector(self._gathered)
+        self._changes = Changes(0, 0)  # of the current entry
+        self._collector: Final = EffectCollector(self._collect)
         self._log_executor: Callable[[int], Prefix] | None = None
         self._log_executors: dict[int, Prefix] = {}  # by database
         self._breaks_reads = "stale-reads" in broken
@@ -155,58 +148,54 @@ class ReplicatedStore:
 
     @property
     def mode(self) -> str:
-        """What this store is called, whatever its table is in."""
+        """The mode: replicated."""
         return "replicated"
 
     @property
     def is_behind(self) -> bool:
-        """False: the proposer has its own queue and backpressure."""
+        """Return False: the proposer has its own queue and backpressure."""
         return False
 
     @property
     def takes_part(self) -> bool:
-        """Whether this node goes on with its cluster."""
+        """Whether this node has not stopped."""
         return self.stopped is None
 
     # -- loading ----------------------------------------------------------------------------------------------
 
     def load(self) -> Loaded:
-        """Read the node's table. Raises `ValueError` where it is not a node's, besides what the log raises."""
+        """Read the node's table; see `Store`. Raises `ValueError` if it is not the table of a node."""
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES + 1))
-        sequence = self._storage.restore(databases)
+        sequence = self._table.storage.restore(databases)
         node_records.read(databases[NODE_DB])
         return Loaded(databases, sequence)
 
     def reopen(self, storage: Storage) -> None:
-        """Have another table, to be read by `load` and `begin`: this one is damaged, or too far behind the log."""
-        self._storage.close(self._shared.now)
-        self._storage = self._memory.storage = storage
+        """Use another table: this one is damaged, or too far behind the log. Call `load` and `begin` after this."""
+        self.close()
+        self._table.open(storage)
+        self._memory.storage = storage
         if self._deliver is not None:
             storage.deliver_by(self._deliver)
         self.loading = True
-        self._owed = None
         self._digests.clear()
         self.proposer.interrupt(self._loads())
 
     def begin(self, loaded: Loaded) -> None:
-        """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
-        state = loaded.databases[NODE_DB]
-        self._shared.now = 0  # log time is that of this table, however late it was in another
+        """Use what `load` returned. The store still loads until `join`, since later entries are missing."""
+        self._shared.now = 0  # another table may have a later log time
         for database, kept in zip(self.databases, loaded.databases[:DATABASES], strict=True):
             database.take_over(kept)
         self._shared.advance(loaded.databases[0].now)
-        self._storage.listen(self)
+        self._table.storage.listen(self)
         self.loading = True
-        self._load_state(state)
-
-    def _load_state(self, state: Database) -> None:
-        records = node_records.read(state)
+        records = node_records.read(loaded.databases[NODE_DB])
         self.position, self.identity, now, self.digest = records.position
         self._shared.advance(now)
         self.semantics = self.proposer.semantics = records.semantics
-        self.table = records.table
-        self._parts_kept = {node: len(row.parts) for node, row in self.table if row.parts}
+        self.epochs = records.table
+        self._table.set_parts(self.epochs)
         self._tracked = set(records.versions)
         for slot, version in records.versions.items():
             self._shared.versions[slot] = version
@@ -214,12 +203,12 @@ class ReplicatedStore:
             self.leave(f"semantics {self.semantics} is in force: this node needs a newer release")
 
     def deliver_by(self, deliver: Deliver) -> None:
-        """How the node's table, or the one in its place, reaches the thread that uses this store."""
+        """Set the function through which threads of storage call into the thread of the store."""
         self._deliver = deliver
-        self._storage.deliver_by(deliver)
+        self._table.storage.deliver_by(deliver)
 
     def adopt(self, identity: int) -> None:
-        """The stream is this one, and nothing of it was carried out before."""
+        """Set the stream, of which no entry is applied yet."""
         self.identity = identity
 
     def proposed_time(self) -> tuple[int, int]:
@@ -227,14 +216,14 @@ class ReplicatedStore:
         return self._log_clock.read(self._shared.now)
 
     def join(self) -> None:
-        """Everything that was logged before has been carried out: take commands from now on."""
+        """Execute commands from now on: the node has caught up with the log."""
         self.loading = False
 
     def leave(self, reason: str) -> None:
-        """Take no part any more."""
+        """Stop: take no part in the cluster any more."""
         if self.stopped is None:
             self.stopped = reason
-            logger.error("this node takes no part any more: %s", reason)
+            logger.error("this node stops: %s", reason)
             self.proposer.close(Failure(failures.STOPPED, reason))
 
     # -- commands ---------------------------------------------------------------------------------------------
@@ -242,10 +231,7 @@ class ReplicatedStore:
     def execute(
         self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
-        """Have a command carried out in its turn.
-
-        local: a read that may show what was true a moment ago: it is answered at once.
-        """
+        """Propose a command; see `Store`. A local read executes at once."""
         step = Step(db, command)
         if isinstance(command, Ping) or (command.spec.by_store and not isinstance(command, RandomKey)):
             if self.loading and isinstance(command, Ping):
@@ -276,7 +262,7 @@ class ReplicatedStore:
         return Failure(failures.LOADING, "this node is catching up with its cluster; try again when it has")
 
     def _refused(self, write: Step | None) -> Failure | None:
-        """Why something that needs a turn in the log gets none; write: if it is one."""
+        """Return a failure if a command must not be proposed. write: the command, if it is a write."""
         if self.stopped is not None:
             return Failure(failures.STOPPED, self.stopped)
         if self.stopping is not None:
@@ -300,7 +286,7 @@ class ReplicatedStore:
         return proposed
 
     def _length_of(self, step: Step) -> int:
-        """Bytes of the reply to a read, as far as can be told now."""
+        """Return the bytes of the reply to a read, as far as they are known now."""
         if step.command.spec.scope is not Scope.KEYS:
             return 0
         return sum(self.databases[db].length(key) for db, key in step.command.places_read(step.db))
@@ -311,7 +297,7 @@ class ReplicatedStore:
         return apply(self.databases[step.db], step.command, self._shared.now)
 
     def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | PendingReply:
-        """Which keys a slice has depends on how a table has grown, so the log is told the keys that this node found."""
+        """Propose to delete the keys that this node finds: the keys of a slice depend on the growth of its table."""
         outcome: BlockingProposal
 
         def look(_: Changes) -> Reply:
@@ -338,7 +324,7 @@ class ReplicatedStore:
         return outcome if outcome.reply is None else outcome.reply
 
     def _follow(self, part: PendingProposal, whole: PendingProposal) -> None:
-        """Propose a part of what a client has said, and let the whole fail if it does."""
+        """Propose a part of a command. The whole fails if the part does."""
 
         def fail() -> None:
             if part.given_up:
@@ -356,9 +342,9 @@ class ReplicatedStore:
         bytes_max: int | None = None,
         blocks: bool = False,
     ) -> Reply | PendingReply:
-        """Have several commands carried out as one, in one turn; see `Store`.
+        """Propose several commands as one entry; see `Store`.
 
-        What is too long, or has no room at this node, never comes to the log: it fails, and the others do not.
+        A command whose value is too long, or has no room at this node, fails and is not proposed; the others are.
         If this node knows that watched keys changed, the transaction fails at once. Otherwise the log entry decides.
         """
         if self.loading:
@@ -383,11 +369,11 @@ class ReplicatedStore:
         made = sum(self.bytes_made(step.command, step.db) for step in admitted)
         cost = max(1, len(admitted)) + made // BYTES_PER_COST
         return self._propose(
-            kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes)), cost=cost)
+            kind(wanted, lambda changes: _with(refused, self._execute_if_unchanged(transaction, changes)), cost=cost)
         )
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
-        """Have it noted what keys are like, in a turn of its own, and their changes counted from then on."""
+        """Record the state of keys when an entry comes back, and track their versions; see `Store`."""
         if self.loading:
             return self._loads()
         if refusal := self._refused(None):
@@ -402,77 +388,79 @@ class ReplicatedStore:
 
         return self._propose(BlockingProposal((track_item(slots),) if slots else (), note))
 
-    # -- what the log says ------------------------------------------------------------------------------------
+    # -- entries of the log -----------------------------------------------------------------------------------
 
     def apply_entry(self, position: int, data: bytes) -> None:
-        """Carry out the entry at a position, which is the next one, while `takes_entries`. Raises nothing."""
+        """Apply the next entry, if `takes_entries`. Raises nothing."""
         assert position == self.position + 1
-        assert self._owed is None, "only while `takes_entries`"
-        changes = self._at_hand = Changes(position, self.digest)
+        changes = self._changes = Changes(position, self.digest)
         entry: Entry | None = None
         judged = Judged(counts=False)
         try:
             entry = parsed(data)
             if entry.semantics > self._supports:
                 raise Newer(f"semantics {entry.semantics} is in force; this release knows {self._supports}")
-            judged = self.table.judge(entry, position)
+            judged = self.epochs.judge(entry, position)
         except Newer as newer:
             self.leave(f"{newer}: this node needs a newer release")
             return
-        except ValueError as error:  # on all nodes alike
+        except ValueError as error:  # the same on all nodes
             logger.warning("position %d: %s", position, error)
         if entry is not None:
             try:
-                self._carry_out(entry, judged, changes)
-            except MemoryError:  # what stands at this position is carried out whole, or not at all, after a restart
-                self.leave(f"there was not enough memory to carry out position {position:,}")
+                self._execute_entry(entry, judged, changes)
+            except MemoryError:  # after a restart, the node applies the whole entry
+                self.leave(f"there was not enough memory to apply position {position:,}")
         if self.proposer.taken_over:
-            self.leave("another process takes part as this node: its directory was copied, or is used twice")
+            self.leave("another process runs as this node: its directory was copied, or is used twice")
             return
         if self.stopped is not None:
-            return  # its table stays as it was before
+            return  # the table keeps the state before this entry
         self.position, self.digest = position, changes.digest
-        self._keep(entry, changes)
+        now = self._shared.now
+        record = node_records.of_position(self.position, self.identity, now, self.digest)
+        self._table.add(entry, changes, self.epochs, record, now)
+        self._check_table()
         if position % DIGEST_ENTRIES == 0:
             self._note_digest(position, self.proposer.node, self.digest)
 
-    def _carry_out(self, entry: Entry, judged: Judged, changes: Changes) -> None:
+    def _execute_entry(self, entry: Entry, judged: Judged, changes: Changes) -> None:
         own: Sequence[Proposal] = ()
         if entry.node == self.proposer.node:
-            own = self.proposer.came(entry, self.table, counts=judged.counts)
+            own = self.proposer.came(entry, self.epochs, counts=judged.counts)
         if not judged.counts:
             return
-        if entry.kind is not Kind.EPOCH:  # whose proposer may not know yet that its clock is off
+        if entry.kind is not Kind.EPOCH:  # the proposer of an epoch may not know yet that its clock is wrong
             self._shared.advance(entry.time)
             lead = self._shared.now - entry.clock
             self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
         self.on_entry(entry)
-        for proposal in cast("Sequence[ExecutableProposal]", own):  # nobody proposes anything else
-            if judged.batch is None:  # too many parts: it is none for anybody
-                proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
+        for proposal in cast("Sequence[ExecutableProposal]", own):  # every proposal is one
+            if judged.batch is None:  # too many parts: no node has the batch
+                proposal.fail(Failure(failures.UNDONE, "more than one entry of the log may have"))
                 continue
             try:
                 proposal.execute_logged(changes)
             except MemoryError:
                 _fail_all(own)
                 raise
-            except Exception:  # a fault of ours, behind what all nodes do
+            except Exception:  # a bug, after the changes that all nodes make
                 logger.exception("position %d: a proposal of this node failed", changes.position)
                 if proposal.reply is None:
                     proposal.fail(Failure(failures.INTERNAL, "the server's log has the details"))
         if judged.batch and not own:
-            self._carry_out_batch(judged.batch, changes, entry.node)
+            self._execute_batch(judged.batch, changes, entry.node)
 
-    def _carry_out_batch(self, batch: bytes, changes: Changes, node: int) -> None:
-        """What another node has proposed, or an earlier life of this one."""
+    def _execute_batch(self, batch: bytes, changes: Changes, node: int) -> None:
+        """Execute a batch of another node, or of an earlier process of this node."""
         try:
             for item in items(batch):
                 match item.kind:
-                    case ItemKind.RUN:
+                    case ItemKind.COMMANDS:
                         for step in batch_of(item, self._executor_of(item.db)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
-                        self._carry_out_all(transaction_of(item), changes)
+                        self._execute_if_unchanged(transaction_of(item), changes)
                     case ItemKind.TRACK:
                         self._track(slots_of(item), changes)
                     case ItemKind.DIGEST:
@@ -480,14 +468,14 @@ class ReplicatedStore:
                         self._note_digest(position, node, digest)
                     case ItemKind.SEMANTICS:
                         self._raise_semantics(semantics_of(item), changes)
-        except ValueError as error:  # what came before it is carried out; on all nodes alike
+        except ValueError as error:  # the items before it are executed; the same on all nodes
             logger.warning("position %d: %s", changes.position, error)
 
-    # -- runs of the compiled hot path (`cairnkv.session.proposals_native`) ------------------------------------------
+    # -- the native path (`cairnkv.session.proposals_native`) ---------------------------------------------------
 
     @property
     def takes_batches(self) -> bool:
-        """Whether nothing has to be asked of a command before it is proposed."""
+        """Whether commands may be proposed without a check of each."""
         return (
             self.proposer.takes
             and not self.loading
@@ -499,20 +487,20 @@ class ReplicatedStore:
             and not (self._breaks_reads or self._breaks_writes)
         )
 
-    def propose_batch(self, run: ExecutableProposal) -> None:
-        """Have commands carried out in their turn, all in one."""
-        self.proposer.propose(run)
+    def propose_batch(self, batch: ExecutableProposal) -> None:
+        """Propose several commands together."""
+        self.proposer.propose(batch)
         self.on_proposal()
 
     def execute_logged(self, step: Step, changes: Changes) -> Reply:
-        """Carry out one command of a run, whose turn it is."""
+        """Execute one command of a batch that has come back from the log."""
         return self._change(step, changes) if step.command.spec.writes else self._read_now(step)
 
     def new_frame_executor(self, factory: ExecutorFactory[ExecutorT], db: int) -> ExecutorT:
         """Return a new executor of the native path for a database: it proposes commands, and executes local reads."""
         if factory.is_log_format:
-            self._log_executor = lambda db: factory.executing(self.databases[db], log_time, self._gathering)
-        executor = factory.proposing(self, factory.executing(self.databases[db], log_time, self._gathering))
+            self._log_executor = lambda db: factory.executing(self.databases[db], log_time, self._collector)
+        executor = factory.proposing(self, factory.executing(self.databases[db], log_time, self._collector))
         self._info.executors.append(executor)
         return executor
 
@@ -524,14 +512,11 @@ class ReplicatedStore:
             self._log_executors[db] = self._log_executor(db)
         return self._log_executors[db]
 
-    def _gathered(self, effects: list[Effect], groups: list[int], size: int) -> None:
-        """A run of the entry at hand has done this."""
-        from cairnkv.replication.proposals_native import (  # there is one: whoever calls is compiled
-            digest_of,
-            slots_changed,
-        )
+    def _collect(self, effects: list[Effect], groups: list[int], size: int) -> None:
+        """Add the effects of a batch that the native path has executed to those of the current entry."""
+        from cairnkv.replication.proposals_native import digest_of, slots_changed
 
-        changes = self._at_hand
+        changes = self._changes
         changes.keep(effects, size)
         changes.digest = digest_of(changes.digest, effects, groups)
         if self._tracked:
@@ -539,24 +524,26 @@ class ReplicatedStore:
                 self._keep_slot(slot, changes)
 
     def _change(self, step: Step, changes: Changes) -> Reply:
-        """Carry out one command that may change something."""
+        """Execute one command that may change a database."""
         if step.db >= DATABASES or not _is_for_the_log(step.command):
-            return Failure(failures.BADARGS, "no command for a keyspace")
-        return self._journalled(changes, lambda: apply(self.databases[step.db], step.command, self._shared.now))
+            return Failure(failures.BADARGS, "no command for a database")
+        return self._execute_with_journal(
+            changes, lambda: apply(self.databases[step.db], step.command, self._shared.now)
+        )
 
-    def _journalled(self, changes: Changes, work: Callable[[], Reply]) -> Reply:
+    def _execute_with_journal(self, changes: Changes, work: Callable[[], Reply]) -> Reply:
         journal: Journal = []
         self._shared.journal = journal
         try:
             reply = work()
         except TooMuch as refused:
-            self._take_back_all(journal, changes)
+            self._undo(journal, changes)
             return Failure(failures.UNDONE, str(refused))
-        except MemoryError:  # this node's alone: the others carry it out
+        except MemoryError:  # of this node only: the others execute it
             undo(journal)
             raise
-        except Exception:  # a fault of ours, and on all nodes alike
-            self._take_back_all(journal, changes)
+        except Exception:  # a bug, the same on all nodes
+            self._undo(journal, changes)
             logger.exception("position %d: a command failed", changes.position)
             return Failure(failures.INTERNAL, "the server's log has the details")
         finally:
@@ -570,17 +557,17 @@ class ReplicatedStore:
             discard(journal)
         return reply
 
-    def _take_back_all(self, journal: Journal, changes: Changes) -> None:
-        """Undo it. Versions do not go back, and those that are tracked are part of the state."""
+    def _undo(self, journal: Journal, changes: Changes) -> None:
+        """Undo changes. Versions never go back, and tracked versions are part of the state."""
         undo(journal)
         slots = {version_slot(change.database.number, key) for change in journal for key in change.keys}
         for slot in sorted(slots & self._tracked):
             self._keep_slot(slot, changes)
 
     def _visible(self, journal: Journal, effects: Sequence[Effect]) -> Sequence[Effect]:
-        """The effects as they are on all nodes: by keys, without those that only free what had expired.
+        """Return the effects that are the same on all nodes, ordered by keys: without the removal of expired keys.
 
-        When that is freed is each node's own affair; a journal has more of it, and earlier, where it was not.
+        Each node removes expired keys when it likes.
         """
         now = self._shared.now
         first: dict[Place, bool] = {}
@@ -595,15 +582,15 @@ class ReplicatedStore:
         ]
         return sorted(shown, key=lambda effect: (effect[1] is not None, effect[0], effect[1] or b""))
 
-    def _carry_out_all(self, transaction: Transaction, changes: Changes) -> Reply:
+    def _execute_if_unchanged(self, transaction: Transaction, changes: Changes) -> Reply:
         now, versions = self._shared.now, self._shared.versions
         for slot, version, expiry in transaction.watches:
             if versions[slot] != version or 0 < expiry <= now:
                 return MISSING
-        return self._journalled(changes, lambda: self._execute_transaction(transaction))
+        return self._execute_with_journal(changes, lambda: self._execute_transaction(transaction))
 
     def _execute_transaction(self, transaction: Transaction) -> Replies:
-        found = 0  # bytes of keys in replies: which keys a look at a table finds differs between nodes
+        found = 0  # bytes of keys in replies: the keys that a look at a table finds differ between nodes
         most = transaction.bytes_max
 
         def execute(step: Step) -> Reply:
@@ -632,13 +619,13 @@ class ReplicatedStore:
                 self._keep_slot(slot, changes)
 
     def _count_changes(self, effects: Sequence[Effect], changes: Changes) -> None:
-        """Have the versions of tracked slots kept that these have changed."""
+        """Record the versions of the tracked slots that these effects have changed."""
         changed: set[int] = set()
         for db, key, _, _ in effects:
             if key is not None:
                 changed.add(version_slot(db, key))
                 continue
-            for slot in self._tracked:  # a keyspace that was cleared shows in no version otherwise
+            for slot in self._tracked:  # no other version shows that a database was cleared
                 self._shared.versions[slot] += 1
             changed |= self._tracked
         for slot in changed & self._tracked:
@@ -650,7 +637,7 @@ class ReplicatedStore:
     # -- semantics and digests --------------------------------------------------------------------------------
 
     def _raise_semantics(self, version: int, changes: Changes) -> None:
-        if not self.semantics < version <= self.table.supported:
+        if not self.semantics < version <= self.epochs.supported:
             return
         if version > self._supports:
             self.leave(f"semantics {version} is in force: this node needs a newer release")
@@ -659,108 +646,55 @@ class ReplicatedStore:
         changes.keep([node_records.of_semantics(version)])
 
     def propose_newer_semantics(self) -> None:
-        """Propose that what all nodes know by now be in force, if it is not."""
-        version = min(self.table.supported, self._supports)
+        """Propose the newest semantics that all nodes know, if it is not in force."""
+        version = min(self.epochs.supported, self._supports)
         if version > self.semantics:
-            self._propose_quietly(semantics_item(version), lambda changes: self._raise_semantics(version, changes))
+            self._propose_internal(semantics_item(version), lambda changes: self._raise_semantics(version, changes))
 
-    def _propose_quietly(self, item: Item, carry_out: "Callable[[Changes], None]") -> None:
+    def _propose_internal(self, item: Item, execute: Callable[[Changes], None]) -> None:
         def work(changes: Changes) -> Reply:
-            carry_out(changes)
+            execute(changes)
             return OK
 
         self.proposer.propose(PendingProposal((item,), work))
         self.on_proposal()
 
     def propose_digest(self) -> None:
-        """Tell the others what this node's state came to, if it has not."""
-        node = self.proposer.node
-        for position in reversed(self._digests):
-            if node in self._digests[position]:
-                digest = self._digests[position][node]
-                self._propose_quietly(digest_item(position, digest), lambda _: None)
-                return
+        """Propose the newest digest of this node, for the other nodes."""
+        if (own := self._digests.own()) is not None:
+            self._propose_internal(digest_item(*own), lambda _: None)
 
     def _note_digest(self, position: int, node: int, digest: int) -> None:
-        """Compare what the state has come to. Whoever is alone with what it has, stops: the others agree."""
-        if position not in self._digests and len(self._digests) >= DIGESTS_KEPT:
-            oldest = min(self._digests)
-            if position < oldest:
-                return
-            del self._digests[oldest]
-        digests = self._digests.setdefault(position, {})
-        digests[node] = digest
-        own = digests.get(self.proposer.node)
-        if own is None or all(other == own for other in digests.values()):
-            return
-        others = collections.Counter(other for whose, other in digests.items() if whose != self.proposer.node)
-        most, count = others.most_common(1)[0]
-        if most != own and count >= 2 and own not in others:
-            self.leave(f"its state at position {position:,} is not that of {count} other nodes: wipe its directory")
-        else:
-            logger.error("the nodes' states at position %d differ: %s", position, digests)
+        if (reason := self._digests.note(position, node, digest)) is not None:
+            self.leave(reason)
 
     # -- the node's table -------------------------------------------------------------------------------------
 
-    def _keep(self, entry: Entry | None, changes: Changes) -> None:
-        effects: list[Effect] = []  # of the state besides keys and values
-        row = self.table.rows.get(entry.node) if entry is not None else None
-        if entry is not None and row is not None and row.position == changes.position:
-            node = entry.node
-            effects.append(node_records.of_proposer(node, self.table.packed(node)))
-            if entry.kind is Kind.PART and row.parts:
-                effects.append(node_records.of_part(node, len(row.parts) - 1, row.parts[-1]))
-            self._drop_parts(node, len(row.parts), effects)
-            for forgotten in self.table.forgotten:
-                effects.append(node_records.of_proposer(forgotten, None))
-                effects.append(node_records.of_floor(self.table.floor))
-                self._drop_parts(forgotten, 0, effects)
-        effects.append(node_records.of_position(self.position, self.identity, self._shared.now, self.digest))
-        changes.keep(effects)
-        self._owed = self._shared.now, changes.effects, changes.size
-        self._pay()
-
-    def _pay(self) -> bool:
-        """Give the node's table what it has not taken yet; whether it has everything then."""
-        if self._owed is None:
-            return True
-        try:
-            self._storage.append((), *self._owed)
-        except StorageRefused as refused:
-            if refused.code is failures.READONLY:
-                self.leave(f"its own table takes nothing any more: {refused}")
-            return False  # it is behind, or its disk is full: nothing is applied meanwhile
-        self._owed = None
-        return True
-
-    def _drop_parts(self, node: int, kept: int, effects: list[Effect]) -> None:
-        """Parts of a batch that are on disk and of no use any more."""
-        over = range(kept, self._parts_kept.get(node, 0))
-        effects += [node_records.of_part(node, index, None) for index in over]
-        if kept:
-            self._parts_kept[node] = kept
-        else:
-            self._parts_kept.pop(node, None)
-
     @property
     def own_table(self) -> Storage:
-        """The node's table, as a log."""
-        return self._storage
+        """The storage of the node's table."""
+        return self._table.storage
 
     @property
     def takes_entries(self) -> bool:
-        """Whether the node's table has room for another entry now."""
-        return self._pay() and self._storage.accepts_writes
+        """Whether the node's table accepts another entry now."""
+        accepts = self._table.accepts_entries
+        self._check_table()
+        return accepts
+
+    def _check_table(self) -> None:
+        if self._table.failure is not None:
+            self.leave(f"its own table accepts no writes any more: {self._table.failure}")
 
     def committed(self, sequence: int) -> None:
-        """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
+        """Do nothing: no reply waits for the node's table, since the disks of a majority have the entry."""
 
     def failed(self, reason: str, *, unknown: bool, unresolved: Sequence[Effect] = ()) -> None:
-        """The node's table has failed: it is read anew at the next start, or a snapshot in its place."""
+        """Stop. The next start reads the table again, or a snapshot in its place."""
         self.leave(f"its own table has failed: {reason}")
 
     def resolved(self, happened: Sequence[Effect]) -> None:
-        """Of no use any more."""
+        """Do nothing: this node has stopped."""
 
     # -- limits, housekeeping, INFO ---------------------------------------------------------------------------
 
@@ -804,7 +738,7 @@ class ReplicatedStore:
 
     def _about(self) -> Iterable[tuple[str, str | int]]:
         return self._info.about(
-            self._storage,
+            self._table.storage,
             self.databases,
             self._memory,
             mode=self.mode,
@@ -815,7 +749,7 @@ class ReplicatedStore:
     @property
     def back_up(self) -> MakeBackup | None:
         """Makes a backup of the node's table, in any thread."""
-        return self._storage.back_up
+        return self._table.storage.back_up
 
     def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
         """Set the function that executes BACKUP."""
@@ -823,11 +757,11 @@ class ReplicatedStore:
 
     def close(self) -> None:
         """Close the node's table."""
-        self._storage.close(self._shared.now)
+        self._table.storage.close(self._shared.now)
 
 
 def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
-    """The replies to several commands, with those to some that were never proposed, by their place."""
+    """Insert the failures of commands that were not proposed into the replies to the others."""
     if not refused or not isinstance(reply, Replies):
         return reply
     replies = list(reply.values)
@@ -841,22 +775,14 @@ def _lists_keys(command: Command) -> bool:
 
 
 def _is_for_the_log(command: Command) -> bool:
-    """Whether what a command changes depends on nothing but the state."""
+    """Whether the effects of a command depend on the state only."""
     return not command.spec.by_store and not isinstance(command, ClearPrefix)
 
 
 def _fail_all(proposals: Sequence[Proposal]) -> None:
-    """The others have carried these out; this node cannot say what came of it."""
+    """Fail proposals that the other nodes have executed."""
     for proposal in cast("Sequence[ExecutableProposal]", proposals):
         if proposal.reply is None:
             proposal.fail(
-                Failure(failures.UNKNOWN, "it is done, but this node has not enough memory to say what came of it")
+                Failure(failures.UNKNOWN, "it is executed, but this node has not enough memory for its reply")
             )
-
-
-def _nobody() -> None:
-    pass
-
-
-def _ignored(_: Entry) -> None:
-    pass

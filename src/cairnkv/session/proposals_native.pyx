@@ -46,7 +46,7 @@ cdef enum:
     RUN_BYTES_MAX = 262144  # of the frames of one run: to execute it takes some milliseconds
     COMMANDS_PER_COST = 8  # that are about as much work as one of the readable way
 
-cdef object RUN = ItemKind.RUN
+cdef object RUN = ItemKind.COMMANDS
 
 
 cdef struct Part:
