@@ -51,7 +51,7 @@ def test_fields_have_the_names_of_the_protocol_page(vector: dict[str, Any]):
     fields = [(field.name, len(field.data)) for field in fields_of(vector)]
     if vector["kind"] == "response":
         size = len(vector["payload_hex"]) // 2
-        expected = [("header", 1), ("status", 1), ("length", 4), ("answer" if vector["ok"] else "message", size)]
+        expected = [("header", 1), ("status", 1), ("length", 4), ("payload" if vector["ok"] else "message", size)]
     else:
         names = {"SET": ["key", "value"], "PING": ["text"]}.get(vector["command"], ["key"])
         expected = [("header", 1), ("command", vector["width"])]
@@ -177,7 +177,7 @@ def test_replies_name_their_command():
     assert [(field.name, field.meaning or field.data) for field in second.fields[3:]] == [
         ("item 1 length", "1 byte"),
         ("item 1", b"x"),
-        ("item 2 length", "the key is not there"),
+        ("item 2 length", "the key does not exist"),
     ]
 
 
@@ -221,8 +221,8 @@ def test_only_the_start_of_long_strings_and_many_fields_is_kept():
 @pytest.mark.parametrize(
     ("start", "fits", "over", "why"),
     [
-        ("00 0002", KEY_MAX, KEY_MAX + 1, "65,536 bytes is over"),
-        ("00 0015", ARGUMENTS_MAX, ARGUMENTS_MAX + 1, "1,048,577 arguments are over"),
+        ("00 0002", KEY_MAX, KEY_MAX + 1, "65,536 bytes exceeds"),
+        ("00 0015", ARGUMENTS_MAX, ARGUMENTS_MAX + 1, "1,048,577 arguments exceed"),
     ],
 )
 def test_lengths_over_the_limit_are_not_awaited(start: str, fits: int, over: int, why: str):
@@ -238,7 +238,7 @@ def test_lengths_over_the_limit_are_not_awaited(start: str, fits: int, over: int
         (0, "no flags"),
         (1, "local read"),
         (3, "local read, memory is enough"),
-        (0x81, "local read, 0x80, which nobody knows"),
+        (0x81, "local read, unknown: 0x80"),
     ],
 )
 def test_flags_have_names(header: int, meaning: str):

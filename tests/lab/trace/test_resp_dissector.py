@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cairnkv.lab.trace import resp_dissector
 from cairnkv.lab.trace.native_dissector import Field, Frame, Piece, Raw
 from cairnkv.lab.trace.resp_dissector import RedisCommandDissector, RedisReplyDissector
-from cairnkv.lab.trace.trace_format import Conversation, Side
+from cairnkv.lab.trace.trace_format import ConnectionTrace, Side
 
 
 def command(*words: bytes) -> bytes:
@@ -18,8 +18,8 @@ def command(*words: bytes) -> bytes:
 
 def lines_of(*said: tuple[Side, bytes]) -> list[str]:
     """Return the printed lines of a conversation."""
-    conversation = Conversation("#1")
-    return [str(line) for side, data in said for line in conversation.said(side, data, 0.5)]
+    conversation = ConnectionTrace("#1")
+    return [str(line) for side, data in said for line in conversation.received(side, data, 0.5)]
 
 
 def headings(*said: tuple[Side, bytes]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cairnkv.commands import Get, GetMany, Set
-from cairnkv.lab.trace.trace_format import DETAILED_FIELDS, RAW_LINES, Conversation, Line, Side
+from cairnkv.lab.trace.trace_format import DETAILED_FIELDS, RAW_LINES, ConnectionTrace, Line, Side
 from cairnkv.protocol.native import Response, write_command, write_response
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).parents[2].joinpath("vectors", "wire-vectors.json").read_text())
@@ -18,16 +18,16 @@ def texts(lines: list[Line]) -> list[str]:
 
 
 def said(side: Side, data: bytes, **options: int) -> list[str]:
-    return texts(list(Conversation("#1", **options).said(side, data, 0.5)))
+    return texts(list(ConnectionTrace("#1", **options).received(side, data, 0.5)))
 
 
 def test_output_equals_that_on_the_protocol_page():
-    conversation = Conversation("#1")
+    conversation = ConnectionTrace("#1")
     lines = [
-        *conversation.said(Side.CLIENT, write_command(Set(b"greeting", b"hello")), 0.001),
-        *conversation.said(Side.SERVER, write_response(Response(True, b"OK")), 0.002),
-        *conversation.said(Side.CLIENT, write_command(Get(b"other"), flags=1), 0.003),
-        *conversation.said(Side.SERVER, write_response(Response(False, b"Key not found", 1)), 0.004),
+        *conversation.received(Side.CLIENT, write_command(Set(b"greeting", b"hello")), 0.001),
+        *conversation.received(Side.SERVER, write_response(Response(True, b"OK")), 0.002),
+        *conversation.received(Side.CLIENT, write_command(Get(b"other"), flags=1), 0.003),
+        *conversation.received(Side.SERVER, write_response(Response(False, b"Key not found", 1)), 0.004),
         *conversation.closed(Side.CLIENT, 0.005),
         *conversation.closed(Side.SERVER, 0.006),
     ]
@@ -41,10 +41,10 @@ def test_output_equals_that_on_the_protocol_page():
     value length  00 00 00 05              5 bytes
     value         68 65 6c 6c 6f           hello
 #1 server, 0.002 s: success, to SET, 8 bytes
-    header  00           no flags
-    status  30           success, '0' in ASCII
-    length  00 00 00 02  2 bytes
-    answer  4f 4b        OK
+    header   00           no flags
+    status   30           success, '0' in ASCII
+    length   00 00 00 02  2 bytes
+    payload  4f 4b        OK
 #1 client, 0.003 s: GET, 12 bytes
     header      01              local read
     command     00 00           0 = GET
@@ -93,27 +93,27 @@ def test_output_is_escaped():
 
 
 def test_malformed_frame_and_all_bytes_after_it_are_raw():
-    conversation = Conversation("#1")
-    lines = texts(list(conversation.said(Side.CLIENT, bytes.fromhex("00 000f 61626364"), 0)))
+    conversation = ConnectionTrace("#1")
+    lines = texts(list(conversation.received(Side.CLIENT, bytes.fromhex("00 000f 61626364"), 0)))
     assert lines == [
         "#1 client, 0.000 s: command 15, 3 bytes, not finished",
         "    header   00     no flags",
-        "    command  00 0f  15 = nobody knows it",
+        "    command  00 0f  15 = unknown",
         "#1 client, 0.000 s: 4 bytes in no frame: command 15 is not assigned, so the end of its frame is unknown",
         "    61 62 63 64                                      abcd",
     ]
-    lines = texts(list(conversation.said(Side.CLIENT, b"x" * 1_000, 1)))
+    lines = texts(list(conversation.received(Side.CLIENT, b"x" * 1_000, 1)))
     assert lines[0] == "#1 client, 1.000 s: 1,000 bytes"
     assert len(lines) == 1 + RAW_LINES + 1
     assert lines[-1] == f"    and {1_000 - 16 * RAW_LINES} bytes more"
     # The server's side goes on: it says what was wrong.
-    (heading, *_) = texts(list(conversation.said(Side.SERVER, write_response(Response(False, b"BADFRAME", 2)), 1)))
+    (heading, *_) = texts(list(conversation.received(Side.SERVER, write_response(Response(False, b"BADFRAME", 2)), 1)))
     assert heading == "#1 server, 1.000 s: failure, 14 bytes"
 
 
 def test_unfinished_frame_is_shown_at_the_end():
-    conversation = Conversation("#1")
-    assert list(conversation.said(Side.CLIENT, write_command(Get(b"greeting"))[:-3], 0)) == []
+    conversation = ConnectionTrace("#1")
+    assert list(conversation.received(Side.CLIENT, write_command(Get(b"greeting"))[:-3], 0)) == []
     heading, *_, key, closed = texts(list(conversation.closed(Side.CLIENT, 1)))
     assert heading == "#1 client, 1.000 s: GET, 12 bytes, not finished"
     assert key.split() == ["key", "67", "72", "65", "65", "74", "greet"]

@@ -1,16 +1,14 @@
-"""The anatomy of frames: which bytes are which field, and what each says, as the article's figures show it.
+"""Dissects the native protocol into frames and fields, for `cairn trace`.
 
     00 | 00 01       | 00 00 00 08 | 67 72 65 65 74 69 6e 67 | 00 00 00 05  | 68 65 6c 6c 6f
     header, command 1, key length,   key,                      value length,  value
 
-What always holds: the fields of a frame, joined, are the frame, byte for byte; the same bytes give the same
-frames however they are cut; what cannot be delimited is given as it is, as `Raw`, and so is all that follows it
-on that side of the connection; of a long string only the beginning is kept, and of many fields only the first,
-so that memory is bounded whatever the lengths say.
+Invariants: the fields of a frame, joined, are the bytes of the frame. The frames do not depend on the sizes of the
+parts that arrive. If the end of a frame is unknown, its bytes and all later ones of that side are `Raw`. Memory is
+bounded: a dissector keeps only the beginning of a long string, and only the first of many fields.
 
-For people who look at a connection (`cairn trace`). Not for talking to anybody: whether a frame is accepted is
-decided by the decoders of `cairnkv.protocol.native`, from which the layouts come. `cairnkv.lab.trace.resp_dissector`
-dissects the Redis protocol.
+Out of scope: whether a server accepts a frame (`cairnkv.protocol.native`), and the Redis protocol
+(`cairnkv.lab.trace.resp_dissector`).
 """
 
 import abc
@@ -35,13 +33,13 @@ from cairnkv.protocol.native import (
 )
 
 KEPT_BYTES: Final = 64
-"""Bytes of one string that are kept, unless the caller asks for another number; the rest is counted."""
+"""Default for the bytes of a string that a dissector keeps. It counts the others."""
 
 KEPT_FIELDS: Final = 256
-"""Fields of one frame that are kept, likewise."""
+"""Default for the fields of a frame that a dissector keeps."""
 
 AWAITED_MAX: Final = 65_536
-"""Commands whose replies are awaited, so that these can be explained; beyond it replies are shown without."""
+"""Commands without reply, up to which replies are shown with their commands."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,8 +47,8 @@ class Field:
     """A field of a frame.
 
     data: its bytes, or the first of them.
-    size: how many it has.
-    meaning: what they say, in words; empty for a string, whose bytes speak for themselves.
+    size: the number of all its bytes.
+    meaning: an explanation; empty for a string.
     end: number of bytes at its end that terminate the string and are not a part of it.
     """
 
@@ -68,12 +66,12 @@ class Field:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame, whole or as far as it came.
+    """A frame, or its first part.
 
-    title: the command's name, or how it was answered.
+    title: the command's name, or the kind of the reply.
     size: bytes of the frame.
-    omitted: fields that were not kept.
-    whole: False when the connection ended within it.
+    omitted: number of fields that were not kept.
+    whole: False if the connection ended within the frame.
     """
 
     title: str
@@ -85,7 +83,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Raw:
-    """Bytes that are part of no frame, or of none that could be delimited; `why` says so the first time."""
+    """Bytes that belong to no known frame. why: the reason, the first time."""
 
     data: bytes
     why: str = ""
@@ -95,14 +93,11 @@ Piece: TypeAlias = Frame | Raw
 
 
 class Undelimited(Exception):
-    """Nobody can say where this frame ends."""
+    """The end of a frame is unknown."""
 
 
 class Dissector(abc.ABC):
-    """Bytes in, frames out: a parser that is suspended where bytes are missing.
-
-    A subclass says in `_frame` what a frame consists of, taking it field by field.
-    """
+    """Converts bytes to frames: an incremental parser. The `_frame` of a subclass takes a frame, field by field."""
 
     def __init__(self, *, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS) -> None:
         self._kept_bytes = kept_bytes
@@ -117,10 +112,10 @@ class Dissector(abc.ABC):
         self._size = 0
         self._omitted = 0
         self._parser = self._frame()
-        self._partial: Field | None = None  # a string of which more is to come
+        self._partial: Field | None = None  # an incomplete string
 
     def feed(self, data: bytes) -> list[Piece]:
-        """Take more bytes; gives the frames that they finish."""
+        """Take more bytes and return the frames that they complete."""
         if self._raw:
             return [Raw(bytes(data))]
         self._buffer += data
@@ -128,36 +123,36 @@ class Dissector(abc.ABC):
         while True:
             try:
                 next(self._parser)
-                return pieces  # it needs more bytes
+                return pieces  # the frame needs more bytes
             except StopIteration:
-                pieces.append(self._given(whole=True))
+                pieces.append(self._finished(whole=True))
             except Undelimited as why:
                 if self._fields:
-                    pieces.append(self._given(whole=False))
+                    pieces.append(self._finished(whole=False))
                 self._raw = True
                 rest, self._buffer = bytes(self._buffer), bytearray()
                 pieces.append(Raw(rest, str(why)))
                 return pieces
 
     def finish(self) -> Frame | None:
-        """The connection ended: the frame that is not whole, if there is one."""
+        """Return the incomplete frame at the end of the connection, if any."""
         if self._partial is not None:
             self._add(self._partial)
         elif self._buffer and not self._raw:
             self._add(Field("?", bytes(self._buffer), len(self._buffer)))
             self._buffer.clear()
-        return self._given(whole=False) if self._fields else None
+        return self._finished(whole=False) if self._fields else None
 
-    def _given(self, *, whole: bool) -> Frame:
+    def _finished(self, *, whole: bool) -> Frame:
         frame = Frame(self._title, tuple(self._fields), self._size, self._omitted, whole)
         self._begin()
         return frame
 
     @abc.abstractmethod
     def _frame(self) -> Generator[None, None, None]:
-        """Take a frame field by field; suspended where bytes are missing."""
+        """Take a frame, field by field. Yields when bytes are missing."""
 
-    # -- taking fields ----------------------------------------------------------------------------------------
+    # -- fields -----------------------------------------------------------------------------------------------
 
     def _add(self, field: Field) -> None:
         self._size += field.size
@@ -171,14 +166,14 @@ class Dissector(abc.ABC):
             yield
 
     def _take(self, size: int) -> Generator[None, None, bytes]:
-        """So many bytes, which are few."""
+        """Take a few bytes."""
         yield from self._await(size)
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
 
     def _length(self, name: str, what: str = "byte", *, null: str = "") -> Generator[None, None, int]:
-        """A length or a count, as a field. null: what the length means that stands for no string at all."""
+        """Add a length or a count as a field, and return it. null: the meaning of the length for a missing string."""
         data = yield from self._take(LENGTH.size)
         (length,) = LENGTH.unpack(data)
         meaning = null if null and length == NULL else f"{length:,} {what}{'' if length == 1 else 's'}"
@@ -186,7 +181,7 @@ class Dissector(abc.ABC):
         return int(length)
 
     def _string(self, name: str, length: int, *, end: int = 0) -> Generator[None, None, bytes]:
-        """Add a string as a field, unless it is empty. Returns the kept part of it. end: see `Field`."""
+        """Add a string as a field, unless it is empty, and return its kept part. end: see `Field`."""
         kept = bytearray()
         size = 0
         while size < length:
@@ -204,19 +199,19 @@ class Dissector(abc.ABC):
 
 
 class CommandDissector(Dissector):
-    """The client's side of a connection. `awaited` holds the commands whose replies have not come yet."""
+    """The client's side of a connection. awaited: the commands without reply so far."""
 
     def __init__(
         self, *, width: Width | None = None, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS
     ) -> None:
-        """width: bytes of a command number; None tells it from the first frame."""
+        """width: bytes of a command number; None: detect it in the first frame."""
         super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
         self.width = width
         self.awaited: deque[CommandSpec | None] | None = deque()
-        """None when there were too many of them to go on."""
+        """None after more than `AWAITED_MAX` commands."""
 
     def _frame(self) -> Generator[None, None, None]:
-        yield from self._tell_width()
+        yield from self._detect_width()
         width: Width = self.width or 2
         header = yield from self._take(1)
         self._add(Field("header", header, 1, _flags(CommandFlag, header[0])))
@@ -224,7 +219,7 @@ class CommandDissector(Dissector):
         (number,) = NUMBER[width].unpack(data)
         spec = BY_NUMBER.get(number)
         self._title = spec.name if spec else f"command {number}"
-        self._add(Field("command", data, width, f"{number} = {spec.name if spec else 'nobody knows it'}"))
+        self._add(Field("command", data, width, f"{number} = {spec.name if spec else 'unknown'}"))
         if number < COUNTED_FROM:
             if spec is None:
                 raise Undelimited(f"command {number} is not assigned, so the end of its frame is unknown")
@@ -233,21 +228,21 @@ class CommandDissector(Dissector):
         else:
             count = yield from self._length("arguments", "argument")
             if count > ARGUMENTS_MAX:
-                raise Undelimited(f"{count:,} arguments are over the limit of {ARGUMENTS_MAX:,}")
+                raise Undelimited(f"{count:,} arguments exceed the limit of {ARGUMENTS_MAX:,}")
             namer = _Namer(spec)
             for position in range(count):
                 string = yield from self._argument(namer.name(position))
-                namer.saw(position, string)
+                namer.add(position, string)
         self._expect(spec)
 
     def _argument(self, name: str, *, is_key: bool = False) -> Generator[None, None, bytes]:
         length = yield from self._length(f"{name} length")
         if is_key and length > KEY_MAX:
-            raise Undelimited(f"a key of {length:,} bytes is over the limit of {KEY_MAX:,}")
+            raise Undelimited(f"a key of {length:,} bytes exceeds the limit of {KEY_MAX:,}")
         return (yield from self._string(name, length))
 
-    def _tell_width(self) -> Generator[None, None, None]:
-        """Tell the width of the connection's numbers as a server does: by its decoder."""
+    def _detect_width(self) -> Generator[None, None, None]:
+        """Detect the width of command numbers with a server's decoder."""
         decoder = CommandDecoder()
         fed = 0
         while self.width is None:
@@ -265,28 +260,28 @@ class CommandDissector(Dissector):
 
 
 class _Namer:
-    """The names of a counted command's strings, by its grammar."""
+    """The names of a counted command's arguments, by its grammar."""
 
     def __init__(self, spec: CommandSpec | None) -> None:
         fields = spec.fields if spec else ()
         self._positional = [slot.kinds[0] for _, slot in fields if slot.place is Place.ARGUMENT]
         self._rest: tuple[Kind, ...] = next((slot.kinds for _, slot in fields if slot.place is Place.REST), ())
-        self._words = {slot.keyword: slot for _, slot in fields if slot.keyword}
+        self._options = {slot.keyword: slot for _, slot in fields if slot.keyword}
         self._value_of: tuple[int, str] = (-1, "")  # the position of an option's value, and its name
 
     def name(self, position: int) -> str:
         if position < len(self._positional):
             return self._positional[position].placeholder
         if self._rest:
-            behind = position - len(self._positional)
-            return self._rest[behind % len(self._rest)].placeholder
+            after = position - len(self._positional)
+            return self._rest[after % len(self._rest)].placeholder
         if position == self._value_of[0]:
             return self._value_of[1]
-        return "option" if self._words else f"argument {position + 1}"
+        return "option" if self._options else f"argument {position + 1}"
 
-    def saw(self, position: int, string: bytes) -> None:
-        """What stood at a position: an option says what the next string is."""
-        slot = self._words.get(string)
+    def add(self, position: int, string: bytes) -> None:
+        """Record an argument: an option determines the name of the next one."""
+        slot = self._options.get(string)
         if position >= len(self._positional) and position != self._value_of[0] and slot and slot.kinds:
             self._value_of = position + 1, slot.kinds[0].placeholder
 
@@ -301,7 +296,7 @@ class ResponseDissector(Dissector):
         kept_bytes: int = KEPT_BYTES,
         kept_fields: int = KEPT_FIELDS,
     ) -> None:
-        """commands: the other side of the connection, which says what is answered."""
+        """commands: the client's side of the connection, which has the commands of the replies."""
         super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
         self._commands = commands
 
@@ -323,38 +318,38 @@ class ResponseDissector(Dissector):
         if ok and spec is not None and spec.answer is Answer.ITEMS:
             yield from self._items(length)
         elif ok:
-            yield from self._string("answer", length)
+            yield from self._string("payload", length)
         else:
             yield from self._string("message", length)
 
     def _answered(self) -> tuple[CommandSpec | None, bool]:
-        """The command that the next response is to, and whether there is one that is known of."""
+        """Return the command of the next response, and whether the client's side has one."""
         awaited = self._commands.awaited if self._commands is not None else None
         return (awaited.popleft(), True) if awaited else (None, False)
 
     def _items(self, length: int) -> Generator[None, None, None]:
-        """Several strings, as far as they come out even."""
+        """Add several strings, as far as they fit into the length."""
         left = length
         position = 0
         while left >= LENGTH.size:
             position += 1
-            size = yield from self._length(f"item {position} length", null="the key is not there")
+            size = yield from self._length(f"item {position} length", null="the key does not exist")
             left -= LENGTH.size
             if size == NULL:
                 continue
             yield from self._string(f"item {position}", min(size, left))
             left -= min(size, left)
-        yield from self._string("left over", left)
+        yield from self._string("rest", left)
 
 
 def _flags(kind: type[CommandFlag] | type[ResponseFlag], header: int) -> str:
-    """What a header's bits say."""
+    """Return the meaning of a header."""
     if not header:
         return "no flags"
     known = [flag for flag in kind if header & flag]
     texts = [str(flag.name).lower().replace("_", " ") for flag in known]
     if unknown := header & ~sum(known):
-        texts.append(f"0x{unknown:02x}, which nobody knows")
+        texts.append(f"unknown: 0x{unknown:02x}")
     return ", ".join(texts)
 
 
@@ -362,7 +357,7 @@ def _flags(kind: type[CommandFlag] | type[ResponseFlag], header: int) -> str:
 
 
 def command_fields(frame: bytes, *, width: Width | None = None) -> Iterator[Field]:
-    """The fields of the frames of commands, which are whole.
+    """Yield the fields of complete command frames.
 
     >>> [field.name for field in command_fields(bytes.fromhex("00 0000 00000008 6772656574696e67"))]
     ['header', 'command', 'key length', 'key']
@@ -372,7 +367,7 @@ def command_fields(frame: bytes, *, width: Width | None = None) -> Iterator[Fiel
 
 
 def response_fields(frame: bytes) -> Iterator[Field]:
-    """The fields of response frames, which are whole."""
+    """Yield the fields of complete response frames."""
     return _fields(ResponseDissector(kept_bytes=len(frame), kept_fields=len(frame)), frame)
 
 

@@ -1,10 +1,10 @@
-"""A proxy that passes a connection through and shows every frame of it, field by field.
+"""A proxy that relays connections and shows every frame, field by field.
 
-What always holds: bytes are passed on as they came, before they are shown; the end of one side is passed on
-while the other goes on; whoever does not read stops whoever sends to it, so that nothing is kept but what is on
-its way. What is shown goes out before more is read: a terminal that is stopped (Ctrl-S) stops the connection.
+Invariants: the proxy relays bytes unchanged, before it shows them, and relays the end of each side on its own. If one
+side does not read, the proxy stops reading from the other, so that its buffers stay small. It shows bytes before it
+reads more: a stopped terminal (Ctrl-S) stops the connection.
 
-Not for what the bytes mean (`trace_format`).
+Out of scope: the meaning of the bytes (`trace_format`).
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from typing import Final
 from cairnkv.client.address import Endpoint, shown
 from cairnkv.client.aio.dialing import dial_async
 from cairnkv.errors import CallerError, Unavailable
-from cairnkv.lab.trace.trace_format import Conversation, Line, Side
+from cairnkv.lab.trace.trace_format import ConnectionTrace, Line, Side
 from cairnkv.limits import CONNECT_TIMEOUT
 
 READ_BYTES: Final = 64 * 1024
-"""Bytes that are passed on at once, at most."""
+"""Maximum bytes of one read."""
 
 CONNECTIONS_MAX: Final = 256
-"""Connections at once. Nobody reads the trace of more."""
+"""Maximum connections at once."""
 
 Show = Callable[[Iterable[Line]], None]
 
@@ -41,10 +41,10 @@ class Proxy:
         self._broken: BaseException | None = None
 
     async def run(self, host: str, port: int) -> None:
-        """Serve until SIGINT, SIGTERM or SIGHUP, or until the output is closed, which raises."""
+        """Serve until SIGINT, SIGTERM or SIGHUP. Raises `OSError` if the output is closed."""
         loop = asyncio.get_running_loop()
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP; keep it so
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
             numbers.append(signal.SIGHUP)
         for sign in numbers:
             loop.add_signal_handler(sign, self._stop.set)
@@ -57,7 +57,7 @@ class Proxy:
             to = shown(self._to[0])
             print(f"tracing cairn://{here} to {to}; try: cairn ping --url cairn://{here}", flush=True)
             await self._stop.wait()
-            for task in self._open:  # first: a listener that is closed waits for its clients, from Python 3.12 on
+            for task in self._open:  # first, because from Python 3.12 on the end of the listener waits for its clients
                 task.cancel()
             await asyncio.gather(*self._open, return_exceptions=True)
         if self._broken is not None:
@@ -71,12 +71,12 @@ class Proxy:
         self._open.add(task)
         try:
             if len(self._open) > CONNECTIONS_MAX:
-                connection.remark(f"turned away: {CONNECTIONS_MAX} others are open")
+                connection.remark(f"refused: {CONNECTIONS_MAX} connections are open")
             else:
                 await connection.run(reader, writer, self._to)
         except asyncio.CancelledError:
-            pass  # the trace is over
-        except OSError as error:  # whoever read what is shown has gone
+            pass  # by `run`
+        except OSError as error:  # the output is closed
             self._broken = error
             self._stop.set()
         finally:
@@ -88,14 +88,14 @@ class _Traced:
     """One client and its connection to the server."""
 
     def __init__(self, name: str, show: Show, *, shown_bytes: int) -> None:
-        self._conversation = Conversation(name, shown_bytes=shown_bytes)
+        self._trace = ConnectionTrace(name, shown_bytes=shown_bytes)
         self._show = show
         self._began = time.monotonic()
 
     async def run(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, endpoints: Sequence[Endpoint]
     ) -> None:
-        """Pass bytes both ways until both sides have ended. Raises OSError when nothing can be shown."""
+        """Relay bytes in both directions until both sides have ended. Raises `OSError` if the output is closed."""
         try:
             server_reader, server_writer = await _connect(endpoints)
         except Unavailable as error:
@@ -103,62 +103,61 @@ class _Traced:
             return
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(Side.CLIENT, reader, server_writer))
-                both.create_task(self._pass(Side.SERVER, server_reader, writer))
+                both.create_task(self._relay(Side.CLIENT, reader, server_writer))
+                both.create_task(self._relay(Side.SERVER, server_reader, writer))
         except* _Lost as lost:
             self.remark(str(lost.exceptions[0]))
         except* OSError as failed:
             raise failed.exceptions[0] from None
         finally:
-            # Whatever was written has been handed to the system when both sides have ended; otherwise one
-            # side was cut off, and so is the other.
+            # If both sides have ended, the system has all bytes. Otherwise one side was lost, and the other one ends.
             server_writer.transport.abort()
 
-    async def _pass(self, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on what one side says, then that it has ended."""
+    async def _relay(self, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay the bytes of one side, then its end."""
         while True:
             try:
                 data = await reader.read(READ_BYTES)
             except OSError as error:
-                raise _Lost(f"the {side.value} was cut off: {error.strerror or error}") from None
+                raise _Lost(f"lost the {side.value}: {error.strerror or error}") from None
             if not data:
                 break
             writer.write(data)
-            # Before anything is awaited, so that a reply is never shown before what it replies to.
-            self._show(self._conversation.said(side, data, self._now()))
+            # Before the next await, so that a command is shown before its reply.
+            self._show(self._trace.received(side, data, self._now()))
             await _drained(writer)
         if writer.can_write_eof() and not writer.transport.is_closing():
             writer.write_eof()
-        self._show(self._conversation.closed(side, self._now()))
+        self._show(self._trace.closed(side, self._now()))
         await _flushed(writer)
 
     def remark(self, text: str) -> None:
-        """Show what is wrong with the connection."""
-        self._show([self._conversation.remark(text, self._now())])
+        """Show an error of the connection."""
+        self._show([self._trace.remark(text, self._now())])
 
     def _now(self) -> float:
         return time.monotonic() - self._began
 
 
 class _Lost(Exception):
-    """A side of the connection was cut off."""
+    """The connection of one side was lost."""
 
 
 async def _drained(writer: asyncio.StreamWriter) -> None:
     try:
         await writer.drain()
     except OSError as error:
-        raise _Lost(f"cut off while it was sent something: {error.strerror or error}") from None
+        raise _Lost(f"the connection was lost during a write: {error.strerror or error}") from None
 
 
 async def _flushed(writer: asyncio.StreamWriter) -> None:
-    """Wait until the system has taken everything, which drain alone does not."""
+    """Wait until the system has all bytes. `drain` alone only waits for a part of them."""
     writer.transport.set_write_buffer_limits(high=0)
     await _drained(writer)
 
 
 async def _connect(endpoints: Sequence[Endpoint]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the first endpoint that accepts one."""
+    """Connect to the first endpoint that accepts the connection."""
     problems = []
     for endpoint in endpoints:
         try:
@@ -167,5 +166,5 @@ async def _connect(endpoints: Sequence[Endpoint]) -> tuple[asyncio.StreamReader,
                     return await asyncio.open_unix_connection(endpoint)
                 return await asyncio.open_connection(sock=await dial_async(*endpoint, CONNECT_TIMEOUT))
         except OSError as error:  # TimeoutError is one
-            problems.append(f"{shown(endpoint)}: {error.strerror or str(error) or 'no answer before the timeout'}")
+            problems.append(f"{shown(endpoint)}: {error.strerror or str(error) or 'timed out'}")
     raise Unavailable(f"cannot connect to {'; '.join(problems)}")

@@ -3,7 +3,7 @@
     *2 CR LF | $3 CR LF       | GET CR LF | $1 CR LF          | k CR LF
     array,     command length,  command,    argument 1 length,  argument 1
 
-Invariants: those of `cairnkv.lab.trace.native_dissector`. A CR LF behind a string belongs to the field of the string.
+Invariants: those of `cairnkv.lab.trace.native_dissector`. The CR LF after a string belongs to the field of the string.
 
 Out of scope: whether a server accepts a frame (`cairnkv.protocol.resp.requests`).
 """
@@ -92,12 +92,12 @@ class _RedisDissector(Dissector):
 
 
 class RedisCommandDissector(_RedisDissector):
-    """The client's side of a connection. `awaited` holds the commands whose replies have not come yet."""
+    """The client's side of a connection. awaited: the commands without reply so far."""
 
     def __init__(self, *, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS) -> None:
         super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
         self.awaited: deque[str] | None = deque()
-        """The commands without a reply; None if the pairing with replies is lost."""
+        """None if the commands of replies are unknown from now on."""
         self.subscribed = False
         """Whether the client has subscribed to a channel."""
 
@@ -105,10 +105,10 @@ class RedisCommandDissector(_RedisDissector):
         yield from self._await(1)
         line = yield from self._line()
         if line[:1] != b"*":
-            words = line.split()
-            self._title = _name(words[0]) if words else "an empty line"
-            self._line_field("inline command" if words else "line end", line)
-            self._expect(words)
+            arguments = line.split()
+            self._title = _name(arguments[0]) if arguments else "an empty line"
+            self._line_field("inline command" if arguments else "line end", line)
+            self._expect(arguments)
             return
         self._title = "no command"
         count = self._number("array", line, "string")
@@ -129,14 +129,14 @@ class RedisCommandDissector(_RedisDissector):
                 self._title = _name(text)
         self._expect(beginning)
 
-    def _expect(self, words: list[bytes]) -> None:
-        """Record a command that awaits a reply. words: its first words; none for an empty command."""
-        if not words or self.awaited is None:
+    def _expect(self, arguments: list[bytes]) -> None:
+        """Record a command that awaits a reply. arguments: the first ones, its name included."""
+        if not arguments or self.awaited is None:
             return
-        name = _name(words[0])
+        name = _name(arguments[0])
         if name in SUBSCRIBING:
             self.subscribed = True
-        elif name == "CLIENT" and len(words) > 1 and words[1].upper() == b"REPLY":
+        elif name == "CLIENT" and len(arguments) > 1 and arguments[1].upper() == b"REPLY":
             self.awaited = None  # from here on some commands have no reply
         else:
             self.awaited.append(name)
@@ -182,7 +182,7 @@ class RedisReplyDissector(_RedisDissector):
         return f", to {awaited.popleft()}" if awaited else ""
 
     def _value(self, name: str, depth: int, title: str = "") -> Generator[None, None, bool]:
-        """Add a value as fields. Returns whether it was an attribute, after which the value follows.
+        """Add a value as fields. Return whether it was an attribute, which precedes the value.
 
         name: the item's name; empty for the reply itself. title: the kind of a message, or `, to COMMAND`.
         """
@@ -215,9 +215,9 @@ class RedisReplyDissector(_RedisDissector):
         return mark == "|"
 
 
-def _name(word: bytes) -> str:
-    """Return a command's name as a title."""
-    return _shown(word[:TITLE_BYTES].upper())
+def _name(command: bytes) -> str:
+    """Return the name of a command as a title."""
+    return _shown(command[:TITLE_BYTES].upper())
 
 
 def _shown(text: bytes) -> str:

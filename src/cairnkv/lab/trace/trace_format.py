@@ -1,4 +1,4 @@
-"""What `cairn trace` prints of a connection: bytes of both sides in, lines out. Sans-IO.
+"""Converts the bytes of both sides of a connection to the lines of `cairn trace`. Sans-IO.
 
     #1 client, 0.001 s: GET, 15 bytes
         header      00                       no flags
@@ -6,11 +6,11 @@
         key length  00 00 00 08              8 bytes
         key         67 72 65 65 74 69 6e 67  greeting
 
-What always holds: a frame is printed when it is whole, with one line for each field; what is long is abbreviated
-and says how long it is; nothing from the wire reaches the terminal unescaped.
+Invariants: the lines of a frame, one for each field, come when the frame is complete. Long fields are abbreviated, with
+their size. All bytes of the connection are escaped.
 
 Out of scope: the fields of a frame (`cairnkv.lab.trace.native_dissector`, `cairnkv.lab.trace.resp_dissector`), and
-sockets (`trace`).
+sockets (`proxy`).
 """
 
 import dataclasses
@@ -24,31 +24,31 @@ from cairnkv.lab.trace.resp_dissector import RedisCommandDissector, RedisReplyDi
 from cairnkv.protocol.resp.requests import speaks_redis
 
 SHOWN_BYTES: Final = 16
-"""Bytes of a field that are printed in hex, unless the user asks for another number."""
+"""Default for the bytes of a field in hex."""
 
 TEXT_BYTES: Final = 64
-"""Bytes of a string that are printed as text, at least, if that is what they are: enough for most keys and
-messages. Of what needs escapes as many are printed as in hex."""
+"""Minimum bytes of a string as text: enough for most keys and messages. A string that needs escapes has as many as in
+hex."""
 
 RAW_LINES: Final = 8
-"""Lines of bytes that belong to no frame that are printed of what came at once."""
+"""Maximum lines for bytes that belong to no frame."""
 
 _REPLY_OF_REDIS: Final = b"+-"
 """First bytes of a Redis protocol server that replies before its client sends a command: it refuses the connection."""
 
 DETAILED_FIELDS: Final = 64
-"""Fields of one frame that are printed."""
+"""Maximum fields of a frame."""
 
 
 class Side(enum.Enum):
-    """Who said it."""
+    """A side of a connection."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
 class Part(enum.Enum):
-    """The kind of a piece of a line. It selects the colour."""
+    """The kind of a part of a line, for its colour."""
 
     CLIENT = enum.auto()
     SERVER = enum.auto()
@@ -60,7 +60,7 @@ class Part(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Line:
-    """A line in pieces."""
+    """A line: texts with their kinds."""
 
     parts: tuple[tuple[str, Part], ...]
 
@@ -68,8 +68,8 @@ class Line:
         return "".join(text for text, _ in self.parts).rstrip()
 
 
-class Conversation:
-    """Both sides of one connection. Times are seconds since it began."""
+class ConnectionTrace:
+    """Both sides of one connection. Times are seconds since the connection began."""
 
     def __init__(self, name: str, *, shown_bytes: int = SHOWN_BYTES) -> None:
         self._name = name
@@ -88,8 +88,8 @@ class Conversation:
             responses = ResponseDissector(commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
             self._dissectors = {Side.CLIENT: commands, Side.SERVER: responses}
 
-    def said(self, side: Side, data: bytes, at: float) -> Iterator[Line]:
-        """One side has sent bytes."""
+    def received(self, side: Side, data: bytes, at: float) -> Iterator[Line]:
+        """Yield the lines for bytes from one side."""
         if not data:
             return
         if not self._dissectors:
@@ -98,14 +98,14 @@ class Conversation:
             yield from self._piece(side, piece, at)
 
     def closed(self, side: Side, at: float) -> Iterator[Line]:
-        """One side will send no more."""
+        """Yield the lines for the end of one side."""
         rest = self._dissectors[side].finish() if self._dissectors else None
         if rest is not None:
             yield from self._piece(side, rest, at)
         yield self._heading(side, at, "closed its side")
 
     def remark(self, text: str, at: float) -> Line:
-        """Something that is wrong with the connection itself."""
+        """Return the line for an error of the connection."""
         return Line(((f"{self._name}, {at:.3f} s: ", Part.NAME), (text, Part.WRONG)))
 
     def _heading(self, side: Side, at: float, text: str, wrong: str = "") -> Line:
@@ -160,7 +160,7 @@ def _bytes(number: int) -> str:
 
 
 def _dump(data: bytes) -> Iterable[Line]:
-    """Bytes in lines of 16, the first of them."""
+    """Yield the first bytes in lines of 16."""
     for at in range(0, min(len(data), RAW_LINES * 16), 16):
         row = data[at : at + 16]
         yield Line(((f"    {row.hex(' '):<47}  ", Part.BYTES), (escaped(row), Part.MEANING)))
