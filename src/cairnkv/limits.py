@@ -77,8 +77,8 @@ REDIS_LINE_MAX: Final = 64 * KIB
 """Bytes in a line of the Redis wire before its end: an inline request, or a count that does not end. As in Redis,
 whose errors say so: who talks another protocol by mistake is told within this many bytes."""
 
-STRANGER_ARGUMENTS_MAX: Final = 10
-STRANGER_BULK_MAX: Final = 16 * KIB
+UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
+UNAUTHENTICATED_BULK_MAX: Final = 16 * KIB
 """Arguments, and bytes in one of them, that the Redis wire takes from a client which has yet to authenticate: enough
 for HELLO and AUTH, and as Redis has them."""
 

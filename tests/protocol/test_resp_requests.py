@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from cairnkv.limits import (
     REDIS_ARGUMENTS_MAX,
     REDIS_LINE_MAX,
-    STRANGER_ARGUMENTS_MAX,
-    STRANGER_BULK_MAX,
+    UNAUTHENTICATED_ARGUMENTS_MAX,
+    UNAUTHENTICATED_BULK_MAX,
     VALUE_MAX,
 )
 from cairnkv.protocol import Limits
@@ -324,14 +324,14 @@ class TestUnauthenticatedLimits:
     """Unauthenticated clients have smaller limits."""
 
     def test_of_the_number_of_arguments(self) -> None:
-        assert verdict(b"*%d\r\n" % STRANGER_ARGUMENTS_MAX, trusted=False) is None
-        too_many = b"*%d\r\n" % (STRANGER_ARGUMENTS_MAX + 1)
+        assert verdict(b"*%d\r\n" % UNAUTHENTICATED_ARGUMENTS_MAX, trusted=False) is None
+        too_many = b"*%d\r\n" % (UNAUTHENTICATED_ARGUMENTS_MAX + 1)
         assert verdict(too_many, trusted=False) == "unauthenticated multibulk length"
         assert verdict(too_many, trusted=True) is None
 
     def test_of_a_string(self) -> None:
-        assert verdict(b"*1\r\n$%d\r\n" % STRANGER_BULK_MAX, trusted=False) is None
-        too_long = b"*1\r\n$%d\r\n" % (STRANGER_BULK_MAX + 1)
+        assert verdict(b"*1\r\n$%d\r\n" % UNAUTHENTICATED_BULK_MAX, trusted=False) is None
+        too_long = b"*1\r\n$%d\r\n" % (UNAUTHENTICATED_BULK_MAX + 1)
         assert verdict(too_long, trusted=False) == "unauthenticated bulk length"
         assert verdict(too_long, trusted=True) is None
 
@@ -341,7 +341,7 @@ class TestUnauthenticatedLimits:
 
     def test_authentication_applies_from_the_next_request(self) -> None:
         """Between two requests in one piece, such as AUTH and the next command."""
-        many = [b"x"] * (STRANGER_ARGUMENTS_MAX + 1)
+        many = [b"x"] * (UNAUTHENTICATED_ARGUMENTS_MAX + 1)
         decoder = RequestDecoder(trusted=False)
         decoder.feed(request(b"AUTH", b"secret") + request(*many))
         assert decoder.next() == [b"AUTH", b"secret"]

@@ -172,11 +172,11 @@ def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list
     return parts
 
 
-CARRIED_BYTES: Final = 64 * 1024
+BATCH_BYTES: Final = 64 * 1024
 """Bytes of frames that a session executes as one batch: about half a millisecond of work with short frames."""
 
 
-class Prefix(Protocol):
+class BatchExecutor(Protocol):
     """Whoever can carry out a prefix of what a connection received without decoding it: the accelerator."""
 
     def run(
@@ -190,7 +190,7 @@ class Prefix(Protocol):
         frame_max: int,
         reads_locally: bool = False,
         own_writes_there: bool = True,
-        bytes_max: int = CARRIED_BYTES,
+        bytes_max: int = BATCH_BYTES,
     ) -> int:
         """Carry out frames of the buffer from `start` on; how many bytes they had.
 
@@ -291,11 +291,11 @@ class CommandDecoder:
         """Whether the next byte begins a frame, of a width that is settled."""
         return self._sure and self._settled and self._number < 0 and not self.broken
 
-    def carry_out(self, prefix: Prefix, status_byte: StatusByte, *, own_writes_there: bool = True) -> bool:
+    def execute_batch(self, executor: BatchExecutor, status_byte: StatusByte, *, own_writes_there: bool = True) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or len(self._buffer) < self._wanted:
             return False
-        used = prefix.run(
+        used = executor.run(
             self._buffer,
             self._start,
             width=self._width or 2,
@@ -303,7 +303,7 @@ class CommandDecoder:
             string_max=self._limits.value,
             frame_max=self._limits.frame,
             own_writes_there=own_writes_there,
-            bytes_max=CARRIED_BYTES,
+            bytes_max=BATCH_BYTES,
         )
         if not used:
             return False

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from cairnkv.commands import Step
 from cairnkv.limits import STRING_MAX
-from cairnkv.protocol.native import CommandDecoder, Limits, Prefix, Request, StatusByte, write_command
+from cairnkv.protocol.native import BatchExecutor, CommandDecoder, Limits, Request, StatusByte, write_command
 from cairnkv.replication.entries import Item, ItemKind
 
 _LIMITS: Final = Limits(value=STRING_MAX, frame=2**32 - 1)
@@ -47,7 +47,7 @@ def batch_item(step: Step) -> Item:
     return Item(ItemKind.COMMANDS, step.db, write_command(step.command))
 
 
-def batch_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
+def batch_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step]:
     """The commands of a run. Raises `ValueError`, maybe behind some of them.
 
     executor: carries out what it can of them; only what it leaves is given, each command in its turn.
@@ -56,7 +56,7 @@ def batch_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
     decoder.feed(item.payload)
     while True:
         if executor is not None:
-            decoder.carry_out(executor, StatusByte.ASCII)
+            decoder.execute_batch(executor, StatusByte.ASCII)
         if (request := decoder.next()) is None:
             break
         if not isinstance(request, Request):

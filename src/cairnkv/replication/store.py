@@ -42,7 +42,7 @@ from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, u
 from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
 from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
-from cairnkv.protocol.native import Prefix
+from cairnkv.protocol.native import BatchExecutor
 from cairnkv.replication import node_records
 from cairnkv.replication.batches import EffectCollector, log_time
 from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
@@ -141,8 +141,8 @@ class ReplicatedStore:
         self._deliver: Deliver | None = None
         self._changes = Changes(0, 0)  # of the current entry
         self._collector: Final = EffectCollector(self._collect)
-        self._log_executor: Callable[[int], Prefix] | None = None
-        self._log_executors: dict[int, Prefix] = {}  # by database
+        self._log_executor: Callable[[int], BatchExecutor] | None = None
+        self._log_executors: dict[int, BatchExecutor] = {}  # by database
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
 
@@ -504,7 +504,7 @@ class ReplicatedStore:
         self._info.executors.append(executor)
         return executor
 
-    def _executor_of(self, db: int) -> Prefix | None:
+    def _executor_of(self, db: int) -> BatchExecutor | None:
         """Return the native path's executor of log entries for a database; None: the pure path executes them."""
         if self._log_executor is None or db >= DATABASES:
             return None

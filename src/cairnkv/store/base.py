@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 from cairnkv.commands import Command, Reply, Step
 from cairnkv.commands.vocabulary import Backup
 from cairnkv.engine import Database, Watched
-from cairnkv.protocol.native import Prefix
+from cairnkv.protocol.native import BatchExecutor
 from cairnkv.storage import Deliver, MakeBackup
 from cairnkv.store.clock import Clock
 from cairnkv.store.lru import Place
@@ -51,7 +51,7 @@ class DirectExecutor(Protocol):
     off: bool
 
 
-class NativeExecutor(DirectExecutor, Prefix, Protocol):
+class NativeExecutor(DirectExecutor, BatchExecutor, Protocol):
     """An executor of the native path."""
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cairnkv.protocol import Limits
-from cairnkv.protocol.native import CARRIED_BYTES
+from cairnkv.protocol.native import BATCH_BYTES
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
 from tests.session.test_native_path import built, native_only
 from tests.support.crc import keys_at
@@ -184,10 +184,10 @@ def test_turn_ends_after_its_bytes_of_commands() -> None:
     twins.say(b"PING\r\n")
     ping = request(b"PING")
     swift = twins.sessions[1]
-    swift.receive(ping * (4 * CARRIED_BYTES // len(ping)))
+    swift.receive(ping * (4 * BATCH_BYTES // len(ping)))
     turns = 0
     while swift.runnable:
         swift.advance()
-        assert sum(map(len, swift.output())) <= len(b"+PONG\r\n") * (CARRIED_BYTES // len(ping) + 2)
+        assert sum(map(len, swift.output())) <= len(b"+PONG\r\n") * (BATCH_BYTES // len(ping) + 2)
         turns += 1
     assert turns >= 4

@@ -17,10 +17,10 @@ from cairnkv.limits import (
     INTEGER_MIN,
     REDIS_ARGUMENTS_MAX,
     REDIS_LINE_MAX,
-    STRANGER_ARGUMENTS_MAX,
-    STRANGER_BULK_MAX,
+    UNAUTHENTICATED_ARGUMENTS_MAX,
+    UNAUTHENTICATED_BULK_MAX,
 )
-from cairnkv.protocol.native import CARRIED_BYTES, COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, Limits, Prefix
+from cairnkv.protocol.native import BATCH_BYTES, COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, BatchExecutor, Limits
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -144,11 +144,13 @@ class RequestDecoder:
         """Bytes that a string of `LONG_STRING` or more lacks; 0 for a shorter one."""
         return max(0, self._wanted - len(self._buffer)) if self._length >= LONG_STRING else 0
 
-    def carry_out(self, prefix: Prefix, protocol: int, *, reads_locally: bool, own_writes_there: bool) -> bool:
+    def execute_batch(
+        self, executor: BatchExecutor, protocol: int, *, reads_locally: bool, own_writes_there: bool
+    ) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or self._start == len(self._buffer):
             return False
-        used = prefix.run(
+        used = executor.run(
             self._buffer,
             self._start,
             width=protocol,
@@ -157,7 +159,7 @@ class RequestDecoder:
             frame_max=self._limits.frame,
             reads_locally=reads_locally,
             own_writes_there=own_writes_there,
-            bytes_max=CARRIED_BYTES,
+            bytes_max=BATCH_BYTES,
         )
         if not used:
             return False
@@ -231,7 +233,7 @@ class RequestDecoder:
             return self._refuse("invalid multibulk length")
         if count > REDIS_ARGUMENTS_MAX:
             return self._refuse(f"invalid multibulk length, the limit is {REDIS_ARGUMENTS_MAX:,} arguments")
-        if count > STRANGER_ARGUMENTS_MAX and not self.trusted:
+        if count > UNAUTHENTICATED_ARGUMENTS_MAX and not self.trusted:
             return self._refuse("unauthenticated multibulk length")
         if count <= 0:
             self._finish(end + 2)
@@ -294,7 +296,7 @@ class RequestDecoder:
         length = _integer(self._buffer[at + 1 : end])
         if length is None or not 0 <= length <= self._limits.value:
             return self._refuse("invalid bulk length")
-        if length > STRANGER_BULK_MAX and not self.trusted:
+        if length > UNAUTHENTICATED_BULK_MAX and not self.trusted:
             return self._refuse("unauthenticated bulk length")
         self._at = end + 2
         self._length = length

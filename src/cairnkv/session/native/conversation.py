@@ -117,7 +117,7 @@ class NativeConversation:
         if frame_executor is None:
             return None
         there = self._own_writes.are_executed
-        carried = self._decoder.carry_out(frame_executor, self._status_byte, own_writes_there=there)
+        carried = self._decoder.execute_batch(frame_executor, self._status_byte, own_writes_there=there)
         return frame_executor if carried else None
 
     @property

@@ -197,7 +197,7 @@ class RespConversation:
         frame_executor = self._usable_frame_executor
         if frame_executor is None:
             return None
-        carried = self._decoder.carry_out(
+        carried = self._decoder.execute_batch(
             frame_executor,
             self.protocol,
             reads_locally=self.reads_locally,
