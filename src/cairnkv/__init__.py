@@ -2,11 +2,11 @@
 
     import cairnkv
 
-    kv = cairnkv.open()                              # a table in this process
-    kv = cairnkv.connect("cairn://127.0.0.1:6555")   # the same, at a server
+    kv = cairnkv.open()                              # a store in this process
+    kv = cairnkv.connect("cairn://127.0.0.1:6555")   # a store at a server, with the same methods
     kv["greeting"] = "hello"
 
-`cairnkv.aio` has both for asyncio. `cairnkv.errors` says what can go wrong, and whether to try again.
+`cairnkv.aio` has both for asyncio. `cairnkv.errors` has the errors, and whether a call is safe to repeat.
 """
 
 import importlib
@@ -98,7 +98,7 @@ _LATER = {
     "open": "cairnkv.client.opening",
     **dict.fromkeys(_ERRORS, "cairnkv.errors"),
 }
-"""What is imported when it is first asked for, so that `import cairnkv` costs a program only what it uses."""
+"""Public names and their modules. Each is imported at its first use, so that `import cairnkv` is fast."""
 
 
 def __getattr__(name: str) -> Any:
@@ -111,5 +111,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names that are imported later count, so that completion and `help` show them."""
+    """Return all names, also those that are not imported yet, for completion and `help`."""
     return sorted({*globals(), *__all__})

@@ -1,12 +1,12 @@
-"""For tests of what uses cairnkv: isolated stores and real servers, with a clock that tests advance.
+"""Fixtures for tests of programs that use cairnkv: isolated stores and real servers, with a clock that tests advance.
 
-Pytest finds the fixtures by itself wherever cairnkv is installed:
+Pytest finds the fixtures in every environment with cairnkv:
 
     def test_remembers(cairn):
         cairn.set("greeting", "hello")
         assert cairn.get("greeting") == "hello"
 
-    def test_forgets_in_time(cairn, cairn_clock):
+    def test_session_expires(cairn, cairn_clock):
         cairn.set("session", "42", ttl=60)
         cairn_clock.advance(60)
         assert cairn.get("session") is None
@@ -14,11 +14,11 @@ Pytest finds the fixtures by itself wherever cairnkv is installed:
     def test_over_the_network(cairn_server):
         with cairnkv.connect(cairn_server.url) as kv: ...
 
-What always holds: whatever a fixture gives is new for each test and gone behind it; every wait is bounded;
-what goes wrong in a server's thread fails the test that used it.
+Invariants: each test gets a new store or server, which ends with the test. Every wait has a timeout. An error in a
+server's thread fails the test that uses the server. Pytest imports this module in every run, so it imports slow modules
+only for tests that use a fixture.
 
-Pytest imports this module in every run, also of projects that never ask for a fixture, so it imports nothing
-slow before somebody does. Not for benchmarks: a server here shares its interpreter with the test.
+Out of scope: benchmarks, because the server shares its interpreter with the test.
 """
 
 import contextlib
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 EPOCH_MS: Final = 1_000_000_000_000
-"""What a `ManualClock` says at first: 2001-09-09, 01:46:40 UTC. Any fixed moment would do."""
+"""The first time of a `ManualClock`: 2001-09-09, 01:46:40 UTC. Any fixed time would do."""
 
 START_SECONDS: Final = 30.0
-"""How long a server may take to listen."""
+"""Maximum seconds until a server listens."""
 
 STOP_SECONDS: Final = 30.0
-"""How long a server may take to end, beyond its drain timeout."""
+"""Maximum seconds that a server takes to end after its drain timeout."""
 
 CALL_SECONDS: Final = 30.0
-"""How long `RunningServer.call` waits for its answer."""
+"""Maximum seconds that `RunningServer.call` waits."""
 
 
 class ManualClock:
-    """A clock that stands still until a test advances it. Safe to share between threads.
+    """A clock that stands still until a test advances it. Threads may share it.
 
     >>> clock = ManualClock()
     >>> before = clock()
@@ -69,7 +69,7 @@ class ManualClock:
         self._now = now_ms
 
     def __call__(self) -> int:
-        """The time, in milliseconds since 1970."""
+        """Return the time in milliseconds since 1970."""
         return self._now
 
     def advance(self, time: "Seconds") -> None:
@@ -82,12 +82,12 @@ class ManualClock:
 
 
 class RunningServer:
-    """A server in a thread of its own; what `running_server` gives.
+    """A server in a thread of its own, from `running_server`.
 
-    url: where clients connect.
-    address: the same as (host, port); None for a server that listens on a Unix socket only.
-    clock: what it takes its time from.
-    server: the server itself. It belongs to its thread: ask it things through `call`.
+    url: the address for clients.
+    address: the same as (host, port); None if the server listens only on a Unix socket.
+    clock: the clock of the server.
+    server: the server itself. Use it only in its thread, through `call`.
     """
 
     def __init__(self, server: "Server", clock: "Clock", loop: "asyncio.AbstractEventLoop") -> None:
@@ -101,7 +101,7 @@ class RunningServer:
         self._loop = loop
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """What a function returns, or raises, when it is called in the server's thread.
+        """Call a function in the server's thread. Returns what the function returns, and raises what it raises.
 
         >>> with running_server() as running:
         ...     running.call(lambda: running.server.store.databases[0].count())
@@ -117,7 +117,7 @@ class RunningServer:
 def _answer(answer: "Future[_T]", function: Callable[[], _T]) -> None:
     try:
         answer.set_result(function())
-    except BaseException as error:  # it is the caller's, whatever it is
+    except BaseException as error:  # the caller gets it
         answer.set_exception(error)
 
 
@@ -129,14 +129,13 @@ def running_server(
     new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
     **settings: Any,
 ) -> Iterator[RunningServer]:
-    """Run a server on a free port of 127.0.0.1 in a thread of its own; stop it in good order at the end.
+    """Run a server on a free port of 127.0.0.1 in a thread of its own, and stop it at the end.
 
-    clock: what the server takes its time from; None makes a `ManualClock`.
-    storage: where writes become safe before they are acknowledged; None is that of its settings.
-    new_event_loop: makes the server's loop; None takes uvloop where it exists.
-    settings: options of `cairn serve`, with underscores; text is understood as it is there.
-    Raises `OptionError` for an option that does not exist or a value that it cannot have, and, at the end, what
-    went wrong in the thread.
+    clock: the clock of the server; None: a new `ManualClock`.
+    storage: the storage of the server; None: that of its settings.
+    new_event_loop: makes the server's event loop; None: uvloop if it is installed.
+    settings: options of `cairn serve`, with underscores. Text values are parsed as on the command line.
+    Raises `OptionError` for an unknown option or a wrong value, and at the end the errors of the server's thread.
 
     >>> import socket
     >>> from cairnkv.commands import Ping
@@ -158,13 +157,13 @@ def _settings(given: dict[str, Any]) -> "Settings":
     from cairnkv.server.settings import OPTIONS, Settings, load
 
     texts = {name: value for name, value in given.items() if isinstance(value, str) or name not in OPTIONS}
-    load(texts, environment={})  # complains of what does not exist, or cannot be understood
+    load(texts, environment={})  # checks names and values
     values = {name: OPTIONS[name].parse(value) if name in texts else value for name, value in given.items()}
     return Settings(**{"port": 0, **values})
 
 
 class _ServerThread:
-    """A thread with an event loop with a server."""
+    """A thread with an event loop that runs a server."""
 
     def __init__(
         self,
@@ -205,7 +204,7 @@ class _ServerThread:
         if len(self._wrong) == 1:
             raise self._wrong[0]
         if self._wrong:
-            raise BaseExceptionGroup("several things went wrong in the server's thread", self._wrong)
+            raise BaseExceptionGroup("errors in the server's thread", self._wrong)
 
     def _run(self) -> None:
         import asyncio
@@ -215,7 +214,7 @@ class _ServerThread:
         try:
             with asyncio.Runner(loop_factory=self._new_event_loop or new_event_loop) as runner:
                 runner.run(self._serve())
-        except BaseException as error:  # it is raised in the test's thread
+        except BaseException as error:  # the test's thread raises it
             self._wrong.append(error)
         finally:
             self._started.set()
@@ -257,9 +256,9 @@ def _nothing() -> None:
 
 @pytest.fixture
 def cairn_clock() -> ManualClock:
-    """The clock of the fixtures `cairn` and `cairn_server`: it stands still until the test advances it.
+    """The clock of the fixtures `cairn` and `cairn_server`. It stands still until the test advances it.
 
-    def test_forgets(cairn, cairn_clock):
+    def test_session_expires(cairn, cairn_clock):
         cairn.set("k", "v", ttl=1)
         cairn_clock.advance(1)
         assert "k" not in cairn
@@ -269,7 +268,7 @@ def cairn_clock() -> ManualClock:
 
 @pytest.fixture
 def cairn(cairn_clock: ManualClock) -> "Iterator[Embedded[str, str]]":
-    """An empty store in this process, of this test only.
+    """An empty store in this process, for one test.
 
     def test_remembers(cairn):
         cairn["greeting"] = "hello"
@@ -283,7 +282,7 @@ def cairn(cairn_clock: ManualClock) -> "Iterator[Embedded[str, str]]":
 
 @pytest.fixture
 def cairn_server(cairn_clock: ManualClock) -> Iterator[RunningServer]:
-    """A real server with an empty store on a free port, of this test only.
+    """A server with an empty store on a free port, for one test.
 
     def test_over_the_network(cairn_server):
         with cairnkv.connect(cairn_server.url) as kv:

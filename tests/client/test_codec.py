@@ -107,7 +107,7 @@ NOT_EQUAL = [
     ("json", {None: 1}, "value has the key None"),
     ("json", {True: 1}, "value has the key True"),
     ("json", {1.5: 2}, "value has the key 1.5"),
-    ("json", (1, 2), r"give a tuple back as a list; value is \(1, 2\): use a list"),
+    ("json", (1, 2), r"return a tuple as a list; value is \(1, 2\): use a list"),
     ("json", {"p": [0, (1, 2)]}, r"value\['p'\]\[1\] is \(1, 2\)"),
     ("json", [float("nan")], r"value\[0\] is nan: use None"),
     ("json", float("inf"), "value is inf"),

@@ -28,7 +28,7 @@ from cairnkv.commands import BY_NUMBER, OK, Failure, Get, Ping, Set, failures
 from cairnkv.errors import PeerError, Unavailable
 from cairnkv.protocol import StatusByte, native, write_command
 from cairnkv.protocol.native import reply_parts
-from tests.client.test_aio import Wire
+from tests.client.test_aio import RecordingTransport
 from tests.client.test_sync import answer_everything, say_nothing
 from tests.support.patience import AT_ONCE
 from tests.support.scripted import Conversation, scripted
@@ -560,9 +560,9 @@ class TestReplyFuture:
 # -- asyncio: a connection and the worst moments ----------------------------------------------------------------
 
 
-async def connected() -> tuple[Connection, Wire]:
+async def connected() -> tuple[Connection, RecordingTransport]:
     connection = Connection(asyncio.get_running_loop(), "nowhere", 5)
-    connection.connection_made(wire := Wire())
+    connection.connection_made(wire := RecordingTransport())
     return connection, wire
 
 

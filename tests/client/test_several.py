@@ -163,7 +163,7 @@ def test_error_names_every_address_with_its_reason(connect: Connect) -> None:
     text = str(caught.value)
     assert text.startswith("cannot connect to ")
     assert f"127.0.0.1:{nobody}: Connect" in text or f"127.0.0.1:{nobody}: [Errno" in text
-    assert f"127.0.0.1:{silent}: it accepts connections and says nothing" in text
+    assert f"127.0.0.1:{silent}: it accepts connections but does not answer" in text
     assert f"127.0.0.1:{busy.port}: BUSY too many clients" in text
 
 

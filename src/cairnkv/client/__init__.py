@@ -1,5 +1,6 @@
-"""Clients: how programs talk to a store, near or far.
+"""Clients of a server, and embedded stores.
 
-`calls` is the vocabulary in Python's terms; `keyvalue` and `aio.keyvalue` are its methods; `embedded` and
-`sync`, with their twins in `aio`, carry the calls out here or elsewhere.
+`calls` makes the calls of the methods. `aio.keyvalue` has the methods for asyncio; a tool generates the sync methods
+and the methods of pipelines. `sync` and `aio.client` send calls to a server; `embedded` and `aio.embedded` execute them
+in this process.
 """

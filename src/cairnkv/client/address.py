@@ -1,13 +1,12 @@
-"""Addresses: where a store is, in one string.
+"""Parses the address of a store.
 
     cairn://HOST[:PORT][,HOST[:PORT]...][/?OPTION=VALUE&...]     TCP; the port is 6555; [::1] in brackets
     cairn+unix:///PATH[?OPTION=VALUE&...]                        a Unix socket
 
-Several hosts are nodes of one cluster, any of which serves; a client uses one at a time (`endpoints`). Options:
-`timeout` and `connect_timeout`, durations such as 2, 2s or 500ms; `attempts`; `order`, in which several hosts are
-tried: `random` (shuffled by each client, so that many spread over the nodes; the default) or `given`. Keywords of
-`connect` win over them. Unknown options, and repeated options or hosts, are errors.
-`cairns://` (TLS) and user:password@ are kept for later, and refused until then.
+Several hosts are nodes of one cluster; a client uses one at a time (`endpoints`). Options: `timeout` and
+`connect_timeout`, durations such as 2, 2s or 500ms; `attempts`; `order` of the hosts: `random` (default: each client
+shuffles them, so that clients spread over the nodes) or `given`. Keywords of `connect` override these options. Unknown
+options, and repeated options or hosts, are errors. `cairns://` (TLS) and user:password@ are reserved, and errors.
 """
 
 import os
@@ -28,14 +27,14 @@ Endpoint: TypeAlias = tuple[str, int] | str
 """Host and port, or the path of a Unix socket."""
 
 ENDPOINTS_MAX: Final = 64
-"""Hosts in one address. A cluster has three nodes or five; whoever has more machines has them behind names."""
+"""Maximum number of hosts in one address. A cluster has three or five nodes; a name can stand for more computers."""
 
 URL_VARIABLE: Final = "CAIRNKV_URL"
 MISSPELT_URL_VARIABLE: Final = "CAIRNKV__URL"
 """The name of the variable of clients with the prefix of the server's options. It is an error if it names the store."""
 
 ORDERS: Final = ("random", "given")
-"""Orders in which the hosts of an address may be tried."""
+"""The orders in which a client can try the hosts of an address."""
 
 _HOST: Final = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s\0:,;/\[\]@?#]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -44,13 +43,13 @@ _HOST: Final = re.compile(
 
 @record
 class Address:
-    """Where a store is, and how patient its client is.
+    """The address of a store, with the timeouts of its client.
 
-    endpoints: nodes of one cluster, or a single one.
-    timeout: seconds that a call may take, repetitions included.
-    connect_timeout: seconds that one endpoint may take to accept, and where there are several, to give a sign of life.
-    attempts: how often a call that is safe to repeat is tried; each further endpoint is one more.
-    order: in which several endpoints are tried, "random" or "given".
+    endpoints: the nodes of one cluster, or a single server.
+    timeout: maximum seconds of a call with its repetitions.
+    connect_timeout: maximum seconds until one endpoint accepts; with several endpoints, until it answers a PING.
+    attempts: how often the client tries a call that is safe to repeat. Each further endpoint adds one.
+    order: the order of several endpoints, "random" or "given".
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -79,7 +78,7 @@ class Address:
 
 
 def shown(endpoint: Endpoint) -> str:
-    """An endpoint as people write it.
+    """Return an endpoint as text.
 
     >>> shown(("::1", 6555))
     '[::1]:6555'
@@ -91,7 +90,7 @@ def shown(endpoint: Endpoint) -> str:
 
 
 def parse(url: str | None = None, **keywords: Seconds | None) -> Address:
-    """The address that a URL and keywords name; None takes CAIRNKV_URL, else the default.
+    """Return the address of a URL and keywords. None: the URL in CAIRNKV_URL, else the default.
 
     >>> parse("cairn://a,b:7000/?timeout=2").endpoints
     (('a', 6555), ('b', 7000))
@@ -130,7 +129,7 @@ def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
             raise AddressError(f"a Unix socket's address has three slashes, cairn+unix:///run/cairn.sock; not {url!r}")
         endpoints = (_socket(rest),)
     elif scheme == "cairns":
-        raise AddressError("cairns:// is kept for TLS, which this version does not have; use cairn://")
+        raise AddressError("cairns:// is reserved for TLS, which this version does not support; use cairn://")
     else:
         raise AddressError(f"an address begins with cairn:// or cairn+unix://, not {scheme}://")
     options = {**_options(query), **{name: value for name, value in keywords.items() if value is not None}}
@@ -144,7 +143,8 @@ def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
 
 
 def _socket(rest: str) -> str:
-    """The path of a Unix socket. Only such an address needs these modules."""
+    """Return the path of a Unix socket."""
+    # Slow imports, which only such an address needs.
     from pathlib import Path
     from urllib.parse import unquote_to_bytes
 
@@ -161,7 +161,7 @@ def _socket(rest: str) -> str:
 
 def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:
     if "@" in rest:
-        raise AddressError("an address with user and password is kept for later; this version has no authentication")
+        raise AddressError("an address with user and password is reserved; this version has no authentication")
     if "://" in rest:
         raise AddressError(f"several hosts are one address, cairn://HOST,HOST, without a second ://; not {url!r}")
     hosts, slash, path = rest.partition("/")

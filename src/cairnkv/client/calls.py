@@ -60,7 +60,7 @@ T = TypeVar("T", covariant=True)  # the result of a call: a Call[int] is a Call[
 
 Key: TypeAlias = str | bytes
 Durability: TypeAlias = Literal["committed", "memory"]
-"""What the reply to a write waits for: its commit, or only its execution in memory."""
+"""The step that the reply to a write waits for: its commit, or only its execution in memory."""
 Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
 
 
@@ -79,14 +79,14 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""Stands for an option that was not given, where None is a value that could be."""
+"""The default of options for which None is a value."""
 
 
 class NotCopied:
-    """A base class of stores and pipelines: Python can neither pickle nor copy them."""
+    """A base class of stores and pipelines, which Python can neither pickle nor copy."""
 
     def __reduce__(self) -> NoReturn:
-        """Raise `TypeError`. `copy.copy` and `copy.deepcopy` call this, too."""
+        """Raise `TypeError`, for `copy.copy` and `copy.deepcopy`, too."""
         raise TypeError(f"{self!r} cannot be pickled or copied; open or connect it again, in the process that needs it")
 
 
@@ -423,12 +423,12 @@ def too_large_together(error: BadCommand, keys: Sequence[object]) -> bool:
 
 
 def _bad(code: Code, text: str) -> BadCommand:
-    """What a server would say, before it is asked."""
+    """Return the error that a server would return."""
     return BadCommand(Failure(code, text).message, code=code)
 
 
 def _nothing_to_ask(result: D) -> Call[D]:
-    """The call for no keys at all. It has its place among the others like any call, and asks for a sign of life."""
+    """Return the call for no keys: a PING, so that it takes its place in the order of calls."""
     return Call(Ping(b""), lambda _: result)
 
 
@@ -463,7 +463,7 @@ def _some_milliseconds(ttl: Seconds) -> int:
 
 
 def _valid(command: Command) -> Command:
-    """The command, if its own grammar would read it; so bad options fail here as they would at a server."""
+    """Return the command. Raises `BadCommand` if a server would refuse its arguments."""
     for group in command.spec.exclusive:
         given = [name for name in group if getattr(command, name) not in (None, False)]
         if len(given) > 1:

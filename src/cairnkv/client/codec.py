@@ -1,8 +1,10 @@
-"""Codecs: Python keys and values to bytes, and back.
+"""Codecs: encode Python keys and values as bytes, and decode them.
 
-Text is the default, since that is what the article's store holds; JSON and MessagePack carry structured
-values; bytes are passed on as they are. There is no pickle: reading it runs code that whoever wrote the value
-has chosen. What does not decode raises an error that says so; it is never returned as something else.
+Text is the default. JSON and MessagePack have structured values. There is no pickle, because decoding a pickle runs
+code from the pickle.
+
+Invariants: bytes that a codec cannot decode raise `CodecError`. A codec refuses a value that it would decode as another
+value.
 """
 
 import importlib
@@ -19,13 +21,13 @@ K_co = TypeVar("K_co", covariant=True)
 
 
 class Codec(Protocol[V]):
-    """Turns values into bytes and back. Write your own by giving an object these two methods."""
+    """Encodes and decodes values. Any object with these two methods is a codec."""
 
     def encode(self, value: V, /) -> bytes:
-        """The bytes that stand for a value."""
+        """Return the bytes for a value."""
 
     def decode(self, data: bytes, /) -> V:
-        """The value that bytes stand for."""
+        """Return the value of bytes."""
 
 
 CodecName: TypeAlias = Literal["text", "bytes", "json", "msgpack"]
@@ -46,11 +48,11 @@ class Text:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            raise CodecError(f"{_shown(data)} is not UTF-8 text; codec='bytes' gives it as it is") from None
+            raise CodecError(f"{_shown(data)} is not UTF-8 text; codec='bytes' returns it unchanged") from None
 
 
 class Bytes:
-    """Bytes, as they are."""
+    """Bytes, unchanged."""
 
     def encode(self, value: bytes) -> bytes:
         if isinstance(value, bytes | bytearray | memoryview):
@@ -70,7 +72,7 @@ class Json:
     _TAKEN: Final = "None, True, False, numbers, text, lists, and dicts with text as keys"
 
     def __init__(self) -> None:
-        json = importlib.import_module("json")  # only who asks for it needs it
+        json = importlib.import_module("json")  # a slow import that only this codec needs
         self._write: Any = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
         self._read: Any = json.loads
 
@@ -123,7 +125,7 @@ class MessagePack:
     def decode(self, data: bytes) -> Any:
         try:
             return self._unpack(data)
-        except Exception as error:  # likewise
+        except Exception as error:  # msgpack raises errors of many classes
             raise CodecError(f"{_shown(data)} is not MessagePack: {error}") from None
 
 
@@ -148,11 +150,9 @@ def _refused(codec: Json | MessagePack, value: Any, error: Exception | None = No
         elif isinstance(part, list):
             deeper = enumerate(part)
         elif isinstance(part, tuple):
-            return CodecError(
-                f"codec={name!r} would give a tuple back as a list; {where} is {_short(part)}: use a list"
-            )
+            return CodecError(f"codec={name!r} would return a tuple as a list; {where} is {_short(part)}: use a list")
         elif isinstance(part, float) and not math.isfinite(part) and (part != part or name == "json"):
-            return CodecError(f"codec={name!r} would not give {part!r} back; {where} is {part!r}: use None")
+            return CodecError(f"codec={name!r} would not return {part!r}; {where} is {part!r}: use None")
         elif part is not None and not isinstance(part, codec._PLAIN):
             return CodecError(f"codec={name!r} takes {taken}; {where} is of type {type(part).__name__}: {_short(part)}")
         if len(where) <= PATH_MAX:
@@ -168,17 +168,17 @@ def _short(thing: object) -> str:
 
 
 class KeyCodec(Protocol[K_co]):
-    """How keys come back. They go in as text or bytes with every codec."""
+    """Decodes keys. With every codec, keys that users pass are text or bytes."""
 
     def decode(self, data: bytes, /) -> K_co:
-        """The key that bytes stand for."""
+        """Return the key of bytes."""
 
 
 _NAMED: Final[dict[str, type[Any]]] = {"text": Text, "bytes": Bytes, "json": Json, "msgpack": MessagePack}
 
 
 def value_codec(codec: CodecName | Codec[Any]) -> Codec[Any]:
-    """The codec of a name, or the codec itself; `OptionError` when it is neither."""
+    """Return the codec with a name, or the codec itself. Raises `OptionError` if it is neither."""
     if isinstance(codec, str):
         if codec not in _NAMED:
             raise OptionError(f"codec is {', '.join(_NAMED)}, or an object with encode and decode, not {codec!r}")
@@ -192,12 +192,12 @@ def value_codec(codec: CodecName | Codec[Any]) -> Codec[Any]:
 
 
 def key_codec(codec: CodecName | Codec[Any]) -> KeyCodec[Any]:
-    """How keys come back beside a codec of values: as bytes with codec='bytes', else as text."""
+    """Return the codec of keys beside a codec of values: bytes for codec='bytes', else text."""
     return Bytes() if codec == "bytes" else Text()
 
 
 def key_bytes(key: str | bytes, what: str = "a key") -> bytes:
-    """The bytes of a key; `CodecError` when it is neither text nor bytes."""
+    """Return the bytes of a key. Raises `CodecError` if it is neither text nor bytes."""
     if isinstance(key, str):
         return utf8(key)
     if isinstance(key, bytes):
@@ -206,11 +206,11 @@ def key_bytes(key: str | bytes, what: str = "a key") -> bytes:
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a text; `CodecError` for what is none, such as half a surrogate pair."""
+    """Return the bytes of a text. Raises `CodecError` for a text without UTF-8, such as half a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise CodecError(f"{text!r:.40} is no text that UTF-8 can say: {error.reason}") from None
+        raise CodecError(f"{text!r:.40} has no UTF-8 encoding: {error.reason}") from None
 
 
 def _shown(data: bytes) -> str:

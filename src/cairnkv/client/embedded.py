@@ -38,7 +38,7 @@ logger: Final = logging.getLogger("cairnkv.embedded")
 
 
 CALLS_PER_SLICE: Final = 64
-"""Calls between two slices of housekeeping, so that it costs a call little."""
+"""Number of calls between two slices of housekeeping."""
 
 
 PIPELINE_COMMANDS: Final = 1_000
@@ -102,9 +102,9 @@ class _InMemory(Shared):
         if self._generation != process.generation:
             with process.FORK_LOCK:
                 if self._generation != process.generation:
-                    # Another thread may have had the lock at the fork, and nobody here would release it.
+                    # A thread of the parent may have held the lock at the fork, and no thread here would release it.
                     self._lock = threading.RLock()
-                    # Last: another thread of this process may look at it meanwhile.
+                    # Last, because another thread of this process may read it meanwhile.
                     self._generation = process.generation
         try:
             with self._lock:
@@ -282,7 +282,7 @@ def share(store: LocalStore) -> Shared:
 
 
 _ON_DISK: "Final[weakref.WeakSet[_OnDisk]]" = weakref.WeakSet()
-"""Stores that somebody has to let go of before the interpreter does."""
+"""The open stores on disk, to close before the interpreter exits."""
 
 
 def _close_all() -> None:
@@ -344,17 +344,18 @@ class Embedded(KeyValue[K, V]):
         return self
 
     def close(self) -> None:
-        """Let the store go. Using it afterwards is an error."""
+        """Close the store. Using it afterwards is an error."""
         self._shared.close()
 
     def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> BackupResult:
-        """Make a backup of a store on disk among those in a directory, which is made if it is not there.
+        """Make a backup of a store on disk in a directory, which is created if it is absent.
 
-        It has every write that has returned before; other threads go on meanwhile. `cairn restore` makes a store of it.
-        keep: so many of the newest backups there are kept, this one included; None: all.
-        Returns its `path`, its `size` in bytes, and how much of that is `new` there.
-        Raises `CallerError` for a store in memory, `OptionError` when one is made there already, `Refused` after a
-        write has failed or when the store is closed meanwhile, `OSError`.
+        It contains every write that returned before. Other threads may use the store meanwhile. `cairn restore` makes a
+        store from a backup.
+        keep: how many of the newest backups remain in the directory, with this one; None: all.
+        Returns its `path`, its `size` in bytes, and the `new` bytes that earlier backups do not have.
+        Raises `CallerError` for a store in memory, `OptionError` if another backup in the directory is in progress,
+        `Refused` if a write has failed or the store is closed meanwhile, and `OSError`.
         """
         return self._shared.back_up(user_path(directory, "the directory for backups"), keep)
 

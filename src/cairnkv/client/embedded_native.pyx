@@ -1,17 +1,15 @@
 # cython: language_level=3
-"""Direct calls: `get`, `set` and their like on a store in this process, without a command, a lock or a reply.
+"""Direct calls: `get`, `set` and the like on an embedded store, without a command, a lock or a reply.
 
-They take the plain case: a key that is text or bytes, no options, and a table that changes in one place only.
-Whatever else there is goes the readable way, `Embedded` to `Shared` to `LocalStore`, which knows everything; results,
-errors, counts and keyspace are those of the readable way, and tests hold the two equal.
+A direct call has a key that is text or bytes, and no options. All other calls use the pure path: `Embedded`, `Shared`,
+`LocalStore`. Tests hold results, errors, counts and databases of both equal.
 
-What always holds: a direct call runs no Python code from its look at `_busy` to its end, so it keeps the interpreter's
-lock, no exception of a signal or of another thread ends it, and no other code sees it half done. Direct calls run only
-while no thread runs the pure Python path. That path gets the counts and the log time of direct calls before it runs.
+Invariants: a direct call runs no Python code from its check of `_busy` to its end, so it keeps the interpreter's lock,
+no exception of a signal or of another thread ends it, and no other code sees half of it. Direct calls run only while no
+thread runs the pure path. That path gets the counts and the log time of direct calls before it runs. On disk only reads
+are direct, and only while no commit is pending, so that they show only committed values.
 
-On disk only reads are direct, and only while nothing waits for the disk: then all that is there may be shown.
-
-Not for stores with a memory limit, and not for interpreters without a lock.
+Out of scope: stores with a memory limit, and interpreters without a lock.
 """
 
 cimport cython
@@ -50,14 +48,14 @@ cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef Py_ssize_t VALUE_MAX = _VALUE_MAX
 
 cdef enum Form:
-    # What values are: those of the two codecs that are known here, or of one that has to be asked.
+    # The codec of values: one of two that this module implements, or another one.
     TEXT
     BYTES
     OTHER
 
 
 cdef bytes _name(object key):
-    """The bytes of a key; None for what is none, or has to be looked at more closely."""
+    """Return the bytes of a key; None if the pure path must check it."""
     cdef bytes name
     if PyUnicode_CheckExact(key):
         try:
@@ -72,7 +70,7 @@ cdef bytes _name(object key):
 
 
 cdef class Tally:
-    """What was done by direct calls (`cairnkv.store.base.DirectExecutor`). A store that has some is never to look at each."""
+    """The counts of direct calls (`cairnkv.store.base.DirectExecutor`)."""
 
     cdef public int64_t commands, writes
     cdef public bint off
@@ -80,7 +78,7 @@ cdef class Tally:
 
 @cython.auto_pickle(False)  # Cython's `__reduce__` would hide that of `KeyValue`
 cdef class DirectCalls:
-    """The direct calls, and when they may be made. A base of `DirectEmbedded`; `PURE` is its other base."""
+    """The direct calls, and the checks before them. A base of `DirectEmbedded`; `PURE` is its other base."""
 
     cdef Tally _tally
     cdef NativeTable _table
@@ -89,17 +87,17 @@ cdef class DirectCalls:
     cdef Form _form
     cdef object _engine
     cdef object _threads_share  # the `Shared` of that store
-    cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
+    cdef int _busy  # number of calls on the pure path, or waiting for its lock
     cdef bint _broken  # an interrupted call: the next pure-Python call undoes it
-    cdef int _generation  # of the process whose calls those are
-    cdef bint _held  # whether the keyspace is in the hands of direct calls: from `take` to `end`
-    cdef int64_t _visits  # how many calls have gone the readable way
-    cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
-    cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
-    cdef int64_t _left  # ... and how many of these are left
-    cdef dict _uncommitted  # what waits for the disk; None: this store has none, and its callers execute themselves
+    cdef int _generation  # of the process of these calls
+    cdef bint _held  # whether direct calls have the table: from `take` to `end`
+    cdef int64_t _visits  # number of calls that used the pure path
+    cdef bint _tidy  # whether no housekeeping is left, and direct calls alone make none
+    cdef int64_t _granted  # number of direct calls before the next slice of housekeeping, while `_held`
+    cdef int64_t _left  # the rest of `_granted`
+    cdef dict _uncommitted  # uncommitted keys; None: the store is in memory, and callers execute their calls
     cdef object _gate  # the store's commit gate
-    cdef object _time  # where log time is
+    cdef object _time  # has the log time
 
     def __init__(self, store, keys, values):
         PURE.__init__(self, store, keys, values)
@@ -118,26 +116,26 @@ cdef class DirectCalls:
             self._shared.around = self._around
 
     cdef int _use(self, store) except -1:
-        # Python code runs here, and an exception may end it: whoever comes next begins anew unless all of it is done.
+        # Python code runs here, and an exception may end it: the attributes change only after it, together.
         table, clock = NativeTable(store.database), NativeClock(store.log_clock)
         self._table, self._clock, self._engine = table, clock, store
         return 0
 
     @property
     def direct_calls(self):
-        """How many calls were direct; for tests."""
+        """Number of direct calls; for tests."""
         return self._tally.commands
 
-    # -- whose turn it is -------------------------------------------------------------------------------------
+    # -- direct or pure ---------------------------------------------------------------------------------------
 
     cdef bint _may(self) except -1:
-        """Whether the call at hand can be direct; then log time has gone on, and the keyspace is held."""
-        cdef int64_t now = self._clock.milliseconds()  # first, since a clock may be Python code, and let others in
+        """Return whether the call can be direct. If so, the log time has advanced, and direct calls have the table."""
+        cdef int64_t now = self._clock.milliseconds()  # first: a clock may be Python code, and other threads may run
         if self._busy != 0 or self._broken or not self._clock.in_step(now):
             return False
         if self._uncommitted is not None and (
             PyDict_Size(self._uncommitted) > 0
-            or process.generation != self._threads_share._generation  # which stays as it is where a store is on disk
+            or process.generation != self._threads_share._generation  # constant for a store on disk
             or self._engine.checks_commands
             or (self._time.expiring and now > self._gate.recorded_time)
         ):
@@ -160,10 +158,10 @@ cdef class DirectCalls:
         self._tally.commands += 1
 
     cdef int _leave(self) except -1:
-        """Somebody goes the readable way: no more direct calls until `_busy` is 0 again."""
+        """Begin a call on the pure path. There are no direct calls until `_busy` is 0 again."""
         cdef int generation = process.generation
         if generation != self._generation:
-            # Whoever was on the readable way when this process was forked is not here.
+            # The threads of the parent process that were on the pure path are not in this process.
             self._generation = generation
             self._busy = 0
         self._busy += 1
@@ -176,7 +174,7 @@ cdef class DirectCalls:
         return 0
 
     cdef int _come_back(self) except -1:
-        """A call on the readable way is over. If that had its slice of housekeeping, see whether more are of use."""
+        """End a call on the pure path. After a slice of housekeeping, check whether more is left."""
         cdef int64_t visits = self._visits
         try:
             if self._threads_share._store is not self._engine:
@@ -199,7 +197,7 @@ cdef class DirectCalls:
 
     def _do(self, call):
         if self._uncommitted is not None:
-            return PURE._do(self, call)  # its thread goes `_around`
+            return PURE._do(self, call)  # the thread of the store calls `_around`
         self._leave()
         try:
             return PURE._do(self, call)
@@ -229,7 +227,7 @@ cdef class DirectCalls:
     # -- values -----------------------------------------------------------------------------------------------
 
     cdef bytes _encoded(self, object value):
-        """The bytes of a value; None where the codec has to be asked, or to say what is wrong."""
+        """Return the bytes of a value; None if the codec must encode or refuse it."""
         cdef bytes data
         if self._form == TEXT and PyUnicode_CheckExact(value):
             try:
@@ -243,20 +241,20 @@ cdef class DirectCalls:
         return data if PyBytes_GET_SIZE(data) <= VALUE_MAX else None
 
     cdef object _decoded(self, PyObject *found):
-        cdef object data = <object>found  # ours, before a codec lets others in
+        cdef object data = <object>found  # our own reference: a codec may run other threads
         if self._form == BYTES:
             return data
         if self._form == TEXT:
             try:
                 return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), NULL)
             except UnicodeDecodeError:
-                pass  # the codec says it in its own words
+                pass  # the codec raises its own error
         return self._codec.decode(data)
 
     # -- calls ------------------------------------------------------------------------------------------------
 
     cdef bint _find(self, object key, PyObject **found) except -1:
-        """Look a key up, if that can be done here; `found` is borrowed, and NULL where the key is not there."""
+        """Look a key up if the call can be direct. `found` is borrowed, and NULL if the key is absent."""
         cdef bytes name = _name(key)
         cdef Place place
         if name is None or not self._may():
@@ -265,12 +263,12 @@ cdef class DirectCalls:
         cairn_fetch_alone(place.values, place.hash)
         found[0] = visible(self._table, &place)
         if found[0] is not NULL and not PyBytes_CheckExact(<object>found[0]):
-            return False  # a codec that keeps its word gives bytes
+            return False  # only a wrong codec stores another type
         self._count()
         return True
 
     cdef bint _store(self, object key, object value) except -1:
-        """Store a value under a key, if that can be done here."""
+        """Store a value under a key if the call can be direct."""
         cdef bytes name = _name(key), data
         cdef Place place
         cdef int64_t expiry
@@ -284,9 +282,9 @@ cdef class DirectCalls:
         if not can_put(self._table, &place):
             return False
         if place.value is not NULL and has_expiry(self._table, &place, &expiry):
-            return False  # forgetting it may be for Python code
+            return False  # removing the expiry may be Python code
         if place.value is NULL:
-            place.stored = <PyObject *>name  # a new key: the object that there is will do
+            place.stored = <PyObject *>name  # a new key: the table keeps this object
         put_object(self._table, &place, data)
         self._count()
         self._tally.writes += 1
@@ -347,7 +345,7 @@ cdef class DirectCalls:
 class DirectEmbedded(DirectCalls, Embedded):
     """A store in this process whose plain calls are direct."""
 
-    # Named here, as slots of a class of two bases; named above, they would be called through tuples of arguments.
+    # Defined here, they are slots of a class with two bases; defined above, calls would make a tuple of arguments.
     __getitem__ = DirectCalls._item
     __setitem__ = DirectCalls._set_item
     __contains__ = DirectCalls._contains
@@ -355,7 +353,7 @@ class DirectEmbedded(DirectCalls, Embedded):
 
 def _take_docstrings():
     """Copy the docstrings of the pure Python calls to the direct calls."""
-    for name, readable in (
+    for name, pure in (
         ("get", "get"),
         ("set", "set"),
         ("exists", "exists"),
@@ -364,7 +362,7 @@ def _take_docstrings():
         ("_contains", "__contains__"),
         ("close", "close"),
     ):
-        getattr(DirectCalls, name).__doc__ = getattr(Embedded, readable).__doc__
+        getattr(DirectCalls, name).__doc__ = getattr(Embedded, pure).__doc__
 
 
 _take_docstrings()

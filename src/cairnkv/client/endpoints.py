@@ -1,13 +1,12 @@
-"""Which endpoint of an address a client goes to, and what it remembers of those that were of no use.
+"""Chooses the endpoint that a client uses, and remembers the endpoints that failed.
 
-With one endpoint there is nothing to choose. With several, which are nodes of one cluster, a client stays with one
-while that serves, and goes on to the next when it cannot be connected to, is lost, is silent, or says that it cannot
-do what another may (`Code.elsewhere`).
+Several endpoints are nodes of one cluster. A client uses one node until it fails: until it refuses the connection,
+loses it, stays silent, or replies that another node may execute the command (`Code.elsewhere`).
 
-What always holds: trouble only decides the order. While every endpoint has had some, all are tried again, that of
-longest ago first. A call is bounded by its address' timeout, and by `attempts`.
+Invariants: a failure changes only the order. If all endpoints have failed, the client tries all of them again, the one
+with the oldest failure first. The address' timeout and `attempts` limit each call.
 
-Sans-IO: times are arguments, in seconds of a clock that is never set. Not for when a call is repeated (`retry`).
+Sans-IO: times are arguments, in seconds of a monotonic clock. Out of scope: the decision to repeat a call (`retry`).
 """
 
 from typing import Final
@@ -17,13 +16,13 @@ from cairnkv.commands import Command, Failure, Get, Reply
 from cairnkv.commands.failures import TOOBIG
 
 TROUBLE_SECONDS: Final = 10.0
-"""How long an endpoint that was of no use is tried behind the others: about as long as a failover may take."""
+"""Seconds after a failure in which a client tries the other endpoints first: about the time of a failover."""
 
 
 class Endpoints:
     """The endpoints of an address, in the order in which one client tries them.
 
-    several: whether there is a choice. attempts: how often a call may be tried, each further endpoint once more.
+    several: whether there are several endpoints. attempts: the maximum number of attempts of a call.
     greets: whether a connection begins with a PING.
     """
 
@@ -35,41 +34,44 @@ class Endpoints:
         self._share = min(address.connect_timeout, address.timeout / len(self._order))
         self._troubles: dict[Endpoint, tuple[float, str]] = {}
         if self.several and address.order == "random":
-            import random  # only who has a choice needs it
+            import random  # a slow import that only several endpoints need
 
-            random.shuffle(self._order)  # all of them, so that the clients of a node that ends spread over the others
+            random.shuffle(self._order)  # all of them: when a node ends, its clients spread over the others
 
     def in_turn(self, now: float) -> list[Endpoint]:
-        """All endpoints in the order in which they are to be tried: those without trouble lately come first."""
+        """Return all endpoints in the order to try them: those without a recent failure first."""
         fine = [endpoint for endpoint in self._order if not self._troubled(endpoint, now)]
         rest = [endpoint for endpoint in self._order if endpoint not in fine]
         return fine + sorted(rest, key=lambda endpoint: self._troubles[endpoint][0])
 
     def patience(self, left: float, untried: int) -> float:
-        """Seconds that one endpoint may take to accept and answer, of those left for so many that are untried."""
+        """Return the maximum seconds for one endpoint to accept and answer.
+
+        left: the seconds left for all untried endpoints. untried: their number.
+        """
         return min(self._patience, left / untried)
 
     def silence(self, endpoint: Endpoint, now: float) -> float | None:
-        """Seconds without a sign from an endpoint after which what only reads goes elsewhere; None: it has to wait.
+        """Return the seconds of silence after which reads leave an endpoint. None: reads wait.
 
-        Short of the time of a whole call, so that there is some left for the others; none where those are no better.
+        They are shorter than a call's timeout, to leave time for the others. None if all others failed recently.
         """
         return self._share if self.fresh(now, besides=endpoint) else None
 
     def good(self, endpoint: Endpoint) -> None:
-        """It has accepted: it is the one to return to."""
+        """Put an endpoint that has accepted a connection first."""
         at = self._order.index(endpoint)
         self._order = self._order[at:] + self._order[:at]
         self._troubles.pop(endpoint, None)
 
     def trouble(self, endpoint: Endpoint, why: str, now: float) -> None:
-        """It was of no use, for a reason that errors tell."""
+        """Remember that an endpoint failed, with the reason for error messages."""
         self._troubles[endpoint] = (now, why)
 
     def fresh(self, now: float, *, besides: Endpoint | None = None) -> bool:
-        """Whether there is a choice, and an endpoint in it that had no trouble lately, so that it can be tried at once.
+        """Return whether there are several endpoints, and one without a recent failure, to try at once.
 
-        besides: one that does not count.
+        besides: an endpoint that does not count.
         """
         if not self._troubles:
             return self.several
@@ -89,11 +91,11 @@ class Endpoints:
         return True
 
     def story(self, now: float) -> str:
-        """Each endpoint with what was wrong with it, when none could be connected to."""
+        """Return each endpoint with the reason of its failure, for the error when none accepts."""
         return "; ".join(f"{shown(endpoint)}: {self._why(endpoint, now) or 'not tried'}" for endpoint in self._order)
 
     def besides(self, endpoint: Endpoint | None, now: float) -> str:
-        """What was wrong with the other endpoints, to be put behind what is wrong with this one; often nothing."""
+        """Return the recent failures of the other endpoints, to append to an error message; empty if there are none."""
         others = (other for other in self._order if other != endpoint)
         told = "; ".join(f"{shown(other)}: {why}" for other in others if (why := self._why(other, now)))
         return f" ({told})" if told and self.several else ""

@@ -1,7 +1,6 @@
-"""What a call over a network spends its time in: compiled where it could be, else the readable one.
+"""Chooses the native or the pure path of clients.
 
-Commands to bytes (`command_parts`; `parts_with` for the rarer ones with a flag), bytes to replies (`ReplyDecoder`), and
-bytes through a socket (`Line`). Both forms have the same names and do the same; tests hold them equal.
+`command_parts` encodes a command, `ReplyDecoder` decodes replies, `Line` uses the socket. Tests hold both paths equal.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -26,5 +25,5 @@ _FLAGS: Final = {
 
 
 def parts_with(leeway: Leeway, command: Command) -> list[bytes]:
-    """As `command_parts`, for a command with the flag of a leeway: rarer, and so the readable one in both forms."""
+    """Return the frame of a command with the flag of a leeway, in pieces. It is rare, so it has no native twin."""
     return native.command_parts(command, flags=_FLAGS[leeway])

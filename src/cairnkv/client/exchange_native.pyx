@@ -1,11 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled hot path of the clients: commands to bytes, bytes through a socket, bytes to replies.
+"""The native path of the clients: encodes commands, uses a socket, decodes replies.
 
-Each name here is the twin of a readable one, and does the same: `command_parts` and `ReplyDecoder` of
-`cairnkv.protocol.native`, `Line` of `cairnkv.client.line`. Whatever is rare or goes wrong is left to the readable one,
-so that it is decided, and worded, in one place.
+Each name is the twin of a pure one: `command_parts` and `ReplyDecoder` of `cairnkv.protocol.native`, `Line` of
+`cairnkv.client.line`. Rare cases and errors use the pure path.
 
-Not for when a call is repeated, and not for what a reply means to Python (`cairnkv.client.calls`).
+Out of scope: the decision to repeat a call, and the Python value of a reply (`cairnkv.client.calls`).
 """
 
 import os
@@ -49,14 +48,14 @@ cdef extern from "sched.h" nogil:
     int sched_yield()
 
 cdef enum:
-    RECEIVE_BYTES = 65536  # asked of the socket at once
-    ONE_PIECE_BYTES = 65536  # of a frame that is put together here; a longer one need not be copied
+    RECEIVE_BYTES = 65536  # maximum of one `recv`
+    ONE_PIECE_BYTES = 65536  # maximum of a frame that is copied to one piece
     HEAD_BYTES = 6  # of a response: header, status, length
-    ASLEEP_MAX = 64  # waits between two tries of waiting awake, where it never helps
+    ASLEEP_MAX = 64  # maximum number of waits without polling after polling was in vain
 
-# Seconds that a reply is waited for awake before the thread sleeps: a server on the same machine answers in less, and
-# in less than it takes the system to wake a thread, most of all one whose processor has gone to rest. Nobody is kept
-# from anything meanwhile: the interpreter is released, and the processor offered at every look to whoever waits for it.
+# Seconds that a thread polls for a reply before it sleeps. A server on the same computer often answers earlier, and
+# earlier than the system can wake a sleeping thread. Meanwhile the interpreter's lock is released, and each poll yields
+# the processor.
 cdef double AWAKE_SECONDS = 50e-6
 
 cdef uint32_t COUNTED_FROM = _COUNTED_FROM
@@ -76,7 +75,7 @@ cdef inline double monotonic() noexcept nogil:
 
 # -- commands to bytes ------------------------------------------------------------------------------------------------
 
-# Of each class of commands: the fields that are its strings just as they are, or None where its grammar has to say.
+# Of each class of commands: the names of its fields if their values are its strings, else None.
 cdef dict _plain_fields = {}
 
 
@@ -89,7 +88,7 @@ cdef object _fields_of(type command_class):
 
 
 def command_parts(command):
-    """The frame of a command in pieces; a short one is one piece."""
+    """Return the frame of a command in pieces. A short frame is one piece."""
     cdef type command_class = type(command)
     cdef object names = _plain_fields[command_class] if command_class in _plain_fields else _fields_of(command_class)
     cdef list strings = command.arguments() if names is None else [getattr(command, name) for name in names]
@@ -123,9 +122,9 @@ def command_parts(command):
 
 
 cdef class ReplyDecoder:
-    """A connection's bytes in, the replies to its commands out."""
+    """Decodes the bytes of a connection to the replies to its commands."""
 
-    cdef object _buffer  # bytes, used as they came; a bytearray where pieces had to be put together
+    cdef object _buffer  # bytes as received; a bytearray if pieces were joined
     cdef Py_ssize_t _start
 
     def __init__(self):
@@ -133,11 +132,11 @@ cdef class ReplyDecoder:
 
     @property
     def pending(self):
-        """Bytes that were fed and not yet given."""
+        """Number of bytes that no reply has used yet."""
         return len(self._buffer) - self._start
 
     def feed(self, data):
-        """Take more bytes of the connection."""
+        """Add received bytes."""
         if self._start == len(self._buffer):
             self._buffer = data if type(data) is bytes else bytes(data)
             self._start = 0
@@ -147,7 +146,7 @@ cdef class ReplyDecoder:
         self._buffer += data
 
     def reply(self, spec):
-        """The reply to a command of this word, or None when more bytes are needed. Raises `PeerError`."""
+        """Return the reply to a command of this spec, or None if bytes are missing. Raises `PeerError`."""
         cdef const unsigned char *head
         cdef Py_ssize_t size
         cdef int status
@@ -182,7 +181,7 @@ cdef class ReplyDecoder:
         )
 
     cdef object _wait(self):
-        """Forget the replies that were given, while the next is awaited: it may be long in coming."""
+        """Free the bytes of the returned replies, because the next reply may take long. Returns None."""
         if self._start:
             self._buffer = self._buffer[self._start :]
             self._start = 0
@@ -193,7 +192,7 @@ cdef class ReplyDecoder:
 
 
 cdef Py_ssize_t look(int fd, char *into, double until) noexcept nogil:
-    """Receive what is there, or comes until then; like `recv`, with EAGAIN when it was nothing."""
+    """Receive bytes that arrive before `until`; as `recv`, with EAGAIN if there are none."""
     cdef Py_ssize_t count
     while True:
         count = recv(fd, into, RECEIVE_BYTES, MSG_DONTWAIT)
@@ -203,26 +202,26 @@ cdef Py_ssize_t look(int fd, char *into, double until) noexcept nogil:
 
 
 cdef class Line:
-    """Sends and receives on a socket, and waits itself: awake at first, where that has helped of late, then asleep.
+    """Sends and receives on a socket. A wait polls at first, if polling has helped recently, then it sleeps.
 
-    asleep: how many of the next waits are all asleep.
+    asleep: the number of next waits without polling.
     """
 
-    cdef object _socket  # so that its descriptor stays its own
+    cdef object _socket  # keeps its descriptor open
     cdef int _fd
     cdef readonly int asleep
-    cdef int _asleep_next  # how many it will be after another wait that was awake in vain
+    cdef int _asleep_next  # that number after another wait whose polling was in vain
     cdef char _received[RECEIVE_BYTES]
 
     def __init__(self, connected):
-        """connected: a socket that is closed by nobody while the line is in use."""
+        """connected: a socket that stays open while the line is in use."""
         self._socket = connected
         self._fd = connected.fileno()
         self.asleep = 0
         self._asleep_next = 1
 
     def send(self, bytes data, double deadline):
-        """Send all of some bytes. Raises OSError; TimeoutError when it takes too long."""
+        """Send all bytes. Raises OSError; TimeoutError after the deadline."""
         cdef const char *rest = PyBytes_AS_STRING(data)
         cdef Py_ssize_t left = PyBytes_GET_SIZE(data), count
         while True:
@@ -239,11 +238,11 @@ cdef class Line:
                 raise OSError(errno, os.strerror(errno))
 
     def receive(self, double deadline):
-        """The next bytes that come. Raises OSError; TimeoutError when it takes too long."""
+        """Return the next received bytes. Raises OSError; TimeoutError after the deadline."""
         cdef double now = monotonic(), until
         cdef Py_ssize_t count
         if now > deadline:
-            raise TimeoutError  # also where bytes have come: they could trickle in for ever
+            raise TimeoutError  # even if bytes have arrived: a slow sender could prevent it forever
         cdef bint awake = self.asleep == 0
         if not awake:
             self.asleep -= 1
@@ -266,12 +265,12 @@ cdef class Line:
             self._sleep(POLLIN, deadline)
 
     cdef int _sleep(self, short events, double deadline) except -1:
-        """Sleep until the socket is ready, or a signal came. Runs signal handlers, and raises what they raise."""
+        """Sleep until the socket is ready, or a signal arrives. Runs signal handlers, and raises what they raise."""
         cdef pollfd waiting
         cdef timespec limit
         cdef double left
         cdef int count
-        PyErr_CheckSignals()  # a signal that came while we were awake would not end the sleep
+        PyErr_CheckSignals()  # a signal that arrived during the polling would not end the sleep
         left = deadline - monotonic()
         if left <= 0:
             raise TimeoutError

@@ -1,10 +1,10 @@
-"""A line: the blocking way of bytes through a connected socket, each wait with a deadline.
+"""Sends and receives bytes on a connected socket. Each wait has a deadline.
 
-What always holds: nothing waits longer than a tenth beyond its deadline. Whoever catches an error or an interruption
-here cannot know how much has left: a line that failed is of no more use.
+Invariants: no wait ends later than a tenth of its time after the deadline. After an error or an interruption the number
+of sent bytes is unknown, so the connection is unusable.
 
-This is the readable one. `exchange_native.pyx` has its twin, which `cairnkv.client.exchange` prefers. Not for what the
-bytes mean.
+`exchange_native.pyx` has the native twin of `Line`; `cairnkv.client.exchange` chooses. Out of scope: the meaning of the
+bytes.
 """
 
 import socket
@@ -13,30 +13,30 @@ import time
 from typing import Final
 
 RECEIVE_BYTES: Final = 64 * 1024
-"""Bytes asked of the socket at once."""
+"""Maximum bytes of one `recv`."""
 
 
 class Line:
-    """Sends and receives on a blocking socket. Its timeouts are the system's, which cost nothing per call."""
+    """Sends and receives on a blocking socket. It uses the system's timeouts, which cost nothing per call."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._patience = 0.0
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send all of some bytes. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        """Send all bytes. Raises OSError; BlockingIOError or TimeoutError after the deadline."""
         self._wait_until(deadline)
         sent = self._socket.send(data)
         while sent < len(data):
-            # The system counts its timeout anew for each part that it takes.
+            # The system's timeout begins again with each part.
             if time.monotonic() > deadline:
                 raise TimeoutError
             sent += self._socket.send(memoryview(data)[sent:])
 
     def receive(self, deadline: float) -> bytes:
-        """The next bytes that come. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        """Return the next received bytes. Raises OSError; BlockingIOError or TimeoutError after the deadline."""
         if time.monotonic() > deadline:
-            raise TimeoutError  # also where bytes have come: they could trickle in for ever
+            raise TimeoutError  # even if bytes have arrived: a slow sender could prevent it forever
         self._wait_until(deadline)
         data = self._socket.recv(RECEIVE_BYTES)
         if not data:
@@ -44,7 +44,7 @@ class Line:
         return data
 
     def _wait_until(self, deadline: float) -> None:
-        """Let the system wait until then to send or receive; it is told again only when that matters."""
+        """Set the system's timeout. An earlier value that differs by less than a tenth stays."""
         patience = max(deadline - time.monotonic(), 0.001)
         if not 0.9 * self._patience <= patience <= self._patience:
             self._patience = patience

@@ -1,7 +1,9 @@
-"""When a client tries again, and how long it waits before that.
+"""Decides whether a client repeats a command, and how long it waits before.
 
-Once a command's bytes may have left, only what reads is repeated, and what failed as not executed; any other
-write raises `OutcomeUnknown`. What never left may always be repeated. Not for where it is repeated (`endpoints`).
+Invariants: after bytes of a command may have left, the client repeats only reads, and commands that failed as not
+executed. Any other write raises `OutcomeUnknown`. A command whose bytes never left can always be repeated.
+
+Out of scope: the endpoint of the repetition (`endpoints`).
 """
 
 from typing import Final
@@ -11,26 +13,26 @@ from cairnkv.commands import CommandSpec, Failure, Reply, failures
 from cairnkv.errors import CairnError, OutcomeUnknown, PeerError, TimedOut, Unavailable
 
 FIRST_PAUSE: Final = 0.02
-"""Seconds before the first repetition, at most; doubled each time."""
+"""Maximum seconds before the first repetition. They double each time."""
 
 LONGEST_PAUSE: Final = 1.0
-"""Seconds before any repetition, at most."""
+"""Maximum seconds before any repetition."""
 
-SAYS_NOTHING: Final = "it accepts connections and says nothing"
-"""Said of an endpoint that has given no sign of life in its time."""
+SAYS_NOTHING: Final = "it accepts connections but does not answer"
+"""The reason of failure of an endpoint that does not answer a PING in time."""
 
 
 def pause_before(attempt: int) -> float:
-    """Seconds to wait before attempt 1, 2, ...: random, so that clients that lost one server do not come at once."""
-    import random  # only who waits needs it
+    """Return the seconds to wait after an attempt (1, 2, ...): random, so that clients do not repeat together."""
+    import random  # a slow import that only repetitions need
 
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 
 def worth_repeating(reply: Reply) -> bool:
-    """Whether a reply says that the command was not executed, for a reason that passes by itself.
+    """Return whether a reply means that the command was not executed, for a reason that ends by itself.
 
-    Where memory or disk are full it does not: somebody has to clear something first.
+    A full memory or disk does not end by itself: a client must delete keys first.
     """
     return isinstance(reply, Failure) and reply.code.passing and reply.code not in (failures.FULL, failures.DISKFULL)
 
@@ -46,12 +48,12 @@ def lost(spec: CommandSpec, where: str, why: str, *, timed_out: bool, wrong: Pee
 
 
 def with_story(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
-    """A failure that is not repeated any more; with what the other endpoints said, where those were asked as well."""
+    """Return a failure with the failures of the other endpoints in its text, if the client tried them."""
     if not (endpoints.several and failure.code.elsewhere):
         return failure
     return Failure(failure.code, f"{failure.text}{endpoints.besides(None, now)}")
 
 
 def not_reached(spec: CommandSpec, where: str, failure: Failure) -> Unavailable:
-    """The error for a command behind a failure that closed its connection: nothing behind one is executed."""
+    """Return the error for a command after a failure that closed the connection: the server did not execute it."""
     return Unavailable(f"{spec.name} to {where}: not executed; the connection ended before it: {failure.message}")

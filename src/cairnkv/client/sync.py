@@ -1,12 +1,11 @@
-"""The sync client: a store at an address, over one connection that threads share.
+"""The sync client of a store at an address. Threads share its one connection.
 
-What always holds: a reply goes to the call that asked for it: when a call ends in any way before its reply was
-read, its connection is dropped. Nothing waits longer than the timeout. A process that was forked makes a
-connection of its own. An exception (of a signal handler, or set by another thread) may end a call between any two
-steps: a call takes its turn out of a queue, and the connection out of the turn. If the call does not return them, the
-client replaces them.
+Invariants: a call gets the reply to its own command: if a call ends before it has read its reply, the client closes the
+connection. No wait is longer than the timeout. A forked process makes a connection of its own. An exception (of a
+signal handler, or set by another thread) may end a call between any two steps: a call takes its turn out of a queue,
+and the connection out of the turn. If the call does not return them, the client replaces them.
 
-Not for what a call means (`calls`), when it may be repeated (`retry`), and where it goes (`endpoints`).
+Out of scope: the meaning of a call (`calls`), the decision to repeat it (`retry`), and its endpoint (`endpoints`).
 """
 
 import collections
@@ -53,32 +52,32 @@ if TYPE_CHECKING:
     from cairnkv.storage import BackupResult
 
 LAST_WORDS_BYTES: Final = 64 * 1024
-"""Bytes that are still read of a connection that can no longer be written to."""
+"""Maximum bytes that the client reads after sending has failed."""
 
 LOOK_AFTER_SECONDS: Final = 0.05
-"""Quiet time after which a connection is looked at before it is used: a server that has closed it meanwhile is
-then noticed before anything is sent, so that the call can be made on another one."""
+"""Quiet time after which the client checks a connection before it sends: if the server has closed the connection, the
+client can safely use another one."""
 
 LOST_TURN_SECONDS: Final = 0.05
 """Seconds that a call waits for its turn before it checks whether an interrupted call lost the turn."""
 
 GREEN_LOOKS: Final = 50
-"""How often a call in a green thread asks for its turn before it pauses: most calls are shorter than a pause."""
+"""How often a call in a green thread asks for its turn without a pause, because most calls are shorter than a pause."""
 
 GREEN_PAUSE_SECONDS: Final = 0.002
 """Seconds that a call in a green thread waits before it asks for its turn again."""
 
 WINDOW_BYTES: Final = 32 * 1024
 WINDOW_COMMANDS: Final = 512
-"""What a pipeline sends before it reads the replies to it, unless a single command is larger. Socket buffers
-hold that much, so that client and server can never both wait for the other to read."""
+"""Maximum size of a window: the commands that a pipeline sends before it reads their replies. One larger command is a
+window, too. Socket buffers hold a window, so that client and server never both wait for the other to read."""
 
 
 class Client(KeyValue[K, V]):
     """A store at an address. Threads may share it; they take turns on its one connection.
 
-    It connects when it is first used, and again when the connection is lost; with several addresses to the next of
-    them, also when a node cannot do what another may.
+    It connects at its first call, and again after it lost the connection. With several addresses it connects to the
+    next one, also if a node refuses what another node may execute.
     """
 
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
@@ -100,7 +99,7 @@ class Client(KeyValue[K, V]):
         return f"<cairnkv.Client {self._address}>"
 
     def close(self) -> None:
-        """Close the connection, as soon as no call uses it. Using the client afterwards is an error."""
+        """Close the connection as soon as no call uses it. Using the client afterwards is an error."""
         self._closed = True
         self._after_fork()
         self._close_idle()
@@ -116,9 +115,9 @@ class Client(KeyValue[K, V]):
     def backup(self, name: str, *, keep: int | None = None) -> "BackupResult":
         """Make a backup below the server's --backup-dir, and wait until it is complete.
 
-        name: the name of the series of backups. keep: how many backups of that name to keep, with this one; None: all.
+        name: the name of the series of backups. keep: how many backups of that name remain, with this one; None: all.
         Returns its `path` on the server, its `size` in bytes, and the `new` bytes that earlier backups do not have.
-        Raises `Refused` if the server makes no backups or the backup fails, `OutcomeUnknown` if its end is unknown.
+        Raises `Refused` if the server makes no backups or the backup fails, `OutcomeUnknown` if the result is unknown.
         """
         begin = self._calls.backup(name, keep)
         # Once: a repetition might begin a second one.
@@ -268,7 +267,7 @@ class Client(KeyValue[K, V]):
             self._pass_on(turn)
 
     def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
-        """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""
+        """Return whether the client may try again. If so, wait before, unless it tries another endpoint at once."""
         if attempt >= self._endpoints.attempts:
             return False
         pause = 0.0 if at_once else pause_before(attempt)
@@ -278,7 +277,7 @@ class Client(KeyValue[K, V]):
         return True
 
     def _exchange(self, call: Call[T], turn: "_Turn", deadline: float) -> Reply:
-        """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
+        """Send a command and read its reply. Raises `Unavailable` if a repetition is safe."""
         connection = self._connected(turn, deadline)
         command = call.command
         silence: float | None = None
@@ -321,12 +320,12 @@ class Client(KeyValue[K, V]):
         return True
 
     def _leave(self, connection: "_Connection", why: str) -> None:
-        """Close the connection, and try other endpoints first from now on."""
+        """Close the connection, and try other endpoints first for a while."""
         connection.close()
         self._endpoints.trouble(connection.endpoint, why, time.monotonic())
 
     def _leave_after(self, connection: "_Connection", error: Exception, silence: float | None = None) -> str:
-        """The same after an error, or no reply; what to say of it."""
+        """Leave an endpoint after an error or a timeout. Returns the reason, for an error message."""
         timed_out = isinstance(error, BlockingIOError | TimeoutError)
         patience = silence or self._address.timeout
         why = f"no reply in {patience:g} s" if timed_out else f"connection lost ({_why(error)})"
@@ -351,7 +350,7 @@ class Client(KeyValue[K, V]):
         return connection
 
     def _connect(self, deadline: float) -> "_Connection":
-        """A new connection, to the first endpoint that takes one."""
+        """Return a new connection, to the first endpoint that accepts."""
         endpoints = self._endpoints
         in_turn = endpoints.in_turn(time.monotonic())
         for turn, endpoint in enumerate(in_turn):
@@ -376,11 +375,11 @@ class Client(KeyValue[K, V]):
                 if self._generation != process.generation:
                     self._begin()
                     self._endpoints = Endpoints(self._address)  # in an order of its own
-                    # Last: another thread of this process may look at it meanwhile.
+                    # Last, because another thread of this process may read it meanwhile.
                     self._generation = process.generation
 
     def _carry_out(self, pending: list[AnyPending]) -> None:
-        """Carry out the commands of a pipeline; each result is settled or failed."""
+        """Execute the commands of a pipeline, and settle or fail each result."""
         self._after_fork()
         turn = self._take_turn(time.monotonic() + self._address.timeout)
         try:
@@ -391,7 +390,7 @@ class Client(KeyValue[K, V]):
             del turn
 
     def _run_window(self, window: list[AnyPending], turn: "_Turn", deadline: float) -> None:
-        """Carry some commands out together; elsewhere, where a node has done none of them, and changed nothing."""
+        """Execute a window of commands. If a node has executed none of them, try the next node."""
         for _ in range(self._endpoints.attempts):
             self._try_window(window, turn, deadline)
             if not self._endpoints.several:
@@ -407,7 +406,7 @@ class Client(KeyValue[K, V]):
                 return
 
     def _try_window(self, window: list[AnyPending], turn: "_Turn", deadline: float) -> None:
-        """Send some commands together and read their replies; each pending result is settled.
+        """Send some commands together, read their replies, and settle or fail each result.
 
         Each reply restarts the timeout.
         """
@@ -493,7 +492,7 @@ _GREETING: Final = Ping(b"")
 
 
 class _Connection:
-    """A socket, the line through it, and what has come."""
+    """A connection to an endpoint."""
 
     def __init__(self, endpoint: Endpoint, connect_timeout: float) -> None:
         self.endpoint = endpoint
@@ -514,7 +513,7 @@ class _Connection:
         self._line = GreenLine(self._socket) if self._is_green else Line(self._socket)
         self._decoder = ReplyDecoder()
         self._answered = False
-        self._owes = False  # whether a reply to a probe is still to come
+        self._owes = False  # whether the reply to a probe is still missing
         self._peer: Any = None
         with contextlib.suppress(OSError):
             self._peer = self._socket.getpeername()
@@ -524,7 +523,10 @@ class _Connection:
             self._poll.register(self._socket, select.POLLIN)
 
     def greet(self) -> None:
-        """Have a sign of life: the system accepts also for a server that hangs. Raises OSError, closed, for none."""
+        """Send a PING and read its reply: the system accepts connections for a server that hangs.
+
+        Raises OSError, and closes the connection, if there is no reply.
+        """
         try:
             self.send(command_parts(_GREETING), self._greet_until)
             reply = self.receive(_GREETING, self._greet_until)
@@ -541,7 +543,7 @@ class _Connection:
             raise
 
     def is_good(self) -> bool:
-        """Whether it is of use: without bytes that nobody asked for and, after some quiet, without an end."""
+        """Return whether the connection is usable: no unexpected bytes and, after some quiet time, no end."""
         if self._decoder.pending or self._owes:
             return False
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or self._is_quiet()
@@ -559,13 +561,13 @@ class _Connection:
         return False
 
     def send(self, parts: list[bytes], deadline: float) -> None:
-        """Send bytes. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        """Send bytes. Raises OSError; BlockingIOError or TimeoutError after the deadline."""
         self._line.send(b"".join(parts), deadline)
 
     def receive(self, command: Command, deadline: float, silence: float | None = None) -> Reply:
-        """The next reply. Raises OSError; BlockingIOError or TimeoutError when it takes too long.
+        """Return the next reply. Raises OSError; BlockingIOError or TimeoutError after the deadline.
 
-        silence: seconds in which nothing at all may come.
+        silence: maximum seconds without received bytes.
         """
         while (reply := self._decoder.reply(command.spec)) is None:
             until = deadline if silence is None else min(deadline, time.monotonic() + silence)
@@ -607,7 +609,7 @@ class _Connection:
         return b""
 
     def last_words(self, command: Command) -> Failure | None:
-        """After sending has failed: the failure with which the server ended the connection, if it came."""
+        """After sending has failed, return the failure with which the server ended the connection, if it arrived."""
         with contextlib.suppress(OSError, PeerError):
             self._socket.settimeout(0)  # a green socket would wait in spite of MSG_DONTWAIT
             self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES))
@@ -628,7 +630,7 @@ def _why(error: Exception) -> str:
 
 
 def _windows(pending: list[AnyPending]) -> Iterator[list[AnyPending]]:
-    """Cut a pipeline into parts that are sent together."""
+    """Yield the windows of a pipeline."""
     window: list[AnyPending] = []
     size = 0
     for result in pending:

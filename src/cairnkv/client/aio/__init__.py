@@ -1,1 +1,1 @@
-"""The asyncio client and the embedded store for asyncio; `cairnkv.aio` is the way in."""
+"""The asyncio client, and the embedded store for asyncio. Users import `cairnkv.aio`."""

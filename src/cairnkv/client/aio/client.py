@@ -1,7 +1,7 @@
-"""The asyncio client: a store at an address, over one connection that any number of tasks share.
+"""The asyncio client of a store at an address. Any number of tasks share its one connection.
 
-Not for what a call means (`calls`), when it may be repeated (`retry`), where it goes (`endpoints`), or how replies find
-their calls (`connection`).
+Out of scope: the meaning of a call (`calls`), the decision to repeat it (`retry`), its endpoint (`endpoints`), and its
+reply (`connection`).
 """
 
 import asyncio
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from cairnkv.storage import BackupResult
 
 LEFT_MAX: Final = 16
-"""Connections to nodes that were left and still owe replies. Beyond it the oldest is closed, whoever waits for it."""
+"""Maximum number of connections that the client has left and that still owe replies. Above it the client closes the
+oldest one."""
 
 
 MISREAD: Final = "the server misread its first frame"
@@ -39,8 +40,8 @@ MISREAD: Final = "the server misread its first frame"
 class Client(AsyncKeyValue[K, V]):
     """A store at an address. Any number of tasks of one event loop share it.
 
-    It connects when it is first used, and again when the connection is lost, or in another event loop; with several
-    addresses to the next of them, also when a node is silent or cannot do what another may.
+    It connects at its first call, and again after it lost the connection, and in another event loop. With several
+    addresses it connects to the next one, also if a node is silent or refuses what another node may execute.
     """
 
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
@@ -48,17 +49,17 @@ class Client(AsyncKeyValue[K, V]):
         self._address = address
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # where it is at home, in the process of this generation
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the connection, in the process of this generation
         self._generation = 0
         self._endpoints = Endpoints(address)
-        self._left: list[Connection] = []  # for others, and still owe replies
+        self._left: list[Connection] = []  # connections that still owe replies
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<cairnkv.aio.Client {self._address}>"
 
     async def close(self) -> None:
-        """Close the connection. Calls that await replies fail, and using the client afterwards is an error."""
+        """Close the connection. Waiting calls fail. Using the client afterwards is an error."""
         self._closed = True
         connections, connecting = [*self._left, self._connection], self._connecting
         self._connection = self._connecting = None
@@ -166,7 +167,7 @@ class Client(AsyncKeyValue[K, V]):
                     self._leave(connection, reply.message)
 
     async def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
-        """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""
+        """Return whether the client may try again. If so, wait before, unless it tries another endpoint at once."""
         if attempt >= self._endpoints.attempts:
             return False
         pause = 0.0 if at_once else pause_before(attempt)
@@ -176,7 +177,10 @@ class Client(AsyncKeyValue[K, V]):
         return True
 
     def _leave(self, connection: Connection, why: str) -> None:
-        """Go elsewhere from now on; what others await on this connection may still come. Who says it first counts."""
+        """Use another endpoint for new calls. Waiting calls may still get their replies from this connection.
+
+        The first reason counts.
+        """
         if self._connection is not connection:
             return
         self._connection = None
@@ -189,7 +193,7 @@ class Client(AsyncKeyValue[K, V]):
             self._left.pop(0).close("it was left for another node, with too many others")
 
     def _move_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Be at home in this event loop and process; what belongs to another one is left behind."""
+        """Begin anew in this event loop and process, without the connections of another one."""
         if self._loop is not None and self._generation == process.generation and self._loop.is_running():
             raise CallerError("this client is in use by another event loop that runs; make one for each loop")
         if self._generation != process.generation:
@@ -199,7 +203,7 @@ class Client(AsyncKeyValue[K, V]):
         self._left = []
 
     async def _connected(self, deadline: float) -> Connection:
-        """The connection, made anew; calls that come meanwhile await the same one."""
+        """Return a new connection. Calls that arrive meanwhile await the same one."""
         if self._closed:
             raise CallerError("this client is closed")
         loop = asyncio.get_running_loop()
@@ -222,10 +226,10 @@ class Client(AsyncKeyValue[K, V]):
     def _connect_done(self, task: asyncio.Task[Connection]) -> None:
         self._connecting = None
         if not task.cancelled():
-            task.exception()  # whoever awaits it sees it; with nobody left it is no news
+            task.exception()  # asyncio would log the exception if no call awaited it
 
     async def _connect(self) -> Connection:
-        """A new connection, to the first endpoint that takes one."""
+        """Return a new connection, to the first endpoint that accepts."""
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
         until = loop.time() + self._address.timeout
         in_turn = endpoints.in_turn(loop.time())
@@ -242,7 +246,7 @@ class Client(AsyncKeyValue[K, V]):
         raise Unavailable(f"cannot connect to {endpoints.story(loop.time())}")
 
     async def _try(self, endpoint: Endpoint, until: float, untried: int) -> Connection:
-        """A connection to an endpoint. Raises OSError."""
+        """Return a connection to an endpoint. Raises OSError."""
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
         patience = endpoints.patience(until - loop.time(), untried)
         silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None

@@ -1,9 +1,8 @@
-"""A connection of the asyncio client: commands out in batches, replies back to the calls that asked for them.
+"""A connection of the asyncio client: sends commands in batches, and passes replies to their calls.
 
-What always holds: replies come in the order of commands, and each has a slot; a call that is cancelled or timed
-out leaves its slot behind, and its reply is dropped when it comes, so that no other call is disturbed. Commands
-issued in one turn of the loop leave in one write, but for the first of them where those before came one by one.
-Calls that await replies are bounded in number.
+Invariants: replies arrive in the order of commands, and each has a slot. If a call is cancelled or times out, its slot
+stays, and the connection discards the late reply. The commands of one step of the loop leave in one write; if calls
+came one by one before, the first one leaves at once. The number of waiting calls has a limit.
 """
 
 import asyncio
@@ -40,35 +39,35 @@ else:
     from cairnkv.client.aio.reply_future_native import ReplyFuture, Waking
 
 JOIN_BYTES: Final = 64 * 1024
-"""Commands up to this size together are joined and sent by one call; longer ones go in pieces, uncopied."""
+"""Maximum bytes of commands that the connection joins for one write. It writes larger batches in pieces, uncopied."""
 
 UNSENT_PAUSE: Final = 1024 * 1024
-"""Bytes of commands that the server has not taken at which further callers wait their turn."""
+"""Bytes of unsent commands above which further calls wait."""
 
 LAST_WORDS_BYTES: Final = 64 * 1024
-"""Bytes that are still read of a connection that can no longer be written to."""
+"""Maximum bytes that the client reads after sending has failed."""
 
 AWAKE_SECONDS: Final = 100e-6
-"""How long the loop is kept awake after commands have left. A server on the same machine answers in less, and in less
-than it takes the system to wake a process, most of all one whose processor has gone to rest."""
+"""Seconds that the loop polls for replies after a write. A server on the same computer often answers earlier, and
+earlier than the system can wake a sleeping process."""
 
 ASLEEP_MAX: Final = 64
-"""Writes between two tries of staying awake, where it never helps."""
+"""Maximum number of writes without polling after polling was in vain."""
 
 CHECKS_PER_TIMEOUT: Final = 10
-"""How often within one timeout, or one silence, the slots are looked at: a call may time out a tenth late."""
+"""Number of checks for timeouts in one timeout or silence: a call may time out a tenth late."""
 
 Silence: TypeAlias = Callable[[float], float | None]
-"""At a time of the loop: the seconds without a sign from a server after which what only reads is failed, since it may
-be had elsewhere; None: it has to wait."""
+"""Returns, for a time of the loop, the seconds of silence after which reads fail, so that the client asks another node.
+None: reads wait."""
 
-_offer_processor: Final = getattr(os, "sched_yield", None)  # there is none on Windows
+_offer_processor: Final = getattr(os, "sched_yield", None)  # Windows has none
 
 
 class Connection(asyncio.Protocol):
-    """One connection: commands out in batches, replies back into their slots.
+    """A connection.
 
-    usable: whether it takes calls. ended: why it takes none any more.
+    usable: whether it accepts calls. ended: the reason why it does not.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Connection(asyncio.Protocol):
         timeout: float,
         silence: Silence | None = None,
     ) -> None:
-        """silence: None where there is nowhere else to go."""
+        """silence: None if there is only one endpoint."""
         self.endpoint = endpoint
         self.name = shown(endpoint)
         self.usable = True
@@ -96,13 +95,13 @@ class Connection(asyncio.Protocol):
         self._family = socket.AF_INET
         self._slots: deque[ReplyFuture] = deque()
         self._outbox: list[bytes] = []
-        self._alone = False  # whether the last command to leave had the connection to itself
+        self._alone = False  # whether the last write was of one command, with no other waiting
         self._waking = Waking(loop)
-        self._heard = loop.time()  # when bytes last came, or the connection was made
+        self._heard = loop.time()  # the time of the last received bytes, or of the connection
         self._checking: asyncio.TimerHandle | None = None
-        self._awake_from = 0.0  # since when the loop has been kept awake for replies; 0 when it is not
-        self._asleep = 0  # how many of the next writes it is not kept awake after
-        self._asleep_next = 1  # how many it will be after it was kept awake in vain
+        self._awake_from = 0.0  # the time since which the loop polls for replies; 0 if it does not
+        self._asleep = 0  # the number of next writes without polling
+        self._asleep_next = 1  # that number after polling in vain
         self._paused = False
         self._at_work = False  # stays True if an exception of a signal handler interrupts a step
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
@@ -111,32 +110,32 @@ class Connection(asyncio.Protocol):
 
     @property
     def crowded(self) -> bool:
-        """Whether callers have to wait for `room`."""
+        """Whether calls must wait for `room`."""
         return self.usable and (self._paused or len(self._slots) >= CLIENT_IN_FLIGHT_MAX)
 
     async def room(self, deadline: float) -> None:
-        """Wait until there may be room. Raises `Unavailable` when that takes too long: nothing was sent."""
+        """Wait until there may be room. Raises `Unavailable`, with nothing sent, after the deadline."""
         waiting = self._loop.create_future()
         self._waiting_for_room.append(waiting)
         try:
             async with asyncio.timeout_at(deadline):
                 await waiting
         except asyncio.CancelledError:
-            self._let_in()  # a turn that was given to this call is somebody else's now
+            self._let_in()  # another call may use the room of this one
             raise
         except TimeoutError:
             raise Unavailable(
-                f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
+                f"no room in time on the connection to {self.name}; {len(self._waiting_for_room):,} commands wait"
             ) from None
 
     def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> ReplyFuture:
-        """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
+        """Send a command together with the others of this step of the loop. Returns the future of the reply."""
         future = ReplyFuture(command.spec, deadline, self._waking)
         self._end_if_interrupted()
         if not self.usable:
             future.fail(self._wrong or Unavailable(f"the connection to {self.name} was lost"))
             return future
-        at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
+        at_once = self._alone and not self._slots  # calls come one by one, so waiting for others is of no use
         if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
         parts = command_parts(command) if leeway is None else parts_with(leeway, command)
@@ -151,21 +150,21 @@ class Connection(asyncio.Protocol):
         return future
 
     async def greet(self, deadline: float) -> None:
-        """Have a sign of life: the system accepts also for a server that hangs. Raises OSError for none."""
+        """Send a PING and await its reply: the system accepts connections for a server that hangs. Raises OSError."""
         try:
             await self.submit(Ping(b""), deadline)
         except (Unavailable, WrongServer):
             raise ConnectionResetError(self.ended if self._wrong is None else str(self._wrong)) from None
-        if not self.usable:  # what it said was a failure that ends the connection
+        if not self.usable:  # the reply was a failure that ends the connection
             raise ConnectionRefusedError(self.ended)
 
     @property
     def owes(self) -> bool:
-        """Whether somebody awaits a reply."""
+        """Whether a call awaits a reply."""
         return not all(slot.done() for slot in self._slots)
 
     def retire(self) -> None:
-        """Take no more calls, and end once nobody awaits a reply any more."""
+        """Accept no more calls, and close the connection when no call awaits a reply."""
         if self.usable:
             self._flush()
             self.usable = False
@@ -178,7 +177,7 @@ class Connection(asyncio.Protocol):
             self.close(self.ended or "it was left for another node")
 
     def close(self, why: str) -> None:
-        """Close the connection; whoever awaits a reply is told why none will come."""
+        """Close the connection. Waiting calls fail with the reason."""
         self._transport.abort()  # first, so that `connection_lost` runs even if the rest is interrupted
         self._lose(why)
 
@@ -206,30 +205,30 @@ class Connection(asyncio.Protocol):
         if sum(map(len, parts)) <= JOIN_BYTES:
             self._transport.write(b"".join(parts))
         else:
-            for part in parts:  # asyncio's own writelines pauses nobody in some versions (CVE-2024-12254)
+            for part in parts:  # in some versions asyncio's writelines does not call pause_writing (CVE-2024-12254)
                 self._transport.write(part)
 
     def _stay_awake(self) -> None:
-        """Let the loop look at its sockets again at once, and not sleep, for as long as a reply takes that comes soon.
+        """Let the loop poll its sockets again at once, until a reply arrives or `AWAKE_SECONDS` have passed.
 
-        Everything else that is ready gets its turn meanwhile.
+        Other callbacks run meanwhile.
         """
         if self._heard >= self._awake_from:
             self._awake_from = 0.0
             self._asleep_next = 1
         elif self._loop.time() < self._awake_from + AWAKE_SECONDS:
             if _offer_processor is not None:
-                _offer_processor()  # to the server, if it waits for this one
+                _offer_processor()  # the server may wait for it
             self._loop.call_soon(self._stay_awake)
         else:
             self._awake_from = 0.0
             self._asleep = self._asleep_next
             self._asleep_next = min(2 * self._asleep_next, ASLEEP_MAX)
 
-    # -- what the loop says ---------------------------------------------------------------------------------
+    # -- callbacks of the loop ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE)
         self._peer = transport.get_extra_info("peername")
         self._family = socket.AF_INET6 if isinstance(self._peer, tuple) and len(self._peer) == 4 else socket.AF_INET
@@ -256,8 +255,8 @@ class Connection(asyncio.Protocol):
                     self._lose(reply.message, behind=reply)
                     return
             if not slots and decoder.pending:
-                # The server ends a quiet connection with a failure that no command of ours asked for.
-                self.close("it said what nobody had asked for")
+                # The server ends a quiet connection with a failure that answers no command.
+                self.close("it sent a reply to no command")
                 return
         except PeerError as error:
             self._transport.abort()
@@ -287,9 +286,9 @@ class Connection(asyncio.Protocol):
             self._lose(why)
 
     def _read_last_words(self) -> None:
-        """After sending has failed: read the failure with which the server ended the connection, if it came."""
+        """After sending has failed, read the failure with which the server ended the connection, if it arrived."""
         connected = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed by now, or not be shown
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed or hidden
             if data := os.read(connected.fileno(), LAST_WORDS_BYTES):
                 self.data_received(data)
 
@@ -304,7 +303,7 @@ class Connection(asyncio.Protocol):
     def _lose(
         self, why: str, *, timed_out: bool = False, behind: Failure | None = None, wrong: PeerError | None = None
     ) -> None:
-        """Be of no more use: fail every slot, and let those who wait for room go elsewhere."""
+        """Become unusable: fail every slot, and wake the calls that wait for room."""
         self.usable = False
         self.ended = self.ended or why
         self._outbox.clear()
@@ -325,7 +324,7 @@ class Connection(asyncio.Protocol):
         self._let_in()
 
     def _let_in(self) -> None:
-        """Let as many go on as there is room for; all of them, when the connection is of no more use."""
+        """Wake as many waiting calls as there is room for; all of them if the connection is unusable."""
         room = CLIENT_IN_FLIGHT_MAX - len(self._slots)
         if self.usable and (self._paused or room <= 0):
             return
@@ -342,7 +341,7 @@ class Connection(asyncio.Protocol):
         self._checking = self._loop.call_later(soonest / CHECKS_PER_TIMEOUT, self._check)
 
     def _check(self) -> None:
-        """Time out the slots whose time is up; a connection that has been silent for one's whole time is dead."""
+        """Fail the slots after their deadline. Close a connection that was silent for the whole time of a call."""
         self._checking = None
         self._end_if_interrupted()
         now = self._loop.time()
@@ -398,7 +397,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def _check_silence(self, silence: float | None, now: float) -> None:
-        """Hand no more calls to a server that is silent, and let reads go elsewhere. Writes wait: it may have them."""
+        """If the server is silent, accept no more calls, and fail the reads. Writes wait: the server may have them."""
         asked = max(self._heard, self._slots[0].deadline - self._timeout)
         if silence is None or now < asked + silence:
             return

@@ -1,6 +1,6 @@
-"""The embedded store for asyncio code: the methods are awaited, and wait for the disk where there is one.
+"""The embedded store for asyncio code.
 
-Commands about the whole table let other tasks go first, so that a long scan is many short steps of the loop.
+Commands on the whole table let other tasks run first, so that a long scan is many short steps of the loop.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ class Embedded(AsyncKeyValue[K, V]):
         return "<cairnkv.aio.Embedded>"
 
     async def close(self) -> None:
-        """Let the store go. Using it afterwards is an error."""
-        await asyncio.to_thread(self._shared.close)  # a store on disk has its last writes to wait for
+        """Close the store. Using it afterwards is an error."""
+        await asyncio.to_thread(self._shared.close)  # a store on disk waits for its last writes
 
     def local(self) -> AsyncKeyValue[K, V]:
         """Return this store, whose reads are local."""
         return self
 
     async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> BackupResult:
-        """Make a backup of a store on disk; see `cairnkv.Embedded.backup`. Other tasks go on meanwhile."""
+        """Make a backup of a store on disk. See `cairnkv.Embedded.backup`. Other tasks run meanwhile."""
         return await asyncio.to_thread(self._shared.back_up, user_path(directory, "the directory for backups"), keep)
 
     def pipeline(self) -> AsyncPipeline[K, V]:

@@ -1,10 +1,10 @@
-"""A reply that is due: what a call awaits, and the slot that its connection keeps for it.
+"""The future of a reply: a call awaits it, and its connection settles it.
 
-What always holds: it is settled, failed or cancelled once, and what comes later is dropped. One task awaits it, the
-one whose call it is.
+Invariants: a reply settles, an error fails, or a task cancels a future once; later outcomes have no effect. Only one
+task, that of the call, awaits it.
 
-This is the readable one, over asyncio's future. `reply_future_native.pyx` has its twin, which wakes all whose replies
-came together in one step of the loop. Not for when a reply comes or is given up (`connection`).
+`reply_future_native.pyx` has the native twin, which wakes all tasks whose replies arrived together in one step of the
+loop. Out of scope: the arrival and the timeout of a reply (`connection`).
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from cairnkv.errors import CairnError
 
 
 class Waking:
-    """How those who await replies on a connection are woken: by the loop, one by one."""
+    """Wakes the tasks that await replies on a connection. Here the loop wakes them one by one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
 
 
 class ReplyFuture:
-    """A reply that is due.
+    """The future of a reply.
 
-    spec: of the command that it answers. deadline: when it is given up, in the loop's time.
+    spec: the spec of its command. deadline: the time of its timeout, in the loop's time.
     """
 
     __slots__ = ("_future", "deadline", "spec")
@@ -39,15 +39,15 @@ class ReplyFuture:
         return self._future.__await__()
 
     def done(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Return whether it has an outcome."""
         return self._future.done()
 
     def settle(self, reply: Reply) -> None:
-        """The reply has come; of no effect when it is done."""
+        """Set the reply. No effect if there is an outcome."""
         if not self._future.done():
             self._future.set_result(reply)
 
     def fail(self, error: CairnError) -> None:
-        """The reply will not come; of no effect when it is done."""
+        """Set the error. No effect if there is an outcome."""
         if not self._future.done():
             self._future.set_exception(error)

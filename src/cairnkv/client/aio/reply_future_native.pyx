@@ -1,15 +1,14 @@
 # cython: language_level=3
-"""The compiled twin of `cairnkv.client.aio.reply_future`: replies that are due, and those who await them woken
-together.
+"""The native twin of `cairnkv.client.aio.reply_future`: futures of replies, whose tasks wake together.
 
-asyncio's future asks the loop for a callback of its own for each task that it wakes. Replies come many at once, so
-here a single callback wakes all tasks whose replies came in one turn of the loop, in the order of the replies.
+asyncio's future schedules a callback of the loop for each task that it wakes. Many replies arrive at once, so here one
+callback wakes all tasks whose replies arrived in one step of the loop, in the order of the replies.
 
-What always holds: each is woken in its own context, after whoever settled it has returned, and within the loop's
-bounds of fairness: no task runs twice in one such callback. An exception that escapes a task keeps no other asleep.
+Invariants: each task wakes in its own context, after the code that settled its future has returned. No task runs twice
+in one such callback. An exception in one task does not keep the others asleep.
 
-A `ReplyFuture` is a future as asyncio's tasks see one (`_asyncio_future_blocking`, `add_done_callback`, `cancel`,
-`result`, `get_loop`), and no more than that: it is awaited by one task, and is not for `asyncio.gather` and the like.
+Out of scope: more of asyncio's interface than a task uses (`_asyncio_future_blocking`, `add_done_callback`, `cancel`,
+`result`, `get_loop`). One task awaits a `ReplyFuture`; `asyncio.gather` and the like cannot.
 """
 
 from asyncio import CancelledError, InvalidStateError
@@ -23,7 +22,7 @@ cdef enum State:
 
 
 cdef class Waking:
-    """How those who await replies on a connection are woken: together, in one callback of the loop."""
+    """Wakes the tasks that await replies on a connection: together, in one callback of the loop."""
 
     cdef readonly object loop
     cdef list _ready
@@ -53,24 +52,24 @@ cdef class Waking:
                 if callback is not None:
                     context.run(callback, future)
         finally:
-            if at < len(ready):  # a KeyboardInterrupt, say, which ends this callback and not the loop's work
+            if at < len(ready):  # an exception such as KeyboardInterrupt ends this callback, but not the loop
                 if not self._ready:
                     self.loop.call_soon(self._run)
                 self._ready[:0] = ready[at:]
 
 
 cdef class ReplyFuture:
-    """A reply that is due.
+    """The future of a reply.
 
-    spec: of the command that it answers. deadline: when it is given up, in the loop's time.
+    spec: the spec of its command. deadline: the time of its timeout, in the loop's time.
     """
 
     cdef readonly object spec
     cdef readonly double deadline
-    cdef public bint _asyncio_future_blocking  # asyncio's own name: it is being awaited by a task's step
+    cdef public bint _asyncio_future_blocking  # asyncio's name: a task's step awaits it
     cdef Waking _waking
     cdef State _state
-    cdef object _outcome  # the reply, the error, or what cancelling was explained with
+    cdef object _outcome  # the reply, the error, or the message of the cancellation
     cdef object _callback, _context
 
     def __init__(self, spec, double deadline, Waking waking):
@@ -79,7 +78,7 @@ cdef class ReplyFuture:
         self._waking = waking
         self._state = PENDING
 
-    # -- as the readable one ----------------------------------------------------------------------------------------
+    # -- as the pure class ------------------------------------------------------------------------------------------
 
     def __await__(self):
         return self
@@ -88,21 +87,21 @@ cdef class ReplyFuture:
         if self._state != PENDING:
             raise StopIteration(self.result())
         if self._callback is not None:
-            raise InvalidStateError("a reply is awaited by one task")
+            raise InvalidStateError("only one task can await a reply")
         self._asyncio_future_blocking = True
         return self
 
     def done(self):
-        """Whether nobody waits for it any more."""
+        """Return whether it has an outcome."""
         return self._state != PENDING
 
     def settle(self, reply):
-        """The reply has come; of no effect when it is done."""
+        """Set the reply. No effect if there is an outcome."""
         if self._state == PENDING:
             self._end(SETTLED, reply)
 
     def fail(self, error):
-        """The reply will not come; of no effect when it is done."""
+        """Set the error. No effect if there is an outcome."""
         if self._state == PENDING:
             self._end(FAILED, error)
 
@@ -111,7 +110,7 @@ cdef class ReplyFuture:
         self._outcome = outcome
         return self._waking._wake(self)
 
-    # -- what asyncio's tasks ask of a future -----------------------------------------------------------------------
+    # -- the interface of a future for asyncio's tasks ---------------------------------------------------------------
 
     def get_loop(self):
         return self._waking.loop
@@ -132,7 +131,7 @@ cdef class ReplyFuture:
             raise self._outcome
         if self._state == CANCELLED:
             raise CancelledError() if self._outcome is None else CancelledError(self._outcome)
-        raise InvalidStateError("the reply is still due")
+        raise InvalidStateError("the reply has not arrived")
 
     def add_done_callback(self, callback, *, context):
         self._callback = callback
