@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cairnkv
-from cairnkv.client import line as pure_line
 from cairnkv.client import sync
 from cairnkv.client.aio import reply_future as pure_future
 from cairnkv.client.aio.connection import AWAKE_SECONDS, Connection
+from cairnkv.client.exchange import PureLine
 from cairnkv.commands import BY_NUMBER, OK, Failure, Get, Ping, Set, failures
 from cairnkv.errors import PeerError, Unavailable
 from cairnkv.protocol import StatusByte, native, write_command
@@ -48,7 +48,7 @@ def part(form: str, name: str) -> Any:
         )
     if form == "compiled":
         return getattr(importlib.import_module("cairnkv.client.exchange_native"), name)
-    return getattr(pure_line if name == "Line" else native, name)
+    return PureLine if name == "Line" else getattr(native, name)
 
 
 # -- commands to bytes, bytes to replies -------------------------------------------------------------------------

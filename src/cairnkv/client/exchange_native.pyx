@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The native path of the clients: encodes commands, uses a socket, decodes replies.
 
-Each name is the twin of a pure one: `command_parts` and `ReplyDecoder` of `cairnkv.protocol.native`, `Line` of
-`cairnkv.client.line`. Rare cases and errors use the pure path.
+Each name is the twin of a pure one: `command_parts` and `ReplyDecoder` of `cairnkv.protocol.native`, `PureLine` of
+`cairnkv.client.exchange`. Rare cases and errors use the pure path.
 
 Out of scope: the decision to repeat a call, and the Python value of a reply (`cairnkv.client.calls`).
 """

@@ -27,9 +27,8 @@ from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.dialing import dial
 from cairnkv.client.endpoints import Endpoints
-from cairnkv.client.exchange import Line, ReplyDecoder, command_parts, parts_with
+from cairnkv.client.exchange import GreenLine, Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
-from cairnkv.client.line import GreenLine
 from cairnkv.client.pending import AnyPending
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.process import replaced
