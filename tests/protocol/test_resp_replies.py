@@ -94,7 +94,7 @@ def test_code_of_an_error() -> None:
 
 @pytest.mark.parametrize("nothing", ["text", range(3), bytearray(b"x"), [b"fine", {1, 2}]], ids=repr)
 def test_unsupported_values_are_refused(nothing: Any) -> None:
-    with pytest.raises(TypeError, match="no value of the Redis protocol"):
+    with pytest.raises(TypeError, match="not a value of the Redis protocol"):
         encode_parts(nothing, 3)
 
 

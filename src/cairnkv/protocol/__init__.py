@@ -1,7 +1,7 @@
-"""Wires: bytes to commands and replies to bytes. Sans-IO: no socket, no clock, no event loop.
+"""The protocols: convert bytes to commands, and replies to bytes. Sans-IO: no socket, no clock, no event loop.
 
-`cairnkv.protocol.native` is the wire of the article. Who only wants the codec needs nothing else of cairnkv:
-`Command`, `Response`, `parse_command`, `parse_response`, `write_command`, `write_response`.
+This package exports the codec of the native protocol (`cairnkv.protocol.native`). `cairnkv.protocol.resp` has the Redis
+protocol.
 """
 
 from cairnkv.commands import Command

@@ -1,17 +1,18 @@
-"""The wire of the article: frames to commands, replies to frames, and both ways round. Sans-IO.
+"""The native protocol: converts frames to commands and replies to frames, and back. Sans-IO.
 
     command 0-3    | header 1 | number 2 or 4 | length 4 | string | ... as many as the command has
     command 16-    | header 1 | number 2 or 4 | count 4 | length 4 | string | ... as many as counted
     response       | header 1 | status 1 | length 4 | payload |
 
-Integers are unsigned and big-endian. docs/protocol.md specifies all of it.
+Integers are unsigned and big-endian. docs/protocol.md is the specification.
 
-What always holds: a decoder gives the same events for the same bytes, however they are cut; a declared
-length over its limit is refused before a byte of it is kept; each byte is looked at a bounded number of
-times, however small the pieces. The precedence of faults in one frame: number, lengths, flags, keys.
+Invariants: the events of a decoder do not depend on the sizes of the parts that arrive. A decoder refuses a length over
+its limit before it stores a byte of the string. It reads each byte a bounded number of times, also in small parts. The
+precedence of errors in a frame: number, lengths, flags, keys.
 
-For the codec alone, four functions are enough: `parse_command`, `parse_response`, `write_command` and
-`write_response`. Not for sockets, and not for what a command does.
+The codec of single frames is `parse_command`, `parse_response`, `write_command` and `write_response`.
+
+Out of scope: sockets, and the execution of commands.
 """
 
 import enum
@@ -42,7 +43,7 @@ from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
 from cairnkv.records import record
 
 Width: TypeAlias = Literal[2, 4]
-"""Bytes in a command number: 2 in the article's figures and write path, 4 in its read path."""
+"""Bytes in a command number. The article has 2 in its figures and its write path, and 4 in its read path."""
 
 
 class CommandFlag(enum.IntFlag):
@@ -65,7 +66,7 @@ _KNOWN_COMMAND_FLAGS: Final = int(CommandFlag.LOCAL_READ | CommandFlag.MEMORY_IS
 
 
 class StatusByte(enum.Enum):
-    """How a response's status byte looks: (success, failure)."""
+    """The variants of the status byte of a response: (success, failure)."""
 
     ASCII = (ord("0"), ord("1"))
     BINARY = (0, 1)
@@ -73,7 +74,7 @@ class StatusByte(enum.Enum):
 
 @record
 class Limits:
-    """What a decoder accepts, in bytes: the longest string of a frame, and the longest frame."""
+    """The limits of a decoder, in bytes: of a string in a frame, and of a frame."""
 
     value: int = VALUE_MAX
     frame: int = FRAME_MAX
@@ -84,7 +85,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 @record
 class Request:
-    """A command as it came, with its header's flags."""
+    """A command, with the flags of its header."""
 
     command: Command
     flags: int = 0
@@ -92,7 +93,7 @@ class Request:
 
 @record
 class Response:
-    """A response frame: did the command succeed, what does it carry, which header bits are set."""
+    """A response frame: whether the command succeeded, the payload, and the bits of the header."""
 
     ok: bool
     payload: bytes
@@ -100,7 +101,7 @@ class Response:
 
     @property
     def missing(self) -> bool:
-        """Whether this failure says that the key is not there."""
+        """Whether the failure is a missing key."""
         return not self.ok and bool(self.header & ResponseFlag.MISSING)
 
 
@@ -108,13 +109,13 @@ LENGTH: Final = struct.Struct(">I")
 NUMBER: Final = {2: struct.Struct(">H"), 4: struct.Struct(">I")}
 RESPONSE_HEAD: Final = struct.Struct(">BBI")
 NULL: Final = 0xFFFF_FFFF
-"""The length that stands for "no such key" among several strings."""
+"""The length for a missing key in a list of strings."""
 
 # -- strings ---------------------------------------------------------------------------------------------
 
 
 def pack_strings(strings: Iterable[bytes | None]) -> bytes:
-    """Length-prefixed strings, one after the other; None has the length 0xFFFFFFFF and no bytes.
+    """Return strings with their lengths; None has the length 0xFFFFFFFF and no bytes.
 
     >>> pack_strings([b"ab", None]).hex(" ")
     '00 00 00 02 61 62 ff ff ff ff'
@@ -129,7 +130,7 @@ def pack_strings(strings: Iterable[bytes | None]) -> bytes:
 
 
 def unpack_strings(payload: bytes) -> tuple[bytes | None, ...]:
-    """The inverse of `pack_strings`; `PeerError` when the bytes do not come out even."""
+    """Return the strings of `pack_strings`. Raises `PeerError` for other bytes."""
     strings: list[bytes | None] = []
     at, end = 0, len(payload)
     while at < end:
@@ -151,7 +152,7 @@ def unpack_strings(payload: bytes) -> tuple[bytes | None, ...]:
 
 
 def write_command(command: Command, *, width: Width = 2, flags: int = 0) -> bytes:
-    """The frame of a command.
+    """Return the frame of a command.
 
     >>> from cairnkv.commands import Get
     >>> write_command(Get(b"greeting")).hex(" ", 1)
@@ -161,7 +162,7 @@ def write_command(command: Command, *, width: Width = 2, flags: int = 0) -> byte
 
 
 def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list[bytes]:
-    """The frame of a command in pieces, so that a long value need not be copied to be sent."""
+    """Return the frame of a command in parts, so that the caller need not copy a long value."""
     number = command.spec.number
     strings = command.arguments()
     parts = [bytes((flags,)) + NUMBER[width].pack(number)]
@@ -177,7 +178,7 @@ BATCH_BYTES: Final = 64 * 1024
 
 
 class BatchExecutor(Protocol):
-    """Whoever can carry out a prefix of what a connection received without decoding it: the accelerator."""
+    """Executes frames at the beginning of a receive buffer without a decoder: the native path."""
 
     def run(
         self,
@@ -192,73 +193,73 @@ class BatchExecutor(Protocol):
         own_writes_there: bool = True,
         bytes_max: int = BATCH_BYTES,
     ) -> int:
-        """Carry out frames of the buffer from `start` on; how many bytes they had.
+        """Execute frames from `start` on and return their bytes.
 
-        reads_locally: whether all reads of the client may show what was true a moment ago, where the newest is not at
-        hand. own_writes_there: whether whatever the client has written can be read, so that such a read cannot miss it.
+        reads_locally: whether all reads of the client are local. own_writes_there: whether local reads see all writes
+        of the client.
         bytes_max: bytes after which no further frame begins, so that other clients get their turn.
         """
 
 
 LONG_STRING: Final = 4 * 1024
-"""Bytes of a partial string from which on the server reads its rest alone: the next bytes then begin a frame, which the
-native path executes from the receive buffer. For shorter strings, the call would cost more than the copies that it
-saves."""
+"""Bytes of a string from which on the server reads the missing rest of the string alone: the next bytes then begin a
+frame, which the native path executes from the receive buffer. For shorter strings, the call costs more than the copies
+that it saves."""
 
 COMPACTED_BYTES: Final = 64 * 1024
-"""Bytes of returned frames from which on a decoder frees them, if they are more than half of its buffer."""
+"""Bytes of returned frames from which on a decoder removes them, if they are more than half of its buffer."""
 
 
 class CommandDecoder:
-    """A connection's bytes in, its requests out.
+    """Converts the bytes of a connection to requests.
 
-    `feed` takes bytes; `next` gives a `Request`, or a `Failure` in its place, or None when it needs more
-    bytes. Behind a failure whose code closes, the decoder is `broken`: it takes no more bytes.
+    `feed` takes bytes. `next` returns a `Request`, or a `Failure` in its place, or None if it needs more bytes. After a
+    failure whose code closes the connection, the decoder is `broken` and ignores more bytes.
     """
 
     def __init__(self, *, width: Width | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
-        """width: 2 or 4; None: determined by the connection's first frame.
+        """width: 2 or 4; None: the decoder detects it in the first frame.
 
-        With 4, the decoder still reads a first frame that can only have two bytes: no command number is above 65,535.
+        With 4, the decoder also reads a first frame whose number can only have two bytes: no number is above 65,535.
         """
         self._width = width
         self._pinned_to_four = width == 4
-        self._settled = not self._pinned_to_four  # False: the first frame may be of two bytes
+        self._settled = not self._pinned_to_four  # False: the first number may have two bytes
         self._sure = width is not None  # False: a GET with an empty key may be a misread frame
         self._limits = limits
         self._buffer = bytearray()
-        self._start = 0  # where the current frame begins in the buffer
+        self._start = 0  # beginning of the current frame in the buffer
         self._begin()
         self.consumed = 0
-        """Bytes in the frames that `next` has given, from the connection's first byte on."""
+        """Bytes of all frames that `next` has returned."""
         self.broken = False
 
     def _begin(self) -> None:
-        """Be at a frame's first byte."""
-        self._at = self._start  # how far the current frame is understood
-        self._wanted = self._start + 3  # buffer length below which `next` cannot get any further
+        """Begin a frame."""
+        self._at = self._start  # end of the decoded part of the current frame
+        self._wanted = self._start + 3  # buffer length that the next step needs
         self._flags = 0
         self._number = -1
-        self._count = -1  # strings in the frame; -1 before that is known
-        self._found = 0  # strings that are there whole
+        self._count = -1  # strings in the frame; -1: unknown
+        self._found = 0  # complete strings
 
     @property
     def width(self) -> Width | None:
-        """The width of this connection's command numbers, None before it can be told."""
+        """The width of this connection's command numbers; None: not known yet."""
         return self._width
 
     @property
     def pending(self) -> int:
-        """Bytes that were fed and not yet given: unfinished frames, or frames that nobody asked for."""
+        """Bytes of frames that `next` has not returned."""
         return len(self._buffer) - self._start
 
     @property
     def missing(self) -> int:
-        """Bytes that a string of `LONG_STRING` or more lacks; 0 for a shorter one."""
+        """Missing bytes of a string of at least `LONG_STRING`; 0 for a shorter one."""
         return max(0, self._wanted - len(self._buffer)) if self._wanted - self._at - 4 >= LONG_STRING else 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Take more bytes of the connection; those behind a failure that closes are thrown away."""
+        """Take more bytes of the connection. A broken decoder ignores them."""
         if self.broken:
             return
         if self._start > COMPACTED_BYTES and 2 * self._start > len(self._buffer):
@@ -266,14 +267,14 @@ class CommandDecoder:
         self._buffer += data
 
     def copy(self, length: int) -> "CommandDecoder":
-        """Another decoder that was fed so many of the bytes that are pending here, at most; between two frames."""
+        """Return a new decoder with up to `length` of the pending bytes. Call it between two frames."""
         ahead = CommandDecoder(width=self._width, limits=self._limits)
         ahead._settled = self._settled
         ahead.feed(self._buffer[self._start : self._start + length])
         return ahead
 
     def next(self) -> Request | Failure | None:
-        """The next request, or a failure in its place, or None when more bytes are needed."""
+        """Return the next request, or a failure in its place, or None if more bytes are needed."""
         if self.broken:
             return None
         if len(self._buffer) >= self._wanted and (self._number >= 0 or self._read_head()):
@@ -283,16 +284,16 @@ class CommandDecoder:
             if self._found == self._count:
                 return self._finish()
         if self._start:
-            self._compact()  # now, and not with the bytes that come next: they may be long in coming
+            self._compact()  # now, because the next bytes may take long
         return None
 
     @property
     def at_frame(self) -> bool:
-        """Whether the next byte begins a frame, of a width that is settled."""
+        """Whether the next byte begins a frame, and the width is certain."""
         return self._sure and self._settled and self._number < 0 and not self.broken
 
     def execute_batch(self, executor: BatchExecutor, status_byte: StatusByte, *, own_writes_there: bool = True) -> bool:
-        """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
+        """Let an executor execute frames from the buffer. Return whether it executed any."""
         if not self.at_frame or len(self._buffer) < self._wanted:
             return False
         used = executor.run(
@@ -313,7 +314,7 @@ class CommandDecoder:
         return True
 
     def _compact(self) -> None:
-        """Forget the bytes before the current frame; done when no frame is whole, since it moves the others."""
+        """Remove the bytes before the current frame. Called when no complete frame is left, because it moves bytes."""
         start, self._start = self._start, 0
         self._at -= start
         self._wanted -= start
@@ -326,10 +327,10 @@ class CommandDecoder:
         return failure
 
     def _read_head(self) -> bool:
-        """Read flags and number, the width before them if need be. False: more bytes are needed."""
-        if self._width is None and not self._tell_width():
+        """Read flags and number, and detect the width before. Return False if more bytes are needed."""
+        if self._width is None and not self._detect_width():
             return False
-        if not self._settled:  # three bytes are there
+        if not self._settled:  # `next` has three bytes
             self._settled = True
             if self._buffer[self._start + 1 : self._start + 3] != b"\0\0":
                 self._width = 2
@@ -341,10 +342,10 @@ class CommandDecoder:
         self._at = self._start + 1 + width
         return True
 
-    def _tell_width(self) -> bool:
-        """Tell the two widths apart at the third, fifth or seventh byte of the first frame.
+    def _detect_width(self) -> bool:
+        """Detect the width at the third, fifth or seventh byte of the first frame. Return False if it is not known yet.
 
-        Keys have 1 to 65,535 bytes, so of the two readings of a legal frame only one is possible.
+        Keys have 1 to 65,535 bytes, so that a valid frame is valid in only one of the two widths.
         """
         first = self._buffer
         if first[1:3] != b"\0\0":
@@ -360,7 +361,7 @@ class CommandDecoder:
         return True
 
     def _has(self, length: int) -> bool:
-        """Whether so many bytes of the current frame are there; remembers how many are wanted if not."""
+        """Return whether the buffer has so many bytes of the current frame, and record the wanted length."""
         self._wanted = self._start + length
         return len(self._buffer) >= self._wanted
 
@@ -370,10 +371,10 @@ class CommandDecoder:
         return Failure(failures.BADFRAME, f"command number {self._number} is not assigned")
 
     def _delimit(self) -> Failure | None:
-        """Walk over the strings that have come; a failure when a length is over its limit.
+        """Skip the complete strings of the frame. Return a failure for a length over its limit.
 
-        Keeps its place between calls, so that small pieces cost no second look, and keeps no string, so that
-        an unfinished frame costs no more memory than its bytes.
+        The method records its position, so that it reads each byte once, and copies no string, so that an incomplete
+        frame needs no more memory than its bytes.
         """
         buffer = self._buffer
         if self._count < 0:
@@ -414,7 +415,7 @@ class CommandDecoder:
         return self._refused_length(least, self._wanted + least - self._start)
 
     def _refused_length(self, length: int, frame: int) -> Failure | None:
-        """Why a string of this length, which makes the frame at least so long, is refused."""
+        """Return the failure for a string or frame over its limit. frame: the minimum length of the frame."""
         is_key = self._number < COUNTED_FROM and self._found == 0 and bool(BY_NUMBER[self._number].key_fields)
         limit = KEY_MAX if is_key else self._limits.value
         if length > limit:
@@ -426,7 +427,7 @@ class CommandDecoder:
         return None
 
     def _strings(self) -> list[bytes]:
-        """The strings of the current frame, which is whole."""
+        """Return the strings of the complete current frame."""
         at = self._start + 1 + (self._width or 2) + (4 if self._number >= COUNTED_FROM else 0)
         strings = []
         with memoryview(self._buffer) as view:
@@ -437,18 +438,18 @@ class CommandDecoder:
         return strings
 
     def _finish(self) -> Request | Failure:
-        """The frame is whole: step behind it, and say what it is."""
+        """Return the request of the complete current frame, and begin the next frame."""
         flags, number, strings = self._flags, self._number, self._strings()
         sure, self._sure = self._sure, True
         self.consumed += self._at - self._start
         self._start = self._at
         self._begin()
         if not sure and number == Get.spec.number and self._width == 4 and not strings[0]:
-            # As two-byte numbers this is a GET with an empty key and the beginning of something else:
-            # nobody can say where the next frame begins.
+            # With a two-byte number, these bytes are a GET with an empty key and the beginning of another frame, so
+            # the beginning of the next frame is unknown.
             return self._break(Failure(failures.BADFRAME, "the first frame is a GET with an empty key"))
         if number not in BY_NUMBER:
-            return Failure(failures.NOCOMMAND, f"this server knows no command {number}")
+            return Failure(failures.NOCOMMAND, f"this server does not have command {number}")
         if unknown := flags & ~_KNOWN_COMMAND_FLAGS:
             return Failure(failures.BADFLAG, f"the header has unknown flags 0x{unknown:02x}")
         try:
@@ -458,9 +459,9 @@ class CommandDecoder:
 
 
 def parse_command(data: "Cursor", *, width: Width = 2, limits: Limits = DEFAULT_LIMITS) -> Command:
-    """Parse a single command from where the cursor stands, and move the cursor behind it.
+    """Parse a command at the position of a cursor, and move the cursor after it.
 
-    Raises `IncompleteFrame` when the frame goes on behind the bytes, `PeerError` when it is malformed.
+    Raises `IncompleteFrame` for an incomplete frame, `PeerError` for a malformed one.
 
     >>> cursor = Cursor(bytes.fromhex("00 0000 00000008 6772656574696e67"))
     >>> parse_command(cursor)
@@ -472,7 +473,7 @@ def parse_command(data: "Cursor", *, width: Width = 2, limits: Limits = DEFAULT_
     decoder.feed(data.rest())
     request = decoder.next()
     if request is None:
-        raise IncompleteFrame(f"a command frame ends after {decoder.pending} bytes, before it is whole")
+        raise IncompleteFrame(f"a command frame is incomplete: it has {decoder.pending} bytes")
     if isinstance(request, Failure):
         raise PeerError(request.message, code=request.code)
     data.position += decoder.consumed
@@ -483,7 +484,7 @@ def parse_command(data: "Cursor", *, width: Width = 2, limits: Limits = DEFAULT_
 
 
 def write_response(response: Response, *, status_byte: StatusByte = StatusByte.ASCII) -> bytes:
-    """The frame of a response.
+    """Return the frame of a response.
 
     >>> write_response(Response(ok=True, payload=b"OK")).hex(" ")
     '00 30 00 00 00 02 4f 4b'
@@ -499,9 +500,9 @@ _EXECUTED_FLAGS: Final = {True: 0, False: int(ResponseFlag.NOT_EXECUTED), None: 
 
 
 def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
-    """How a reply looks as a response; several strings that would be over the frame limit become a failure.
+    """Return the response for a reply. A list of strings over the frame limit becomes a failure.
 
-    A single value never is: it came in a frame of its own.
+    A single value fits, because it arrived in a frame.
     """
     if isinstance(reply, bytes):
         return Response(True, reply)
@@ -517,24 +518,24 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
             return Response(True, pack_strings(reply.values))
         reply = Failure(failures.BIGREPLY, f"the reply has {size:,} bytes; the limit is {frame_limit:,}")
     if isinstance(reply, InMemory):
-        safe = response_to(reply.reply, frame_limit=frame_limit)
-        return Response(safe.ok, safe.payload, int(safe.header | ResponseFlag.MEMORY_ONLY))
+        inner = response_to(reply.reply, frame_limit=frame_limit)
+        return Response(inner.ok, inner.payload, int(inner.header | ResponseFlag.MEMORY_ONLY))
     assert isinstance(reply, Failure)
     return Response(False, reply.message.encode(), _EXECUTED_FLAGS[reply.code.executed])
 
 
 def reply_parts(reply: Reply, status_byte: StatusByte, *, frame_limit: int = FRAME_MAX) -> tuple[bytes, bytes]:
-    """The frame of a reply as head and payload, so that a long value need not be copied to be sent."""
+    """Return the frame of a reply as head and payload, so that the caller need not copy a long value."""
     response = response_to(reply, frame_limit=frame_limit)
     status = status_byte.value[0 if response.ok else 1]
     return RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
 
 
 def reply_in(response: Response, spec: CommandSpec) -> Reply:
-    """What a response to a command of this word says: the inverse of `response_to`.
+    """Return the reply in a response to a command: the inverse of `response_to`.
 
-    Failure codes that this version does not know keep their name and what the header's bits say of them.
-    Raises `PeerError` when a success does not carry what the command answers.
+    An unknown failure code keeps its name and the meaning of the header's bits.
+    Raises `PeerError` if the payload of a success does not fit the command.
     """
     if response.header and response.header & ResponseFlag.MEMORY_ONLY:
         reply = _reply_in(response, spec)
@@ -543,7 +544,7 @@ def reply_in(response: Response, spec: CommandSpec) -> Reply:
 
 
 def _reply_in(response: Response, spec: CommandSpec) -> Reply:
-    """The same, however safe it is."""
+    """Return the reply without regard to MEMORY_ONLY."""
     if not response.ok:
         return MISSING if response.missing else _failure_in(response)
     match spec.answer:
@@ -558,7 +559,7 @@ def _reply_in(response: Response, spec: CommandSpec) -> Reply:
                 return int(response.payload)
             except ValueError:
                 shown = repr(response.payload[:24])
-                raise PeerError(f"{spec.name} answers a number, and here came {shown}") from None
+                raise PeerError(f"the reply to {spec.name} is {shown}, which is not a number") from None
 
 
 def _failure_in(response: Response) -> Failure:
@@ -566,7 +567,7 @@ def _failure_in(response: Response) -> Failure:
     executed = None if response.header & ResponseFlag.UNKNOWN else False
     known = CODES.get(name)
     if known is None or known.executed is not executed:
-        # A server that sets no flags (the article's own, say) does not say whether it executed anything.
+        # A server without flags, such as the article's, does not report whether it executed the command.
         if not response.header & (ResponseFlag.UNKNOWN | ResponseFlag.NOT_EXECUTED):
             executed = None
         known = Code(name, failures.Fault.SERVER, "sent by a server of another version", executed)
@@ -574,29 +575,29 @@ def _failure_in(response: Response) -> Failure:
 
 
 class ResponseDecoder:
-    """A connection's bytes in, its responses out; all four status bytes are understood.
+    """Converts the bytes of a connection to responses. Accepts all four status bytes.
 
-    `next` raises `PeerError` when the bytes are no response; the connection is then of no more use.
+    `next` raises `PeerError` for bytes that are not a response. Close the connection then.
     """
 
     def __init__(self, *, frame_limit: int = FRAME_MAX) -> None:
         self._limit = frame_limit
-        # What came in one piece is used as it came; only what is cut off is gathered, in a bytearray.
+        # The received bytes without a copy; a bytearray only while a frame is incomplete.
         self._buffer: bytes | bytearray = b""
         self._start = 0
         self._wanted = RESPONSE_HEAD.size
         self.consumed = 0
-        """Bytes in the frames that `next` has given."""
+        """Bytes of all frames that `next` has returned."""
 
     @property
     def pending(self) -> int:
-        """Bytes that were fed and not yet given."""
+        """Bytes of frames that `next` has not returned."""
         return len(self._buffer) - self._start
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection."""
         if self._start == len(self._buffer):
-            self._buffer = bytes(data)  # no copy where they are bytes
+            self._buffer = bytes(data)  # no copy of a bytes object
             self._start = 0
             return
         if not isinstance(self._buffer, bytearray):
@@ -604,7 +605,7 @@ class ResponseDecoder:
         self._buffer += data
 
     def next(self) -> Response | None:
-        """The next response, or None when more bytes are needed."""
+        """Return the next response, or None if more bytes are needed."""
         buffer, start = self._buffer, self._start
         if len(buffer) - start < self._wanted:
             self._wait()
@@ -631,48 +632,45 @@ class ResponseDecoder:
         return Response(not status & 0x01, payload, header)
 
     def _wait(self) -> None:
-        """Forget the responses that were given, while the next is awaited: it may be long in coming."""
+        """Remove the returned responses before a wait for more bytes."""
         if self._start:
             self._buffer = self._buffer[self._start :]
             self._start = 0
 
 
 class ReplyDecoder(ResponseDecoder):
-    """A connection's bytes in, the replies to its commands out: a `ResponseDecoder` for clients.
-
-    A client takes what its server may send, so the limit is what the wire can say.
-    """
+    """A `ResponseDecoder` for clients, which returns replies. Its limit is the maximum of the protocol."""
 
     def __init__(self) -> None:
         super().__init__(frame_limit=RESPONSE_HEAD.size + NULL)
 
     def reply(self, spec: CommandSpec) -> Reply | None:
-        """The reply to a command of this word, or None when more bytes are needed. Raises `PeerError`."""
+        """Return the reply to a command, or None if more bytes are needed. Raises `PeerError`."""
         response = self.next()
         return None if response is None else reply_in(response, spec)
 
 
 def no_status(status: int) -> PeerError:
-    """The error for an unknown status byte."""
-    return PeerError(f"a response has the status 0x{status:02x}; it can be 0x00, 0x01, 0x30 or 0x31")
+    """Return the error for an unknown status byte."""
+    return PeerError(f"a response has the status 0x{status:02x}, which is none of 0x00, 0x01, 0x30 and 0x31")
 
 
 def parse_response(data: "Cursor", *, frame_limit: int = FRAME_MAX) -> Response:
-    """Parse a single response from where the cursor stands, and move the cursor behind it.
+    """Parse a response at the position of a cursor, and move the cursor after it.
 
-    Raises `IncompleteFrame` when the frame goes on behind the bytes, `PeerError` when it is malformed.
+    Raises `IncompleteFrame` for an incomplete frame, `PeerError` for a malformed one.
     """
     decoder = ResponseDecoder(frame_limit=frame_limit)
     decoder.feed(data.rest())
     response = decoder.next()
     if response is None:
-        raise IncompleteFrame(f"a response frame ends after {decoder.pending} bytes, before it is whole")
+        raise IncompleteFrame(f"a response frame is incomplete: it has {decoder.pending} bytes")
     data.position += decoder.consumed
     return response
 
 
 class Cursor:
-    """Bytes and a position in them, as the article's parse functions take them."""
+    """Bytes and a position in them, for the parse functions, as in the article."""
 
     __slots__ = ("data", "position")
 
@@ -684,5 +682,5 @@ class Cursor:
         return f"Cursor({self.data!r}, {self.position})"
 
     def rest(self) -> memoryview:
-        """The bytes from the position on."""
+        """Return the bytes from the position on."""
         return memoryview(self.data)[self.position :]

@@ -1,13 +1,13 @@
-"""The Redis serialization protocol (RESP): requests in, replies out. Sans-IO.
+"""The Redis serialization protocol (RESP): decodes requests and encodes replies. Sans-IO.
 
     *2\\r\\n$3\\r\\nGET\\r\\n$5\\r\\nstone\\r\\n     a request: an array of bulk strings
-    GET stone\\r\\n                          the same, typed by hand: an inline request
-    $5\\r\\nheavy\\r\\n                        a reply: its first byte says of which kind it is
+    GET stone\\r\\n                          an inline request with the same arguments
+    $5\\r\\nheavy\\r\\n                        a reply: its first byte is its kind
 
-`requests` has the decoder of what clients send, which is the same in both versions of the protocol; `replies` has
-the kinds of values that a server says, and how they look in version 2 and in version 3.
+`requests` decodes requests, which are the same in both versions of the protocol. `replies` has the kinds of values, and
+encodes them for RESP2 and RESP3.
 
-Not for what a request means: to this room it is a list of byte strings.
+Out of scope: the meaning of a request, which is a list of byte strings here.
 """
 
 from cairnkv.protocol.resp.replies import (

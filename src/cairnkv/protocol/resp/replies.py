@@ -1,9 +1,9 @@
-"""What a Redis server says: values of some kinds, and how they look in version 2 and version 3 of the protocol.
+"""Encodes replies of the Redis protocol: the kinds of values, and their bytes in RESP2 and RESP3.
 
-A value is plain Python as far as that says which kind is meant, and else one of the small classes below. Version 2
-knows only strings, errors, integers, arrays and null: what else there is becomes the nearest of them, as in Redis.
+A value is a plain Python object if its type determines its kind, else an instance of one of the classes below. RESP2
+has only strings, errors, integers, arrays and null; other kinds become the nearest of these, as in Redis.
 
-| a value | in version 2 | in version 3 |
+| value | in RESP2 | in RESP3 |
 | --- | --- | --- |
 | None | null bulk `$-1` | null `_` |
 | `NULL_ARRAY` | null array `*-1` | null `_` |
@@ -19,7 +19,7 @@ knows only strings, errors, integers, arrays and null: what else there is become
 | dict | array, of keys and values in turn | map `%` |
 | `Push` | array | push `>` |
 
-What always holds: no text can end its line early; a long bulk string is not copied; depth costs no recursion.
+Invariants: no text can end its line early; a long bulk string is not copied; nested values need no recursion.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ from typing import Final, Literal, TypeAlias, TypeGuard
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 
 Resp: TypeAlias = Literal[2, 3]
-"""A version of the protocol: 2, in which a conversation begins, or 3, which HELLO 3 asks for."""
+"""A version of the protocol: 2 at the beginning of a connection, 3 after HELLO 3."""
 
 _LONG: Final = 4_096
-"""Bytes above which a string stands alone among the pieces: a copy would cost more than a piece."""
+"""Bytes above which a string is a part of its own, because a copy costs more than a part."""
 
 
 class NullArray(enum.Enum):
@@ -46,21 +46,21 @@ class NullArray(enum.Enum):
 
 
 NULL_ARRAY: Final = NullArray.NULL_ARRAY
-"""No array, where an array would be: a transaction that was not executed, say."""
+"""Null in place of an array, such as for a transaction that was not executed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Simple:
-    """A short text of one line; line ends in it are said as spaces."""
+    """A short text of one line. Line ends in it become spaces."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Error:
-    """A failure: a code, which is the first word, and a sentence for people; line ends in it are said as spaces.
+    """An error: a code, which is the first word, and a message. Line ends in it become spaces.
 
-    Bytes that are not UTF-8 can be in it as lone surrogates, as `surrogateescape` makes them.
+    The text may have bytes that are not UTF-8 as lone surrogates (`surrogateescape`).
     """
 
     text: str
@@ -77,7 +77,7 @@ class Error:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verbatim:
-    """A text to be shown to people as it is; kind: three letters, `txt` or `mkd`."""
+    """A text to show to people. kind: three letters, `txt` or `mkd`."""
 
     text: bytes
     kind: Literal["txt", "mkd"] = "txt"
@@ -85,23 +85,23 @@ class Verbatim:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SetOf:
-    """A set, said in the order given; whoever makes it sees to it that nothing is in it twice."""
+    """A set. The caller guarantees that the items are distinct."""
 
     items: "tuple[Value, ...]"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Push:
-    """What is said to a client unasked, such as a message; the first item says which kind it is."""
+    """Data for a client that is no reply, such as a message. The first item is its kind."""
 
     items: "tuple[Value, ...]"
 
 
 Flat: TypeAlias = bool | int | float | bytes | Simple | Error | Verbatim | NullArray | None
-"""A value without values in it."""
+"""A value that contains no values."""
 
 Value: TypeAlias = "Flat | list[Value] | tuple[Value, ...] | Mapping[bytes, Value] | SetOf | Push"
-"""Anything that a server can say."""
+"""A reply, or a part of one."""
 
 OK: Final = Simple("OK")
 
@@ -113,14 +113,14 @@ _ONE_LINE: Final = {ord("\r"): " ", ord("\n"): " "}
 
 
 class TooLong(Exception):
-    """A value of more bytes than there is room for."""
+    """The encoded value has more bytes than allowed."""
 
 
 def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[bytes]:
-    """The bytes of a value in pieces, so that a long string need not be copied to be sent; at least one piece.
+    """Return the bytes of a value in one or more parts, so that the caller need not copy a long string.
 
-    room: bytes that there may be; None: any number. Raises `TooLong` before there are many more of them,
-    and `TypeError` for what is no `Value`.
+    room: maximum bytes; None: no limit. Raises `TooLong` soon after the limit, and `TypeError` for what is not a
+    `Value`.
 
     >>> encode_parts([1, b"two", None], 2)
     [b'*3\\r\\n:1\\r\\n$3\\r\\ntwo\\r\\n$-1\\r\\n']
@@ -133,10 +133,10 @@ def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[
             raise TooLong
         return [flat]
     parts: list[bytes] = []
-    short: list[bytes] = []  # what will be one piece
-    unsaid: list[Iterator[Value]] = [iter((value,))]  # the rest of each value around the next one
-    while unsaid:
-        for item in unsaid[-1]:
+    short: list[bytes] = []  # bytes of the next part
+    remaining: list[Iterator[Value]] = [iter((value,))]  # the remaining items of each enclosing value
+    while remaining:
+        for item in remaining[-1]:
             if room < 0:
                 raise TooLong
             if _is_long(item):
@@ -152,10 +152,10 @@ def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[
                 head, items = _opened(item, protocol)
                 room -= len(head)
                 short.append(head)
-                unsaid.append(iter(items))
+                remaining.append(iter(items))
                 break
         else:
-            unsaid.pop()
+            remaining.pop()
     if room < 0:
         raise TooLong
     parts.append(b"".join(short))
@@ -167,7 +167,7 @@ def _is_long(value: Value) -> TypeGuard[bytes]:
 
 
 def _flat(value: Value, protocol: Resp) -> bytes | None:
-    """All the bytes of a value that has no others in it, the commonest first; None for any other."""
+    """Return the bytes of a value that contains no values, or None for another value. Common kinds come first."""
     if value is OK:
         return _OK
     if isinstance(value, bytes):
@@ -196,7 +196,7 @@ def _flat(value: Value, protocol: Resp) -> bytes | None:
 
 
 def _opened(value: Value, protocol: Resp) -> tuple[bytes, Iterable[Value]]:
-    """The head of a value that has others in it, and these."""
+    """Return the head and the items of a value that contains values."""
     if isinstance(value, list | tuple):
         return array_head(len(value)), value
     if isinstance(value, Mapping):
@@ -206,16 +206,16 @@ def _opened(value: Value, protocol: Resp) -> tuple[bytes, Iterable[Value]]:
         return (b"~%d\r\n" if protocol == 3 else b"*%d\r\n") % len(value.items), value.items
     if isinstance(value, Push):
         return (b">%d\r\n" if protocol == 3 else b"*%d\r\n") % len(value.items), value.items
-    raise TypeError(f"no value of the Redis protocol: {value!r}")
+    raise TypeError(f"not a value of the Redis protocol: {value!r}")
 
 
 def array_head(count: int) -> bytes:
-    """What an array of so many values begins with; for who makes it in parts."""
+    """Return the head of an array, for callers that encode the items themselves."""
     return b"*%d\r\n" % count
 
 
 def bulk_strings(strings: Iterable[bytes]) -> bytes:
-    """The bytes of some strings, one behind the other."""
+    """Return the concatenated bytes of strings."""
     return b"".join(map(_bulk, strings))
 
 
@@ -228,11 +228,11 @@ def _line(text: str) -> bytes:
 
 
 _EXACT_INTEGER: Final = 2**62
-"""Doubles up to here that have no fraction are written as integers."""
+"""The largest double without a fraction that is written as an integer."""
 
 
 def double_text(number: float) -> bytes:
-    """A double as Redis 7.2 writes it: the fewest digits that give the same double again.
+    """Return a double as Redis 7.2 writes it: with the fewest digits that identify the double.
 
     >>> [double_text(number) for number in (3.0, 0.1, 1e-5, 1.5e-7, 1e300, float("inf"), -0.0)]
     [b'3', b'0.1', b'0.00001', b'1.5e-7', b'1e+300', b'inf', b'-0']
@@ -254,7 +254,7 @@ def double_text(number: float) -> bytes:
 
 
 def _decimal(digits: str, scale: int) -> str:
-    """The number digits * 10**scale, as Redis lays it out: plainly unless that has many zeros."""
+    """Return digits * 10**scale as Redis writes it: with an exponent only in place of many zeros."""
     exponent = len(digits) + scale - 1  # of the first digit
     if scale >= 0 and exponent < len(digits) + 7:
         return digits + "0" * scale

@@ -1,12 +1,11 @@
-"""What clients of Redis send: bytes to requests, each a list of byte strings.
+"""Decodes requests of the Redis protocol: bytes to lists of byte strings.
 
-What always holds: a decoder gives the same events for the same bytes, however they are cut; a declared length over
-its limit is refused before a byte of it is kept; each byte is looked at a bounded number of times, however small the
-pieces; an unfinished request costs no more memory than its bytes.
+Invariants: the events of a decoder do not depend on the sizes of the parts that arrive. A decoder refuses a length over
+its limit before it stores a byte of the string. It reads each byte a bounded number of times, also in small parts. An
+incomplete request needs no more memory than its bytes.
 
-As in Redis, and wherever Redis says nothing of it: a count ends at its carriage return, and the byte behind that is
-stepped over unseen, like the two behind a string; a request of no arguments is no request and gets no reply.
-"""
+As in Redis, a count ends at its carriage return, and the decoder skips the next byte without a check, like the two
+bytes after a string. A request without arguments gets no reply."""
 
 import dataclasses
 import re
@@ -26,85 +25,83 @@ _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
 
 _INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-"""How Redis writes an integer, and the only way in which it reads one."""
+"""The only form of integers that Redis writes and reads."""
 
 _SHORT_BULKS: Final = {b"$%d" % length: length for length in range(256)}
-"""The heads of short strings, which are nearly all: looked up in half the time that it takes to read one."""
+"""The heads of short strings. A lookup takes half the time of parsing a number, and nearly all strings are short."""
 
 _SHORT_HEAD: Final = len(b"$255\r")
 
 REDIS_COUNT_MAX: Final = 2**31 - 1
-"""What Redis takes for a number of arguments; a higher one is none."""
+"""The maximum number of arguments that Redis parses as a number."""
 
 EMPTY_PER_LOOK: Final = 64
-"""Requests of no arguments that are stepped over in one go: a megabyte of line ends would take a second."""
+"""Empty requests that one call of `next` skips. A megabyte of line ends would take a second."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProtocolFault:
-    """Why the bytes of a connection cannot be understood any further.
+    """An error after which the bytes of a connection cannot be decoded.
 
-    text: an error reply's text, its code included. A byte that is not UTF-8 is in it as a lone surrogate, as
-        `surrogateescape` has it.
+    text: of the error reply, with its code. It has bytes that are not UTF-8 as lone surrogates (`surrogateescape`).
     """
 
     text: str
 
 
 def speaks_redis(first: int) -> bool:
-    """Return whether this first byte begins the Redis protocol: an array, an inline command, or an empty line.
+    """Return whether the first byte of a connection begins the Redis protocol: an array, a name, or an empty line.
 
-    `redis-cli --pipe` sends an empty line first. CR and LF are no flags of the native protocol, which refuses them.
+    `redis-cli --pipe` sends an empty line first. The native protocol has no flags with the values of CR and LF.
     """
     return first in b"*\r\n" or (chr(first).isascii() and chr(first).isalpha())
 
 
 class RequestDecoder:
-    """A connection's bytes in, its requests out.
+    """Converts the bytes of a connection to requests.
 
-    `feed` takes bytes; `next` gives a request, which has at least one argument, or a `ProtocolFault`, or None when
-    it needs more bytes; or an empty list, which is no request: it has stepped over many empty ones, and there may be
-    more. Behind a fault the decoder is `broken`: it takes no more bytes.
-    """
+    `feed` takes bytes. `next` returns a request of at least one argument, or a `ProtocolFault`, or None if it needs
+    more bytes; or an empty list after it has skipped many empty requests, so that the caller calls it again. After a
+    fault, the decoder is `broken` and ignores more bytes."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, trusted: bool = True) -> None:
         self._limits = limits
         self.trusted = trusted
-        """Whether the client may send what is long; False until it has authenticated, where it has to."""
-        # What came in one piece is used as it came; only what is cut off is gathered, in a bytearray.
+        """Whether the client may send long requests; False before a required authentication."""
+        # The received bytes without a copy; a bytearray only while a request is incomplete.
         self._buffer: bytes | bytearray = b""
-        self._start = 0  # where the current request begins in the buffer
+        self._start = 0  # beginning of the current request in the buffer
         self._begin(0)
         self.consumed = 0
-        """Bytes in the requests that `next` has given or skipped, from the connection's first byte on."""
+        """Bytes of all requests that `next` has returned or skipped."""
         self.broken = False
 
     def _begin(self, start: int) -> None:
-        """Be at a request's first byte."""
+        """Begin a request."""
         self._start = start
-        self._at = start  # how far the current request is understood
-        self._searched = start  # how far its current line was searched for its end
-        self._wanted = start + 1  # buffer length below which `next` cannot get any further
-        self._count = -1  # arguments in the request; -1 before that is known
-        self._found = 0  # arguments that are there whole
-        self._length = -1  # bytes in the argument at `_at`; -1 before that is known
+        self._at = start  # end of the decoded part of the current request
+        self._searched = start  # end of the searched part of the current line
+        self._wanted = start + 1  # buffer length that the next step needs
+        self._count = -1  # arguments in the request; -1: unknown
+        self._found = 0  # complete arguments
+        self._length = -1  # bytes of the argument at `_at`; -1: unknown
 
     @property
     def pending(self) -> int:
-        """Bytes that were fed and not yet given: an unfinished request, or requests that nobody asked for."""
+        """Bytes of requests that `next` has not returned."""
         return len(self._buffer) - self._start
 
     @property
     def at_frame(self) -> bool:
-        """Whether a request begins at the first pending byte, or else the next to come, and its count is unread."""
+        """Whether the decoder has not read the count of the current request, or is between two requests."""
         return self._count < 0 and not self.broken
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Take more bytes of the connection; those behind a fault are thrown away."""
+        """Take more bytes of the connection. A broken decoder ignores them."""
         if self.broken:
             return
         if self._start == len(self._buffer):
-            self._buffer = bytes(data)  # no copy where they are bytes
+            self._buffer = bytes(data)  # no copy of a bytes object
             self._begin(0)
             return
         if self._start > COMPACTED_BYTES and 2 * self._start > len(self._buffer):
@@ -114,13 +111,13 @@ class RequestDecoder:
         self._buffer += data
 
     def copy(self, length: int) -> "RequestDecoder":
-        """Another decoder that was fed so many of the bytes that are pending here, at most; between two requests."""
+        """Return a new decoder with up to `length` of the pending bytes. Call it between two requests."""
         ahead = RequestDecoder(self._limits, trusted=self.trusted)
         ahead.feed(self._buffer[self._start : self._start + length])
         return ahead
 
     def next(self) -> list[bytes] | ProtocolFault | None:
-        """The next request, or a fault in its place, or None when more bytes are needed; empty: ask again."""
+        """Return the next request, or a fault in its place, or None if more bytes are needed; empty: call again."""
         for _ in range(EMPTY_PER_LOOK):
             if len(self._buffer) < self._wanted:
                 break
@@ -136,18 +133,18 @@ class RequestDecoder:
         else:
             return []
         if self._start:
-            self._compact()  # now, and not with the bytes that come next: they may be long in coming
+            self._compact()  # now, because the next bytes may take long
         return None
 
     @property
     def missing(self) -> int:
-        """Bytes that a string of `LONG_STRING` or more lacks; 0 for a shorter one."""
+        """Missing bytes of a string of at least `LONG_STRING`; 0 for a shorter one."""
         return max(0, self._wanted - len(self._buffer)) if self._length >= LONG_STRING else 0
 
     def execute_batch(
         self, executor: BatchExecutor, protocol: int, *, reads_locally: bool, own_writes_there: bool
     ) -> bool:
-        """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
+        """Let an executor execute requests from the buffer. Return whether it executed any."""
         if not self.at_frame or self._start == len(self._buffer):
             return False
         used = executor.run(
@@ -167,7 +164,7 @@ class RequestDecoder:
         return True
 
     def _compact(self) -> None:
-        """Forget the bytes before the current request; done when none is whole, since it moves the others."""
+        """Remove the bytes before the current request. Called when no complete one is left, because it moves bytes."""
         start, self._start = self._start, 0
         self._at -= start
         self._searched -= start
@@ -184,18 +181,19 @@ class RequestDecoder:
         return ProtocolFault(f"ERR Protocol error: {text}")
 
     def _finish(self, end: int) -> None:
-        """Step behind a request that ends here."""
+        """Count a request, and begin the next one at its end."""
         self.consumed += end - self._start
         self._begin(end)
 
     # -- lines ---------------------------------------------------------------------------------------------
 
     def _line_end(self, mark: bytes, what: str) -> int | ProtocolFault | None:
-        """Where the line at `_at` has its mark; a fault when that is too far; None when it has not come.
+        """Return the position of a mark in the line at `_at`, or a fault for a long line, or None for an incomplete
+        one.
 
-        Keeps its place between calls, so that no byte is searched twice.
+        The method records its position, so that it searches each byte once.
         """
-        last = self._at + REDIS_LINE_MAX  # where the mark may be at most
+        last = self._at + REDIS_LINE_MAX  # the last allowed position of the mark
         frame_end = self._start + self._limits.frame
         beyond = min(last + 1, frame_end)
         end = self._buffer.find(mark, self._searched, beyond)
@@ -208,7 +206,8 @@ class RequestDecoder:
         return self._refuse(f"too big {what}") if last < frame_end else self._refuse_size()
 
     def _count_end(self, what: str) -> int | ProtocolFault | None:
-        """Where the count at `_at` ends, which it does before a carriage return and one byte more."""
+        """Return the end of the count at `_at`, after which come a carriage return and one more byte; see
+        `_line_end`."""
         end = self._line_end(b"\r", f"{what} count string")
         if isinstance(end, int) and end + 2 > len(self._buffer):
             self._searched = end
@@ -222,7 +221,7 @@ class RequestDecoder:
     # -- arrays of bulk strings ----------------------------------------------------------------------------
 
     def _multibulk(self) -> list[bytes] | ProtocolFault | None:
-        """The request at `_start`, an array; an empty list when it is empty, None when it is not whole."""
+        """Return the request at `_start`, an array: empty if it has no arguments, None if it is incomplete."""
         if self._count >= 0:
             return self._arguments()
         end = self._count_end("mbulk")
@@ -243,10 +242,10 @@ class RequestDecoder:
         return self._arguments()
 
     def _arguments(self) -> list[bytes] | ProtocolFault | None:
-        """Walk over the strings that have come; the request, if they are all there.
+        """Skip the complete strings of the request. Return all strings if the request is complete.
 
-        Strings are taken on the way only while they may all be there, in bytes that came in one piece. Of a request
-        that is cut off nothing is kept but its bytes, and they are read a second time once it is whole.
+        The loop copies strings only if the buffer is one received bytes object. For a request that arrives in parts, it
+        copies the strings in a second pass, when the request is complete.
         """
         buffer, size = self._buffer, len(self._buffer)
         frame_end, longest = self._start + self._limits.frame, self._limits.value
@@ -283,7 +282,7 @@ class RequestDecoder:
         return strings
 
     def _read_length(self, at: int) -> ProtocolFault | None:
-        """Read the head of the string that begins here; `_length` stays -1 while it is not whole."""
+        """Read the head of a string. `_length` stays -1 if the head is incomplete."""
         self._at = at
         self._length = -1
         self._searched = max(self._searched, at)
@@ -303,7 +302,7 @@ class RequestDecoder:
         return None
 
     def _strings(self) -> list[bytes]:
-        """The strings of the current request, which is whole and was understood before."""
+        """Return the strings of the complete current request, whose lengths are checked."""
         buffer = self._buffer
         at = buffer.find(b"\r", self._start) + 2
         strings = []
@@ -318,7 +317,7 @@ class RequestDecoder:
     # -- inline requests -----------------------------------------------------------------------------------
 
     def _inline(self) -> list[bytes] | ProtocolFault | None:
-        """The request at `_start`, a line; an empty list when it is blank, None when it is not whole."""
+        """Return the request at `_start`, a line: empty for a blank line, None if it is incomplete."""
         end = self._line_end(b"\n", "inline request")
         if not isinstance(end, int):
             return end
@@ -332,7 +331,7 @@ class RequestDecoder:
 
 
 def _integer(digits: bytes | bytearray) -> int | None:
-    """The integer of 64 signed bits that stands here as Redis writes it, None when it is none."""
+    """Return the signed 64-bit integer in the form of Redis, or None for other bytes."""
     if not _INTEGER.fullmatch(digits):
         return None
     number = int(digits)
@@ -344,10 +343,10 @@ _BLANKS: Final = re.compile(rb"[ \t\n\v\f\r]*")
 _ARGUMENT: Final = re.compile(
     rb"""
     ([^ \t\n\r"']*)                                         # bare bytes, up to a blank or a quote
-    (?: "( [^"\\]* (?: \\. [^"\\]* )* )"                     # "a backslash takes the byte behind it along"
-      | '( [^'\\]* (?: \\ (?: ' | (?!') ) [^'\\]* )* )'      # 'here it does so only with a quote'
+    (?: "( [^"\\]* (?: \\. [^"\\]* )* )"                     # "a backslash escapes the next byte"
+      | '( [^'\\]* (?: \\ (?: ' | (?!') ) [^'\\]* )* )'      # 'a backslash escapes only a quote'
     )?
-    (?= [ \t\n\v\f\r] | \Z )                                # a closing quote is an argument's end
+    (?= [ \t\n\v\f\r] | \Z )                                # a closing quote ends an argument
     """,
     re.DOTALL | re.VERBOSE,
 )
@@ -357,7 +356,7 @@ _CONTROLS: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"
 
 
 def split_line(line: bytes) -> list[bytes] | None:
-    """The arguments of a line as Redis and its command line split it; None when its quotes are unbalanced.
+    """Split a line into arguments as Redis and redis-cli do. Return None for unbalanced quotes.
 
     >>> split_line(b'set "a key" "\\x00\\xff" pre"fix"')
     [b'set', b'a key', b'\\x00\\xff', b'prefix']
@@ -381,7 +380,7 @@ def split_line(line: bytes) -> list[bytes] | None:
 
 def _skip_blanks(line: bytes, at: int) -> int:
     blanks = _BLANKS.match(line, at)
-    assert blanks is not None  # it matches nothing at all, too
+    assert blanks is not None  # the pattern also matches an empty string
     return blanks.end()
 
 
