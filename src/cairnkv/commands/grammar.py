@@ -412,7 +412,7 @@ def command_spec(
 ) -> Callable[[type[_C]], type[_C]]:
     """Declare a command: make its class a record, and register it.
 
-    The name on the wire is the name of the class in capitals: SetWith is SET_WITH. The defaults are safe for any
+    The name of the command is the name of the class in capitals: SetWith is SET_WITH. The defaults are safe for any
     command: it touches the keys among its fields, or the whole table if it has none; it reads and writes; it may make
     the database larger if it writes; it needs the right to write, or to read if it does not write.
     """

@@ -8,58 +8,58 @@ cdef enum:
     SHARED_OUTPUT = 65536  # bytes of replies to several clients before they are sent
 
 cdef struct Conversation:
-    # What a client's conversation has settled. width: of the article's command numbers; or the version of Redis' wire
+    # The settings of a client. width: bytes of command numbers, or the version of the Redis protocol
     int width
     int success
     int failure
     Py_ssize_t string_max
     Py_ssize_t frame_max
-    bint reads_locally  # whether all reads may show what was true a moment ago, where the newest is not at hand
+    bint reads_locally  # whether the client allows local reads
 
 cdef enum Waiting:
-    # What of a client's earlier commands has yet to have its turn in a cluster's log
+    # The earlier commands of a client that wait for the log of a cluster
     NOTHING_WAITS
     READS_WAIT
-    WRITES_WAIT  # ... maybe among others
+    WRITES_WAIT  # and maybe reads
 
 cdef struct Piece:
-    # What a client has sent, and what came of it.
+    # The bytes that a client has sent, and the result.
     const unsigned char *data
     Py_ssize_t length
     Conversation *conversation
-    Waiting waits  # before it; of interest only to an accelerator that proposes
+    Waiting waits  # of earlier commands; only for an executor that proposes
     Py_ssize_t done  # bytes that were executed
-    Py_ssize_t commands  # that these were
-    Py_ssize_t replies_at  # in the accelerator's output
+    Py_ssize_t commands  # executed
+    Py_ssize_t replies_at  # in the executor's output
     Py_ssize_t replies_size
-    Py_ssize_t ready_size  # bytes of these that may leave at once
-    int64_t wait  # the sequence that the rest has to wait for
-    int marks_at  # in the accelerator's marks
+    Py_ssize_t ready_size  # bytes of them that may leave at once
+    int64_t wait  # the sequence number whose commit the rest waits for
+    int marks_at  # in the executor's marks
     int marks_count
 
 cdef struct Scanned:
-    # What a frame is that was not executed.
+    # The description of a frame that was not executed.
     bint writes
-    bint local  # whether it may show what was true a moment ago
-    bint measures  # whether `reply` is wanted
-    Py_ssize_t reply  # bytes of the reply, as far as is known now
+    bint local  # whether a local read may answer it
+    bint measures  # whether to compute `reply`
+    Py_ssize_t reply  # estimated bytes of the reply
 
 cdef class FrameExecutor:
     cdef NativeTable _table
     cdef NativeClock _clock
     cdef char *_out
     cdef Py_ssize_t _size
-    cdef int at_piece  # the one at hand, also when something has failed
+    cdef int at_piece  # the current piece, also after an error
     cdef bint busy  # whether a run is in progress
     cdef bint output_in_use  # whether the poller has not taken the replies of its run yet
     cdef readonly int64_t commands
     cdef readonly int64_t writes
-    # Of the run at hand:
+    # Of the current run:
     cdef Conversation *_conversation
-    cdef Py_ssize_t _bytes_max  # of a piece, after which no further frame begins
-    cdef Py_ssize_t _room_end  # where the replies to this piece have to end
+    cdef Py_ssize_t _bytes_max  # of a piece; no frame begins after them
+    cdef Py_ssize_t _room_end  # the end of the room for replies to this piece
     cdef public bint off
-    cdef readonly bint proposes  # whether commands are only brought to a log here, and have their turn later
+    cdef readonly bint proposes  # whether commands are only proposed to the log here, and executed later
     cdef object _collector
     cdef Mark *_marks
     cdef int _marks_count, _marks_room
@@ -70,7 +70,7 @@ cdef class FrameExecutor:
     cdef int refuse_within(self) except -1
     cdef int enter(self) except -1
     cdef int _execute(self, Piece *pieces, int count) except -1
-    # What each wire has of its own:
+    # Of each protocol:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1

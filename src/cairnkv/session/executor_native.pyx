@@ -1,19 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled hot path: common commands, straight from the bytes that were read to the bytes to send.
+"""The native path: executes common commands from the bytes that a client sent to the bytes of their replies.
 
-It handles a *prefix*: frames from the first on, until one that it does not know, that is not whole, or that asks
-for something out of the ordinary; and says how many bytes that was. Whatever comes then goes the readable way, decoder
-to `Store.execute` to the bytes of a reply, which knows everything. So nothing is decided here: for any bytes, however
-cut, replies and keyspace are those of the readable way, and tests hold the two equal.
+It executes a *prefix*: frames from the first on, until one that it does not know, that is incomplete, or that needs an
+unusual action. It returns the length of the prefix. All other frames take the pure path: the decoder, `Store.execute`
+and the encoder. For any bytes, in any pieces, both paths give the same replies and the same database; tests compare them.
 
-What always holds: a frame is either done whole or not touched. No Python object is made per frame beyond what is
-stored, no exception, no call of Python code. Where changes have a log to wait for, those of a run are one entry of it
-(`cairnkv.store.batch_undo`), and the replies that wait are handed over as one object for each client. The store has no
-memory limit; one that has needs a look at each command, and gives this no turn.
+Invariants: a frame is executed completely or not at all. A frame makes no Python object but the stored value, raises no
+exception and calls no Python code. If changes have commits to wait for, those of one call are one entry
+(`cairnkv.store.batch_undo`), and the pending replies to each client are one object. With a memory limit, the path only
+reads, or executes nothing.
 
-Here is what all wires have in common. The frames of each are in `native.frames_native` and `resp.frames_native`; what
-is done with keys and values is the same for any wire, and stands in `table_native`. Not for sockets
-(`cairnkv.server.poller_native`), and not for anything that is rare.
+`native.frames_native` and `resp.frames_native` parse the frames of the protocols. `table_native` has the operations on
+keys and values, which are the same for both.
+
+Out of scope: sockets (`cairnkv.server.poller_native`), and rare commands.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -26,16 +26,16 @@ from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 
-# Replies of one run. At this size a session would pause anyway; a longer reply goes the readable way.
+# Bytes of replies in one run. At this size a session pauses anyway; the pure path makes longer replies.
 cdef Py_ssize_t OUTPUT_MAX = _UNSENT_PAUSE
-# More bytes than any piece has.
+# More than the bytes of any piece.
 cdef Py_ssize_t PLENTY = 1 << 62
-# Decimal digits of the numbers that INCR adds here: the sum of two of them always fits 64 signed bits.
+# Maximum decimal digits of numbers: the sum of two such numbers fits 64 signed bits.
 cdef int DIGITS_MAX = 18
 
 
 cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *number) noexcept nogil:
-    """Read what INCR counts with, if it is decimal text in its one form and short enough; False if it is not."""
+    """Read a decimal number in its shortest form with at most `DIGITS_MAX` digits. Return False for any other text."""
     cdef bint negative = length > 1 and text[0] == c"-"
     cdef Py_ssize_t at = 1 if negative else 0
     cdef int64_t total = 0
@@ -51,7 +51,7 @@ cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *nu
 
 
 cdef int write_decimal(char *text, int64_t number) noexcept nogil:
-    """Write decimal text of at most 20 characters; how many there are."""
+    """Write decimal text of at most 20 characters. Return its length."""
     cdef char backwards[20]
     cdef int length = 0, at = 0, digit
     cdef uint64_t rest = <uint64_t>(-number) if number < 0 else <uint64_t>number
@@ -70,10 +70,10 @@ cdef int write_decimal(char *text, int64_t number) noexcept nogil:
 
 
 cdef class FrameExecutor:
-    """The hot path of one keyspace on one wire. `run` does what it can of some bytes; `output` gives the replies.
+    """Executes frames of one protocol in one database. `run` executes a prefix of some bytes; `output` has the replies.
 
-    commands, writes: how many were executed here, and how many of them the log would have counted.
-    off: whether nothing is to be done here any more, since the store has come to need a look at each command.
+    commands, writes: the number of executed commands, and of those that storage counts as entries.
+    off: whether the path must not execute anything any more, because the store must see each command.
     """
 
     def __cinit__(self):
@@ -88,8 +88,7 @@ cdef class FrameExecutor:
         PyMem_Free(self._marks)
 
     def __init__(self, database, clock, collector=None):
-        """database: the store's. clock: gives the time in ms, once a run. collector: of a store with a log to wait
-        for."""
+        """database: of the store. clock: returns the time in ms, once a run. collector: see `Store.collector`."""
         self._table = NativeTable(database, collector)
         self._collector = collector
         self._clock = NativeClock(clock)
@@ -98,11 +97,11 @@ cdef class FrameExecutor:
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
             Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True,
             Py_ssize_t bytes_max=PLENTY):
-        """Execute frames of a buffer from `start` on; how many bytes they had.
+        """Execute a prefix of the frames in a buffer, from `start` on. Return its length.
 
-        buffer: bytes or a bytearray. width: of the command numbers, 2 or 4; of Redis' wire, its version. statuses: of
-        success and failure. string_max, frame_max: bytes that a value and a frame may have. reads_locally,
-        own_writes_there, bytes_max: see `Prefix`. The replies stand in `output` until the next run.
+        buffer: bytes or a bytearray. width: bytes of command numbers, 2 or 4; of the Redis protocol, its version.
+        statuses: status bytes of success and failure. string_max, frame_max: maximum bytes of a value and of a frame.
+        reads_locally, own_writes_there, bytes_max: see `Prefix`. `output` has the replies until the next run.
         """
         cdef Conversation conversation
         cdef Piece *piece = &self._own
@@ -136,15 +135,15 @@ cdef class FrameExecutor:
         return self._own.commands
 
     def output(self):
-        """The replies to the last run that may leave at once."""
+        """Return the replies of the last run that may leave at once."""
         return self._out[: self._own.ready_size if self._own.wait else self._size]
 
     def pending(self):
-        """The others, behind them, as the store holds them; None: there are none. To be asked once."""
+        """Return the pending replies behind them, or None. Call it once."""
         return self.hold(&self._own, False) if self._own.wait else None
 
     cdef PendingBatch hold(self, Piece *piece, bint whole):
-        """Hold the replies to a piece, or if not `whole` those that may not leave at once."""
+        """Return the pending replies to a piece: all if `whole`, else those that may not leave at once."""
         cdef Py_ssize_t waiting = piece.replies_at + piece.ready_size
         cdef NativeTable table = self._table
         cdef PendingBatch run = pending_batch(
@@ -162,10 +161,10 @@ cdef class FrameExecutor:
         return run
 
     cdef int _mark(self, Piece *piece) except -1:
-        """Note what the reply that was just made has to wait for."""
+        """Note the commit for which the last reply waits."""
         cdef Mark *mark
         cdef NativeTable table = self._table
-        if table.wait == 0 and piece.wait == 0:  # it may leave, since all before it may
+        if table.wait == 0 and piece.wait == 0:  # it may leave, because all replies before it may
             piece.ready_size = self._size - piece.replies_at
             return 0
         if self._marks_count == self._marks_room:
@@ -185,9 +184,9 @@ cdef class FrameExecutor:
         return 0
 
     cdef int execute(self, Piece *pieces, int count) except -1:
-        """Execute what some clients have sent, one after the other; how many of the pieces were looked at.
+        """Execute the frames of some clients, one client after the other. Return the number of pieces examined.
 
-        That is one at least, and all but those for which there is no room for replies until these were sent.
+        At least one piece is examined. The others wait if the output has no room until the replies are sent.
         """
         self.enter()
         try:
@@ -196,9 +195,9 @@ cdef class FrameExecutor:
             self.busy = False
 
     cdef int refuse_within(self) except -1:
-        """Python code that a run calls must not begin another, which would use its pieces, output and table."""
+        """Raise `RuntimeError` within a run: a callback must not begin another run on the same output and table."""
         if self.busy:
-            raise RuntimeError("a run of this accelerator is under way: its callbacks cannot begin another")
+            raise RuntimeError("a run of this executor is in progress: its callbacks cannot begin another")
         return 0
 
     cdef int enter(self) except -1:
@@ -241,7 +240,7 @@ cdef class FrameExecutor:
                         self._size = before
                         done = 0
                     if done == 0:
-                        table._ahead_next = table._ahead_count  # what was met behind it is out of step
+                        table._ahead_next = table._ahead_count  # forget the keys that were looked up ahead
                         break
                     piece.done += done
                     piece.commands += 1
@@ -255,50 +254,49 @@ cdef class FrameExecutor:
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1
                 if table.collecting and not table._undoes and piece.done < piece.length:
-                    break  # what is left of it stands before the next one in the log
+                    break  # the rest of this piece comes before the next one in the log
         finally:
             if table.collecting:
-                self.writes = 0  # which the log counts itself
+                self.writes = 0  # storage counts them
             try:
                 table.end(executed)
             except BaseException:
-                self.at_piece = count  # nothing of the run is true
+                self.at_piece = count  # the run is undone
                 raise
         return self.at_piece
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
+        """Execute the first frame. Return its length, or 0 if the pure path must execute it."""
         return 0
 
-    # In a cluster (`proposals_native`); `_conversation` is the client's.
+    # In a cluster (`proposals_native`). `_conversation` is that of the client.
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Execute the frame that stands here if it is a read that may show what was true a moment ago; its bytes, or
-        0."""
+        """Execute the first frame if it is a read and the client allows a local read. Return its length, or 0."""
         return 0
 
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
-        """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
+        """Describe the first frame if `frame` would try to execute it. Return its length, or 0."""
         return 0
 
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
-        """Write a frame that was scanned as the log has it, which is no longer; how many bytes that is."""
+        """Write a scanned frame as a log entry contains it, which is not longer. Return its length there."""
         return 0
 
     cdef object left(self, object store, object changes, bytes frame):
-        """Carry out a frame that was scanned the readable way, in its turn; what is due for it."""
+        """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""
         raise NotImplementedError
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
-        """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
+        """Find the key of the first frame. Return the length of the frame, or 0 if the key is unknown."""
         return 0
 
 
 cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -1:
-    """Meet the keys of the frames that come next, of this client and of those behind it.
+    """Look up the keys of the next frames, of this client and of the next ones, so that the CPU loads their memory.
 
-    The frames are only looked at: what is found of no use is dropped, and nothing depends on it.
+    Nothing depends on the result.
     """
     cdef NativeTable table = self._table
     cdef const Piece *piece
@@ -317,6 +315,6 @@ cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -
                 table.prefetch()
                 return 0
             at += whole
-    if table._ahead_count > 1:  # a single one gains nothing
+    if table._ahead_count > 1:  # a single key gains nothing
         table.prefetch()
     return 0

@@ -1,5 +1,5 @@
-"""Conversations on Redis' wire: what its words mean here.
+"""The Redis protocol: conversations and commands.
 
-`command_spec` says how a word is declared, `commands` declares them, `conversation` is one client's, `context` is what
-the conversations of a server share, `command_docs` is what COMMAND tells of the declarations. `glob` has the patterns.
+`command_spec` has the declarations, `commands` the commands, `command_docs` the replies of COMMAND, `conversation` the
+state of one client, `glob` the patterns.
 """

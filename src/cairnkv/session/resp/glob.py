@@ -1,18 +1,18 @@
-"""Redis' glob patterns, on bytes.
+"""The glob patterns of Redis, on bytes.
 
-    *          any bytes, or none
-    ?          any one byte
+    *          any number of bytes
+    ?          one byte
     [abc] [a-f] [^x]    one byte of a class, of a range, or not of it
     \\x         the byte x itself
 
-Where a pattern is odd it means what it means in Redis: a class without its `]` goes on to the end of the pattern; a
-range may be written backwards, and its end may be any byte, `]` and `\\` included; `[]` matches nothing and `[^]` any
-byte; a `\\` at the very end is itself; and nothing but the empty pattern matches the empty string. One thing Redis
-leaves to its compiler, which is whether bytes above 127 come behind the others in a range: here they do.
+Unusual patterns mean the same as in Redis. A class without its `]` ends with the pattern. A range may be written
+backwards, and its end may be any byte, `]` and `\\` included. `[]` matches nothing, and `[^]` matches any byte. A `\\`
+at the end is itself. Only the empty pattern matches the empty string. Bytes above 127 come last in a range; in Redis
+that depends on the compiler.
 
-What always holds: to match takes no more steps than the key's length times the pattern's, whatever stands in them.
-A pattern is some segments with stars between them; all the strings that a segment matches have one length, so the
-leftmost place for it is never worse than a later one, and nothing is ever tried again.
+Invariants: a match takes at most as many steps as the length of the key times the length of the pattern. A pattern
+consists of segments with stars between them. All strings that a segment matches have the same length, so the leftmost
+place for it is never worse than a later one, and the search never goes back.
 """
 
 import functools
@@ -25,17 +25,17 @@ from cairnkv.limits import PATTERN_MAX
 Matcher: TypeAlias = Callable[[bytes], bool]
 
 _Segment: TypeAlias = list[frozenset[int]]
-"""What stands between two stars: for each byte of a string, which it may be."""
+"""A part of a pattern between two stars: the allowed bytes at each place."""
 
 _ANY: Final = frozenset(range(256))
 
 _KEPT: Final = 128
-"""Compiled patterns that are kept, since a scan comes again with the same one."""
+"""Number of cached patterns. Each slice of a scan has the same pattern."""
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def matcher(pattern: bytes) -> Matcher:
-    """What tells whether a string matches the whole pattern; ValueError when that is longer than `PATTERN_MAX`.
+    """Return a function that matches strings with a pattern. Raise `ValueError` if it is longer than `PATTERN_MAX`.
 
     >>> is_stone = matcher(b"stone:[0-9]*")
     >>> is_stone(b"stone:7:weight"), is_stone(b"stone:x")
@@ -69,7 +69,7 @@ def matcher(pattern: bytes) -> Matcher:
 
 
 def literal_prefix(pattern: bytes) -> bytes:
-    """The bytes with which every string begins that matches; ValueError when the pattern is too long.
+    """Return the common prefix of all strings that match. Raise `ValueError` if the pattern is too long.
 
     >>> literal_prefix(b"stone:\\\\*:[0-9]*")
     b'stone:*:'
@@ -84,9 +84,9 @@ def literal_prefix(pattern: bytes) -> bytes:
 
 
 def searched(pattern: bytes) -> int:
-    """How many steps it may take to match, for each byte of a string; 0: about one.
+    """Return the maximum number of steps of a match for each byte of a string; 0: about one.
 
-    Only what stands between two stars is looked for at every place, and only a class of bytes makes that slow.
+    A match searches every place only for a segment between two stars. Only a class of bytes makes the search slow.
 
     >>> searched(b"stone:*:[0-9]"), searched(b"*a stone*"), searched(b"*stone:[0-9]*")
     (0, 0, 11)
@@ -101,7 +101,7 @@ def searched(pattern: bytes) -> int:
 
 
 def _segments(pattern: bytes) -> list[_Segment]:
-    """What stands before, between and behind the stars."""
+    """Return the segments of a pattern: before the first star, between stars, and behind the last one."""
     if len(pattern) > PATTERN_MAX:
         raise ValueError(f"a pattern of {len(pattern):,} bytes; the limit is {PATTERN_MAX:,}")
     segments: list[_Segment] = [[]]
@@ -125,7 +125,7 @@ def _segments(pattern: bytes) -> list[_Segment]:
 
 
 def _class(pattern: bytes, at: int) -> tuple[frozenset[int], int]:
-    """The bytes of the class whose `[` stands before `at`, and where the pattern goes on behind it."""
+    """Return the bytes of the class whose `[` stands before `at`, and the position behind the class."""
     negated = pattern[at : at + 1] == b"^"
     at += negated
     allowed: set[int] = set()
@@ -148,14 +148,14 @@ def _class(pattern: bytes, at: int) -> tuple[frozenset[int], int]:
 
 
 def _literal(segment: _Segment) -> bytes | None:
-    """The only string that the segment matches, None where there are others or none."""
+    """Return the only string that the segment matches, or None if there are several strings or none."""
     if any(len(allowed) != 1 for allowed in segment):
         return None
     return b"".join(map(bytes, segment))
 
 
 def _at_place(segment: _Segment) -> Callable[[bytes, int], bool]:
-    """What tells whether the segment matches at a place, from which on the string is long enough for it."""
+    """Return a function that matches the segment at a place in a string, which must be long enough."""
     literal = _literal(segment)
     if literal is not None:
         return lambda string, at: string.startswith(literal, at)
@@ -164,7 +164,7 @@ def _at_place(segment: _Segment) -> Callable[[bytes, int], bool]:
 
 
 def _leftmost(segment: _Segment) -> Callable[[bytes, int, int], int]:
-    """What finds the segment within a stretch of a string: where its first occurrence ends, or -1."""
+    """Return a function that finds the segment in a part of a string. It returns the end of the first match, or -1."""
     literal = _literal(segment)
     if literal is not None:
         size = len(literal)
@@ -184,7 +184,7 @@ def _leftmost(segment: _Segment) -> Callable[[bytes, int, int], int]:
 
 
 def _expression(segment: _Segment) -> re.Pattern[bytes]:
-    """The segment as a regular expression: one class of bytes after the other, with no repetition in it."""
+    """Return the segment as a regular expression: a sequence of classes without repetition."""
     return re.compile(b"".join(map(_one_byte, segment)), re.DOTALL)
 
 
@@ -198,7 +198,7 @@ def _one_byte(allowed: frozenset[int]) -> bytes:
 
 
 def _stretches(allowed: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """The first and the last of each run of neighbors."""
+    """Yield the first and the last byte of each range of consecutive bytes."""
     for byte in sorted(allowed):
         if byte - 1 not in allowed:
             first = byte
