@@ -49,7 +49,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 COUNTS: dict[str, int] = {
     "__init__": 1,
     "client": 62,
-    "commands": 1,
     "installation": 1,
     "lab": 20,
     "limits": 20,
@@ -57,7 +56,7 @@ COUNTS: dict[str, int] = {
     "records": 2,
     "replication": 273,
     "server": 66,
-    "session": 57,
+    "session": 30,
     "storage": 1,
     "store": 45,
     "testing": 6,

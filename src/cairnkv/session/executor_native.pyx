@@ -3,7 +3,7 @@
 
 It executes a *prefix*: frames from the first on, until one that it does not know, that is incomplete, or that needs an
 unusual action. It returns the length of the prefix. All other frames take the pure path: the decoder, `Store.execute`
-and the encoder. For any bytes, in any pieces, both paths give the same replies and the same database; tests compare them.
+and the encoder. For any bytes, in any pieces, both paths give equal replies and equal databases; tests compare them.
 
 Invariants: a frame is executed completely or not at all. A frame makes no Python object but the stored value, raises no
 exception and calls no Python code. If changes have commits to wait for, those of one call are one entry
