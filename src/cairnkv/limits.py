@@ -219,3 +219,6 @@ ADDRESSES_MAX: Final = 16
 LOOKUPS_MAX: Final = 32
 """Name lookups that one process may run at once. The system cannot stop a lookup, so a silent name server blocks one
 thread per name until the system's own timeout."""
+
+REPLICAS: Final = 3
+"""Hosts that store the log of a cluster. A committed write is on a majority of them."""

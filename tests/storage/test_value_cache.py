@@ -666,7 +666,7 @@ def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> No
         assert kv.info()["memory_limit_bytes"] == 200_000
         assert {key: kv.get(key) for key in values} == values
         assert kv.info()["used_bytes"] <= 200_000
-        with pytest.raises(OptionError, match="nothing is evicted"):
+        with pytest.raises(OptionError, match="no key is evicted"):
             _with(server.server.settings, when_full=WhenFull.EVICT)
     with running_server(data=str(tmp_path / "data")) as server:
         with pytest.raises(OptionError, match="start it with one"):

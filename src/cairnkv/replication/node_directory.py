@@ -1,8 +1,8 @@
-"""What a node of a cluster keeps on its disk, besides what its table has.
+"""The directory of a node: its number, its cluster's name and its table.
 
-What always holds: a file here has what it had, or all that it is to have; there is a whole table, or none.
+Invariants: a crash leaves a file with its old content or its new content, and a whole table or none.
 
-Not for what stands in the table (`log.disk`).
+Out of scope: the content of the table (`cairnkv.storage`).
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from cairnkv.storage.files import rewrite
 
 
 class NodeDirectory:
-    """What a node keeps on its disk: its number, its cluster's name, and its table.
+    """The directory of one node.
 
     node        the node's number, 16 hexadecimal digits
-    cluster     the name of the cluster that the table is of
-    table/      what RocksDB has of the state
+    cluster     the name of the cluster that the table belongs to
+    table/      the state, in RocksDB
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class NodeDirectory:
         self.table: Final = path / "table"
 
     def node(self) -> int:
-        """The node's number, drawn when it is asked for the first time. Raises `OptionError`."""
+        """Return the node's number. The first call draws it at random. Raises `OptionError`."""
         file = self.path / "node"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ class NodeDirectory:
         return number
 
     def refuse_other(self, cluster: str) -> None:
-        """See that the table, if there is one, is not another cluster's, as far as it is known. Raises `OptionError`.
+        """Raise `OptionError` if the table belongs to another cluster.
 
-        It is for before anything is asked of NATS, where a stream of a wrong name would be made, and take its room.
+        Call this before the node connects to NATS, where it would make a stream with the wrong name.
         """
         with contextlib.suppress(FileNotFoundError):
             try:
@@ -54,12 +54,12 @@ class NodeDirectory:
                 raise OptionError(f"{self.path / 'cluster'}: {error}") from None
             if name != cluster and self.table.exists():
                 raise OptionError(
-                    f"{self.path} is of a node of cluster {name}, not {cluster}: take --name {name}, or another "
-                    "--data. To make another cluster of what it has, see `cairn cluster repair`"
+                    f"{self.path} belongs to a node of cluster {name}, not {cluster}: use --name {name}, or another "
+                    "--data. To make another cluster from it, see `cairn cluster repair`"
                 )
 
     def keep_cluster(self, name: str) -> None:
-        """The table is of this cluster. Raises `OptionError`."""
+        """Write the name of the cluster that the table belongs to. Raises `OptionError`."""
         file = self.path / "cluster"
         try:
             if not file.exists() or file.read_text().strip() != name:
@@ -68,7 +68,7 @@ class NodeDirectory:
             raise OptionError(f"{file}: {error}") from None
 
     def set_aside(self, why: str = "damaged") -> Path:
-        """Put the table somewhere else, where nothing uses it; where. why: a word of its new name."""
+        """Rename the table, and return its new path. why: a part of the new name."""
         number = 1
         while (aside := self.path / f"table.{why}-{number}").exists():
             number += 1
@@ -76,9 +76,9 @@ class NodeDirectory:
         return aside
 
     def remove_table(self) -> None:
-        """Have no table. A crash meanwhile leaves all of it or none: a part of one could not be opened."""
+        """Remove the table. A crash meanwhile leaves all of it or none, because a part of a table cannot be opened."""
         removed = self.path / "table.removed"
-        shutil.rmtree(removed, ignore_errors=True)  # what a crash has left
+        shutil.rmtree(removed, ignore_errors=True)  # left by a crash
         with contextlib.suppress(FileNotFoundError):
             self.table.rename(removed)
         shutil.rmtree(removed, ignore_errors=True)

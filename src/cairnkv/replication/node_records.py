@@ -1,9 +1,9 @@
-"""The state of a node besides keys and values, as records in its own table: how each is written, and all are read.
+"""Records of a node's table: the state of the node besides keys and values.
 
-What always holds: nobody else knows the bytes of these records, but for that of the position, which repair changes. A
-record is an effect on a keyspace that no client has (`NODE_DB`); what is no more has no value there.
+Invariants: no other module knows the bytes of these records, except that repair changes the record of the position. A
+record is an effect on a database that no client can use (`NODE_DB`). A removed record has no value.
 
-Not for when they are written (`store`), nor for what a proposer's record says (`cairnkv.replication.epochs`).
+Out of scope: when they are written (`node_table`), and the bytes of an epoch row (`cairnkv.replication.epochs`).
 """
 
 import struct
@@ -22,7 +22,7 @@ SEMANTICS_KEY: Final = b"semantics"
 FLOOR_KEY: Final = b"floor"
 
 POSITION: Final = struct.Struct(">QQQI")
-"""Position in the stream, when the stream was made (ns), log time (ms), and the digest of all that came so far."""
+"""The position, the time when the stream was made (ns), log time (ms), and the digest of the state."""
 
 _NODE: Final = struct.Struct(">Q")
 _PART: Final = struct.Struct(">QI")
@@ -30,44 +30,44 @@ _SLOT: Final = struct.Struct(">H")
 _NUMBER: Final = struct.Struct(">Q")
 
 
-# -- written ---------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------------------------
 
 
 def of_position(position: int, identity: int, now: int, digest: int) -> Effect:
-    """What the table has got to; see `POSITION`."""
+    """Return the record of the position; see `POSITION`."""
     return NODE_DB, POSITION_KEY, POSITION.pack(position, identity, now, digest), None
 
 
 def of_semantics(version: int) -> Effect:
-    """Which are in force."""
+    """Return the record of the semantics in force."""
     return NODE_DB, SEMANTICS_KEY, _SLOT.pack(version), None
 
 
 def of_slot(slot: int, version: int) -> Effect:
-    """A slot that is tracked."""
+    """Return the record of a tracked slot."""
     return NODE_DB, SLOT_KEY + _SLOT.pack(slot), _NUMBER.pack(version), None
 
 
 def of_floor(floor: int) -> Effect:
-    """Which proposers are forgotten; see `EpochTable.floor`."""
+    """Return the record of the floor; see `EpochTable.floor`."""
     return NODE_DB, FLOOR_KEY, _NUMBER.pack(floor), None
 
 
 def of_proposer(node: int, row: bytes | None) -> Effect:
-    """A proposer's row; None: it is forgotten."""
+    """Return the record of a proposer's row; None: the row is removed."""
     return NODE_DB, PROPOSER_KEY + _NODE.pack(node), row, None
 
 
 def of_part(node: int, index: int, part: bytes | None) -> Effect:
-    """A part of a batch that is not there whole; None: of no use any more."""
+    """Return the record of a part of an incomplete batch; None: the part is removed."""
     return NODE_DB, PART_KEY + _PART.pack(node, index), part, None
 
 
-# -- read ------------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 class Records(NamedTuple):
-    """The state besides keys and values, as it stands in a node's table."""
+    """The state of a node besides keys and values."""
 
     position: tuple[int, int, int, int]
     semantics: int
@@ -76,12 +76,12 @@ class Records(NamedTuple):
 
 
 def read(state: Database) -> Records:
-    """What the records of a table say. Raises `ValueError`."""
+    """Return the records of a table. Raises `ValueError`."""
     position, semantics, table = (0, 0, 0, 0), 1, EpochTable()
     versions: dict[int, int] = {}
     records = sorted((key, value) for key in state.keys_in_memory() if (value := state.get(key)) is not None)
     try:
-        # Proposers first, and their parts in their order.
+        # Proposers before their parts, and parts in their order.
         for key, value in sorted(records, key=lambda record: record[0].startswith(PART_KEY)):
             if key == POSITION_KEY:
                 position = POSITION.unpack(value)

@@ -1,10 +1,10 @@
-"""A node's snapshots: it begins from another's where the log does not go back to it, and makes its own when it is time.
+"""The snapshots of a node: it continues from one if the log no longer has its next entry, and makes new ones.
 
-What always holds: the log is truncated only up to where snapshots that count stand for its beginning: two of them, or
-the only one where the log is full. A snapshot that a node begins from stays pinned until it has caught up with the log.
-Where none can be made INFO says why, and it is tried again, for ever.
+Invariants: the log is truncated only up to a position that is in two snapshots, or in the only one if the log is full.
+A snapshot from which a node continues stays pinned until the node has caught up. If no snapshot can be made,
+INFO has the reason, and the node tries again.
 
-Not for how they travel (`replication.nats.snapshots`), nor for what else a node does (`node`).
+Out of scope: how snapshots are stored (`replication.nats.snapshots`), and the other work of a node (`node`).
 """
 
 import asyncio
@@ -28,27 +28,27 @@ from cairnkv.storage.disk import DiskStorage
 logger: Final = logging.getLogger("cairnkv.cluster")
 
 FILL_MAX: Final = 0.9
-"""The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
+"""The part of the log's maximum size from which on writes that grow fail. CLEAR, reads and nodes use the rest."""
 
 FULL: Final = 0.99
-"""The part from which on the log counts as full: if no entry gets into it then, there will be no second snapshot
-either, and it is truncated behind the only one."""
+"""The part from which on the log counts as full. If it accepts no entry then, there is no second snapshot either, so it
+is truncated behind the only one."""
 
 SNAPSHOT_ENTRIES: Final = 50_000
-"""Entries after which another snapshot is made; the log has up to three times as many."""
+"""Entries after which a node makes another snapshot; the log has up to three times as many."""
 
 SNAPSHOT_FILL: Final = 0.3
-"""The part of the log's room beyond which one is made sooner, if there are `SNAPSHOT_LEAST` entries more."""
+"""The part of the log's maximum size from which on a node makes one earlier, after `SNAPSHOT_LEAST` entries."""
 
 SNAPSHOT_LEAST: Final = 100
-"""Entries at least: what else fills the log's room is not given back by snapshots that follow each other closely."""
+"""The minimum number of entries between snapshots: more frequent ones would free no more of the log."""
 
 SNAPSHOT_LOOK_SECONDS: Final = 5.0
-"""How often it is looked whether it is time; also how long is waited for one that cannot be had at present."""
+"""Period of the checks whether a snapshot is due; also the pause before the node tries an unavailable one again."""
 
 
 class NodeSnapshots:
-    """Of one node, from when its stream is open. Use within one event loop."""
+    """The snapshots of one node, while its stream is open. Use within one event loop."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class NodeSnapshots:
         new_table: Callable[[], DiskStorage],
         progress: StartProgress,
     ) -> None:
-        """snapshots: the cluster's, closed with this. directory, new_table, progress: see `Node`."""
+        """snapshots: those of the cluster, which `close` closes. new_table, progress: see `Node`."""
         self._snapshots = snapshots
         self._store = store
         self._stream = stream
@@ -69,31 +69,31 @@ class NodeSnapshots:
         self._progress = progress
         self._pin = contextlib.AsyncExitStack()
         self._newest: Snapshot | None = None  # as last seen
-        self._trouble = ""  # why none could be made, or looked for
+        self._trouble = ""  # why the last check failed
 
     async def open(self) -> None:
-        """See that there is what they are kept in. Raises `OptionError`, `Unavailable`."""
+        """Open or make the bucket of snapshots. Raises `OptionError`, `Unavailable`."""
         await self._snapshots.open(self._stream.identity)
 
     async def close(self) -> None:
-        """Begin from none any more, and make none."""
+        """Continue from no snapshot any more, and make none."""
         with contextlib.suppress(Unavailable):
             await self.unpin()
         self._snapshots.close()
 
     def info(self) -> Iterable[tuple[str, str | int]]:
-        """What INFO tells of them."""
+        """Yield names and values for INFO."""
         newest = self._newest
         yield "snapshot_position", newest.position if newest is not None else 0
         yield "snapshot_made", newest.made if newest is not None else ""
         yield "snapshot_trouble", self._trouble
 
-    # -- beginning from one ---------------------------------------------------------------------------------------
+    # -- continue from a snapshot ---------------------------------------------------------------------------------
 
     async def begin_from_newest(self) -> None:
-        """Have the newest that is of use in the place of the node's table, from which the log goes on.
+        """Replace the node's table by the newest usable snapshot.
 
-        It stays pinned until `unpin`. Raises `OptionError` where none is of use, and `Unavailable` where that may pass.
+        It stays pinned until `unpin`. Raises `OptionError` if there is none, `Unavailable` if none is available now.
         """
         store = self._store
         await self.unpin()
@@ -121,7 +121,7 @@ class NodeSnapshots:
         raise OptionError(f"this node cannot begin from a snapshot: {why}")
 
     async def unpin(self) -> None:
-        """Let go of the one that this node has begun from: the log goes on from there."""
+        """Unpin the snapshot from which this node has continued."""
         await self._pin.aclose()
 
     async def _install(self, snapshot: Snapshot) -> None:
@@ -141,10 +141,10 @@ class NodeSnapshots:
         await side.run(snapshot_files.install, fetched, directory.table)
         self._store.begin(await asyncio.to_thread(self._store.load))
 
-    # -- making one -----------------------------------------------------------------------------------------------
+    # -- make snapshots -------------------------------------------------------------------------------------------
 
     async def keep(self) -> None:
-        """Make one when it is time and this node's turn, and truncate the log, for as long as the node takes part."""
+        """Make snapshots when they are due, and truncate the log, while the node takes part."""
         while self._store.takes_part:
             await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
             try:
@@ -153,21 +153,21 @@ class NodeSnapshots:
             except (SnapshotError, StorageRefused, Unavailable, OptionError, OSError) as error:
                 self._trouble = str(error)
                 logger.warning("no snapshot was made: %s", error)
-            except Exception as error:  # a fault of ours, for which there may be none; also said as the log fills
+            except Exception as error:  # a bug: INFO reports it too, because the log fills up
                 self._trouble = f"a fault of cairnkv itself: {error!r}"
                 logger.exception("no snapshot was made")
 
     async def make_if_due(self) -> None:
-        """Look once whether it is time for one, or for truncation. Raises what keeps that from being done."""
+        """Check once whether a snapshot or a truncation is due. Raises the reason if it cannot be done."""
         store, stream, snapshots = self._store, self._stream, self._snapshots
         stuck = stream.fill >= FULL and not store.proposer.quorum
         if store.loading or not store.takes_part or not (store.proposer.quorum or stuck):
             return
-        await self.open()  # somebody may have removed the buckets, and with them all there was
+        await self.open()  # an operator may have removed the buckets, with all snapshots
         newest = self._newest = await snapshots.newest()
-        lacking = newest is None and stream.first > 1  # nobody could join
+        lacking = newest is None and stream.first > 1  # no node could join
         since = store.position - (newest.position if newest is not None else 0)
-        # The log is truncated behind the last but one: where it is full, that does not wait for entries nobody may log.
+        # The log is truncated behind the last but one. A full log accepts no entries, so do not wait for them.
         given_back = newest.position - stream.first if newest is not None and stream.fill >= FILL_MAX else 0
         least = 1 if stuck or given_back >= SNAPSHOT_LEAST else SNAPSHOT_LEAST
         if lacking or since >= SNAPSHOT_ENTRIES or (since >= least and stream.fill >= SNAPSHOT_FILL):

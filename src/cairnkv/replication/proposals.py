@@ -1,14 +1,15 @@
-"""What has its turn in the log of a cluster: a command that waits for it, with its reply, and what an entry changes.
+"""Proposals of a node: pending replies that wait for their entry of the log, and the changes that an entry makes.
 
-What always holds: who waits is told once, what came of it or that nobody knows. What the log has of a command is
-carried out in its turn whatever its client was told, as it is at all nodes.
+Invariants: a pending reply is completed once, with a reply or a failure. When an entry comes back, its commands execute
+on every node, also if the client has already received a failure.
 
-Not for when the turn has come (`store`), nor for runs of commands (`cairnkv.session.proposals_native`).
+Out of scope: when an entry has come back (`store`), and batches of the native path
+(`cairnkv.session.proposals_native`).
 """
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import ClassVar, Final, Protocol
 
 from cairnkv.commands import Failure, Reply
 from cairnkv.replication.entries import Item
@@ -19,9 +20,9 @@ from cairnkv.store.pending import PendingReply
 
 
 class Changes:
-    """What an entry changes: effects for the node's table, and what the digest of the state is made of.
+    """The changes of an entry: effects for the node's table, and the digest of the state.
 
-    size: bytes of the effects' keys and values; more where a command of the hot path names a key twice.
+    size: bytes of the effects' keys and values; more if a command of the native path names a key twice.
     """
 
     __slots__ = ("digest", "effects", "position", "size")
@@ -33,12 +34,12 @@ class Changes:
         self.size = 0
 
     def keep(self, effects: Sequence[Effect], size: int | None = None) -> None:
-        """Have these in the node's table. size: bytes of their keys and values, if they are known."""
+        """Add effects for the node's table. size: bytes of their keys and values, if they are known."""
         self.effects += effects
         self.size += size_of_effects(effects) if size is None else size
 
     def count_in(self, effects: Iterable[Effect]) -> None:
-        """Make these a part of the digest."""
+        """Add effects to the digest."""
         digest = self.digest
         for db, key, value, expiry in effects:
             digest = zlib.crc32(b"%d %d %d" % (db, -1 if key is None else len(key), expiry or 0), digest)
@@ -47,91 +48,121 @@ class Changes:
         self.digest = digest
 
 
-class ExecutableProposal(Proposal, Protocol):
-    """A proposal that a replicated store can carry out.
+class EffectCollector:
+    """Collects the effects of commands that the native path executes from an entry: a `BatchUndo` that needs no commit.
 
-    reply: None until it had its turn, or has failed.
+    The log has ordered the commands already. So no reply waits, and no change is undone.
+    """
+
+    undoes: ClassVar[bool] = False
+    only_reads: ClassVar[bool] = False
+
+    def __init__(self, collect: Callable[[list[Effect], list[int], int], None]) -> None:
+        """collect: called with effects in their order, the begin and the end of the effects of each command that has
+        several, and the maximum bytes of all keys and values."""
+        self.pending: Final[dict[bytes, int]] = {}
+        """Empty: no change is uncommitted."""
+        self._collect = collect
+
+    def begin(self, now: int) -> tuple[int, int]:
+        """Begin a batch. No reply waits for a commit."""
+        return 0, 0
+
+    def end(self, effects: list[Effect], groups: list[int], size: int) -> None:
+        """End a batch that has changed a database."""
+        self._collect(effects, groups, size)
+
+
+def log_time() -> int:
+    """The clock of the native path for entries: never later than log time, which only entries advance."""
+    return 0
+
+
+class ExecutableProposal(Proposal, Protocol):
+    """A proposal that a replicated store can execute.
+
+    reply: None until it is executed, or has failed.
     """
 
     reply: Reply | None
 
     def execute_logged(self, changes: Changes) -> None:
-        """Carry it out."""
+        """Execute it: its entry has come back."""
 
 
 class PendingProposal(PendingReply):
-    """The reply to a command that waits for its turn in the log."""
+    """The reply to a command that waits for its entry of the log."""
 
-    __slots__ = ("_carry_out", "_length", "cost", "given_up", "items", "weight")
+    __slots__ = ("_execute", "_length", "cost", "given_up", "items", "weight")
 
     def __init__(
         self,
         items: Sequence[Item],
-        carry_out: Callable[[Changes], Reply],
+        execute: Callable[[Changes], Reply],
         length: int = 0,
         weight: int = 0,
         *,
         cost: int = 1,
     ) -> None:
-        """items: what the log has to have; none of a read. length: of the reply, in bytes, as far as is known.
+        """items: for the log; a read has none. length: bytes of the reply, as far as they are known.
 
-        carry_out: does it, in its turn, and gives the reply. weight: bytes that it keeps besides the items.
+        execute: executes the command and returns its reply. weight: bytes that it keeps besides the items.
         cost: its work, in commands of one key.
         """
         super().__init__(0)
         self.items = items
         self.weight = weight + sum(len(item.payload) for item in items)
         self.given_up = False
-        self._carry_out = carry_out
+        self._execute = execute
         self._length = length
         self.cost = cost
 
     @property
-    def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand
-        """Whether it had its turn, or gets none."""
+    def executed(self) -> bool:  # type: ignore[override]  # True for any other `PendingReply`
+        """Whether it is executed, or never will be."""
         return self.reply is not None
 
     @property
     def outcome(self) -> Reply:
-        """The reply. Only once there is one."""
-        assert self.reply is not None, "nobody knows yet"
+        """The reply. Only after the execution."""
+        assert self.reply is not None, "the command is not executed"
         return self.reply
 
     @property
     def size(self) -> int:
-        """Bytes that the reply will keep in memory, near enough."""
+        """Estimated bytes that the reply will keep in memory."""
         return self._length
 
     def from_memory(self) -> Reply | PendingReply:
-        """In memory is what came back through the log."""
+        """Return this reply: a change enters memory when its entry comes back."""
         return self
 
     def execute_logged(self, changes: Changes) -> None:
-        """Carry it out. Whoever was told that nobody knows, is told nothing any more."""
+        """Execute it. If the client has already received a failure, discard the reply."""
         if self.given_up and not self.items:
             return
-        reply = self._carry_out(changes)
+        reply = self._execute(changes)
         if not self.given_up:
             self.complete(reply)
 
     def complete(self, reply: Reply) -> None:
-        """This is the reply."""
+        """Set the reply."""
         self.reply = reply
         self.on_ready()
 
     def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
-        """It will have no turn, or nobody knows."""
+        """Fail it: it will not execute, or its outcome is unknown."""
         self.given_up = True
         self.complete(failure)
 
     def fail_reads(self, failure: Failure) -> None:
-        """If it only reads, it will have no turn."""
+        """Fail it if it is a read."""
         if not self.items:
             self.fail(failure)
 
 
 class BlockingProposal(PendingProposal):
-    """One behind which its client's next commands wait."""
+    """A proposal for whose execution the client's next commands wait."""
 
     __slots__ = ()
 

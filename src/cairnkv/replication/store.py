@@ -44,7 +44,6 @@ from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import BatchExecutor
 from cairnkv.replication import node_records
-from cairnkv.replication.batches import EffectCollector, log_time
 from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import (
@@ -63,7 +62,14 @@ from cairnkv.replication.entry_codec import (
 )
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.node_table import NodeTable
-from cairnkv.replication.proposals import BlockingProposal, Changes, ExecutableProposal, PendingProposal
+from cairnkv.replication.proposals import (
+    BlockingProposal,
+    Changes,
+    EffectCollector,
+    ExecutableProposal,
+    PendingProposal,
+    log_time,
+)
 from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB

@@ -1,21 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled event path: one epoll set for asyncio's descriptors and for the sockets of all clients.
+"""The native path of the event loop: one epoll set for asyncio's descriptors and for the sockets of all clients.
 
-asyncio lets a program bring its own selector. This one waits for asyncio's descriptors and serves clients while it
-waits: bytes in, the accelerator, bytes out, and back to waiting, without a step of Python. Clients that are ready
-together are served together: all are read, all is executed, all is sent. That leaves the processor in one place for
-longer, lets the accelerator look ahead over all of them, and wakes up whoever receives less often. Whatever the
-accelerator leaves goes to the client's connection as any transport would bring it, and then asyncio gets its turn.
+asyncio accepts other selectors. This one waits for asyncio's descriptors and serves clients while it waits: it receives
+bytes, executes commands, sends replies and waits again, without Python code. It serves clients together that are ready
+together: it receives from all, executes all commands, and sends all replies. So the processor stays in one part of the
+code longer, the executor can look ahead over all clients, and receivers wake up less often. The bytes that the executor
+leaves go to the client's connection, as from any transport, and then asyncio runs.
 
-What always holds: a `Transport` behaves as asyncio's own do, as far as a `Connection` can tell; asyncio waits for
-no client, and no client for more than the events of one wake-up.
+Invariants: for a `Connection`, a `Transport` behaves as asyncio's own. asyncio waits for no client, and no client waits
+for more than the events of one wake-up.
 
 The receive buffer is shared. Bytes that it holds belong to gathered clients until `_serve_together` has served them;
 all other code gets the buffer from `_free_buffer`, which serves them first. Python code that runs meanwhile may change
-any client, so each round of `_serve_together` checks anew which of them the accelerator may serve; it never reaches
-the buffer, since `poll` refuses to be called by what it calls.
+any client, so each round of `_serve_together` checks again which of them the executor may serve; it never reaches the
+buffer, since `poll` refuses to be called by code that it calls.
 
-Not for TLS, and not for systems without epoll: there, asyncio's or uvloop's transports serve the same connections.
+Out of scope: TLS, and systems without epoll, where asyncio's or uvloop's transports serve the same connections.
 """
 
 import os
@@ -77,18 +77,18 @@ cdef extern from *:
     const bint CAIRNKV_SHARES_BUFFER
 
 cdef enum:
-    RECEIVE_BYTES = 262144  # read from a client at once
+    RECEIVE_BYTES = 262144  # received from a client at once
     RECEIVE_SHORT_BYTES = 65536  # from a client whose frames are short: about half a millisecond of work
     RECEIVE_LONG_BYTES = 1048576  # from a client whose frames are long; also from all that are served together
-    SHORT_FRAME_BYTES = 128  # up to which they are called short, on average
-    LONG_FRAME_BYTES = 4096  # from which on they are called long, on average
-    RECEIVE_ROOM = 65536  # that there has to be for one more of those
+    SHORT_FRAME_BYTES = 128  # maximum average length of short frames
+    LONG_FRAME_BYTES = 4096  # minimum average length of long frames
+    RECEIVE_ROOM = 65536  # minimum room in the buffer for one more of them
     TOGETHER_MAX = 16  # clients that are served together
-    PROPOSED_MAX = 64  # clients whose commands are proposed together, which is less work for each
+    PROPOSED_MAX = 64  # clients whose commands are proposed together
     EVENTS_MAX = 256  # of one wake-up
-    PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
-    PENDING_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
-    PENDING_BYTES_MAX = 262144  # ... and their bytes
+    PIECES_MAX = 512  # of replies in one call; the system accepts 1,024
+    PENDING_MAX = 256  # maximum pending batches of a client; beyond it they go to its session
+    PENDING_BYTES_MAX = 262144  # and their maximum bytes
 
 
 cdef int _receive_bytes_for(Py_ssize_t frame_bytes) noexcept nogil:
@@ -105,15 +105,15 @@ cdef double monotonic() noexcept nogil:
 
 
 cdef class Poller:
-    """The part of a `ClientSelector` that is compiled: the epoll set with the clients in it."""
+    """The native part of a `ClientSelector`: the epoll set with the clients."""
 
     cdef int _epoll
     cdef unsigned char *_received
-    cdef double _now  # when the wake-up at hand began, in the loop's time
-    # Those who are served together: what they sent stands in `_received`, one behind the other.
-    cdef FrameExecutor _frame_executor  # theirs
+    cdef double _now  # the begin of the current wake-up, in the loop's time
+    # Clients that are served together: their bytes are in `_received`, one after the other.
+    cdef FrameExecutor _frame_executor  # their executor
     cdef Piece _pieces[PROPOSED_MAX]
-    cdef PyObject *_senders[PROPOSED_MAX]  # references of our own
+    cdef PyObject *_senders[PROPOSED_MAX]  # own references
     cdef int _together
     cdef Py_ssize_t _filled
     cdef epoll_event _events[EVENTS_MAX]
@@ -142,11 +142,11 @@ cdef class Poller:
         self._transports = {}
 
     def poll(self, double timeout):
-        """Wait for asyncio's descriptors for so many seconds (below 0: for ever), and serve clients meanwhile.
+        """Wait for asyncio's descriptors, and serve clients meanwhile. timeout: in seconds; below 0: none.
 
-        Returns the (descriptor, events) of asyncio's that are ready. It may be empty before the time is up, when
-        something was done that may have given asyncio something to do. Raises the SystemExit or KeyboardInterrupt of a
-        protocol once all clients are served, and RuntimeError when it is called by what it calls.
+        Returns the (descriptor, events) of asyncio's that are ready. The list may be empty before the timeout, if
+        Python code was called, which may have scheduled work. Raises the SystemExit or KeyboardInterrupt of a protocol
+        once all clients are served, and RuntimeError in a call from code that `poll` calls.
         """
         if self._polling:
             raise RuntimeError("Poller.poll is running already; do not run the event loop inside of its own callbacks")
@@ -178,7 +178,7 @@ cdef class Poller:
             for at in range(count):
                 fd = self._events[at].data.fd
                 if fd < self._clients_size and self._clients[fd] is not NULL:
-                    transport = <Transport>self._clients[fd]  # a reference: it may be lost on the way
+                    transport = <Transport>self._clients[fd]  # an own reference: the client may disconnect meanwhile
                     self._receive(transport, self._events[at].events)
                 else:
                     ready.append((fd, self._events[at].events))
@@ -199,7 +199,7 @@ cdef class Poller:
         return 0
 
     cdef int _receive(self, Transport transport, uint32_t events) except -1:
-        """Read what a client has sent, for `_serve_together`; or serve it at once, if there is more to it."""
+        """Receive the bytes of a client for `_serve_together`; or serve the client at once, if it needs more."""
         cdef Py_ssize_t received, room
         cdef Piece *piece
         if self._together and (
@@ -217,7 +217,7 @@ cdef class Poller:
         else:
             received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
         if received <= 0:
-            return transport._serve(events)  # which meets the same, and deals with it
+            return transport._serve(events)  # it meets the same error, and handles it
         transport.heard = self._now
         self._frame_executor = transport._frame_executor
         piece = self._pieces + self._together
@@ -237,7 +237,7 @@ cdef class Poller:
         return self._received
 
     cdef int _serve_together(self) except -1:
-        """Execute what was read, send the replies, and bring to the connections what the accelerator has left."""
+        """Execute the received commands, send the replies, and give the rest of the bytes to the connections."""
         cdef int begin = 0, end, at, count = self._together
         cdef Transport transport
         cdef FrameExecutor frame_executor = self._frame_executor
@@ -260,7 +260,7 @@ cdef class Poller:
                     end = begin + frame_executor.execute(self._pieces + begin, end - begin)
                 except BaseException as error:
                     failed = error
-                    if frame_executor.at_piece >= end - begin:  # the run as a whole has failed, with all its replies
+                    if frame_executor.at_piece >= end - begin:  # the whole batch has failed, with all its replies
                         for at in range(begin, end):
                             (<Transport>self._senders[at])._wrong(failed)
                         begin = end
@@ -273,12 +273,12 @@ cdef class Poller:
                             (<Transport>self._senders[at])._take_replies(self._pieces + at)
                 finally:
                     frame_executor.output_in_use = False
-                # Python code may run from here on, and with it the accelerator: its output is no longer needed.
+                # From here on Python code may run, and call the executor: its output is no longer needed.
                 for at in range(begin, end):
                     transport = <Transport>self._senders[at]
                     if self._pieces[at].commands:
                         transport._receive_bytes = _receive_bytes_for(self._pieces[at].done // self._pieces[at].commands)
-                    else:  # the frame may be longer than what was read
+                    else:  # the frame may be longer than the received bytes
                         transport._receive_bytes = RECEIVE_BYTES
                     if transport._unsent_size or self._pieces[at].done < self._pieces[at].length:
                         transport._bring(self._pieces[at].data + self._pieces[at].done,
@@ -331,7 +331,7 @@ cdef class Poller:
 cdef class Lent:
     """Bytes of the receive buffer that a protocol may read until `data_received` returns.
 
-    views: how many memoryviews of them there are; a slice of one counts, also after that one was released.
+    views: the number of memoryviews of them; a slice of a view counts, also after the view was released.
     """
 
     cdef char *data
@@ -347,27 +347,27 @@ cdef class Lent:
 
 
 cdef class Transport:
-    """A client's socket, as asyncio's transports present one (`asyncio.Transport`).
+    """The transport of a client (`asyncio.Transport`).
 
-    heard: when the client last sent something, in the loop's time.
+    heard: when the client last sent bytes, in the loop's time.
     """
 
     cdef int _fd
     cdef Poller _poller
     cdef object _socket, _loop, _protocol
     cdef object __weakref__
-    cdef list _unsent  # what the system has not taken, in order
-    cdef Py_ssize_t _unsent_at  # how much of the first piece it has
+    cdef list _unsent  # bytes that the system has not accepted, in order
+    cdef Py_ssize_t _unsent_at  # the accepted part of the first piece
     cdef Py_ssize_t _unsent_size
     cdef Py_ssize_t _high, _low
-    cdef Py_ssize_t _read_next  # bytes, at most; 0: what there is room for
+    cdef Py_ssize_t _read_next  # maximum bytes; 0: as the room allows
     cdef uint32_t _interest
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
-    cdef bint _shares  # whether another thread, that of a log, wants the interpreter as well: let it go for the system
-    cdef int _receive_bytes  # at once, by the length of the frames that came last
-    cdef FrameExecutor _frame_executor  # None while everything goes the readable way
+    cdef bint _shares  # whether storage's thread needs the interpreter too: release it for system calls
+    cdef int _receive_bytes  # at once, by the average length of the last frames
+    cdef FrameExecutor _frame_executor  # None: the pure path executes all commands
     cdef Conversation _conversation
-    cdef list _pending  # replies that may not leave yet, in order
+    cdef list _pending  # pending batches, in order
     cdef Py_ssize_t _pending_size
     cdef object _when_released  # `_release`, bound once
     cdef readonly double heard
@@ -389,7 +389,7 @@ cdef class Transport:
         poller._add(self)
         protocol.connection_made(self)
 
-    # -- what asyncio's transports have -----------------------------------------------------------------------
+    # -- interface of asyncio's transports --------------------------------------------------------------------
 
     def get_extra_info(self, name, default=None):
         if name == "peername":
@@ -459,11 +459,11 @@ cdef class Transport:
         self._closing = True
         self._lose(None)
 
-    # -- acceleration -----------------------------------------------------------------------------------------
+    # -- the native path --------------------------------------------------------------------------------------
 
     def set_native_path(self, frame_executor, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max,
                    bint reads_locally):
-        """From now on, let an accelerator have the first look at what comes (None: no longer)."""
+        """Let an executor execute the bytes of the client first; None: none."""
         self._frame_executor = frame_executor
         self._shares = frame_executor is not None and (<FrameExecutor>frame_executor)._collector is not None
         self._conversation.width = width
@@ -473,21 +473,21 @@ cdef class Transport:
         self._conversation.frame_max = frame_max
         self._conversation.reads_locally = reads_locally
 
-    # -- replies that wait for the log ------------------------------------------------------------------------
+    # -- pending replies --------------------------------------------------------------------------------------
 
     @property
     def holds(self):
-        """Whether replies wait for the log here."""
+        """Whether the transport has pending replies."""
         return len(self._pending) > 0
 
     def hand_over(self):
-        """Let the protocol have the replies that are held here: it has something to say behind them."""
+        """Give the pending replies to the protocol, which queues others behind them."""
         if self._pending:
             pending, self._pending, self._pending_size = self._pending, [], 0
             self._protocol.add_batches(pending)
 
     cdef inline Waiting _what_waits(self) noexcept:
-        """What of the client's commands has yet to have its turn, as far as its replies are held here."""
+        """Return which commands of the client are not executed yet, of those whose replies are pending here."""
         cdef Py_ssize_t at = PyList_GET_SIZE(self._pending)
         cdef PendingBatch pending
         if at == 0:
@@ -500,7 +500,7 @@ cdef class Transport:
         return READS_WAIT
 
     cdef int _take_replies(self, Piece *piece) except -1:
-        """Send what the accelerator has said to this client, or hold what has to wait."""
+        """Send the executor's replies to this client, or keep those that must wait."""
         cdef PendingBatch pending
         cdef FrameExecutor frame_executor = self._poller._frame_executor
         cdef bint behind = PyList_GET_SIZE(self._pending) > 0
@@ -509,7 +509,7 @@ cdef class Transport:
         if not behind and piece.wait == 0:
             return self._send_replies(frame_executor._out + piece.replies_at, piece.replies_size)
         if frame_executor.proposes:
-            self._poller._called = True  # what is proposed is published in the loop's turn
+            self._poller._called = True  # asyncio publishes the proposals
         if not behind and piece.ready_size:
             self._send_replies(frame_executor._out + piece.replies_at, piece.ready_size)
         try:
@@ -547,7 +547,7 @@ cdef class Transport:
         for pending in released:
             self._pending_size -= pending._charged
             for part in pending.parts:
-                if type(part) is not bytes:  # a failure, or what is due by itself: the protocol knows how to say it
+                if type(part) is not bytes:  # a failure or a queued reply: the protocol encodes it
                     self._pending[:0] = released
                     self._poller._called = True
                     self.hand_over()
@@ -569,7 +569,7 @@ cdef class Transport:
     # -- events -----------------------------------------------------------------------------------------------
 
     cdef inline bint _is_plain(self) noexcept:
-        """Whether there is nothing to do but to read, and the accelerator may have what is read."""
+        """Whether the client only needs a receive, and the executor may execute the bytes."""
         return (
             self._frame_executor is not None
             and self._unsent_size == 0
@@ -580,7 +580,7 @@ cdef class Transport:
         )
 
     cdef int _serve(self, uint32_t events) except -1:
-        """Do what the events of one wake-up ask for. Errors of the protocol go to the loop's handler."""
+        """Handle the events of one wake-up. Errors of the protocol go to the loop's handler."""
         cdef Py_ssize_t received, size
         cdef unsigned char *buffer = self._poller._free_buffer()
         Py_INCREF(self)
@@ -611,7 +611,7 @@ cdef class Transport:
         return 0
 
     cdef int _bring(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Bring to the connection what is for the readable way, and tell it when too much waits to be sent."""
+        """Give bytes for the pure path to the connection, and pause it if too many bytes are unsent."""
         cdef Lent lent
         try:
             self._check_high()
@@ -654,7 +654,7 @@ cdef class Transport:
         return 0
 
     cdef int _send_replies(self, const char *replies, Py_ssize_t size) except -1:
-        """Send what the accelerator has said; keep what the system does not take."""
+        """Send the executor's replies; keep the bytes that the system does not accept."""
         cdef Py_ssize_t sent
         if self._shares:
             with nogil:
@@ -677,7 +677,7 @@ cdef class Transport:
         return 0
 
     def _send(self, data):
-        """Send at once what the system takes; the rest, or None."""
+        """Send the bytes that the system accepts now. Returns the rest, or None."""
         try:
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
@@ -710,7 +710,7 @@ cdef class Transport:
             self._unsent_at = sent if whole else self._unsent_at + sent
             del self._unsent[:whole]
             if whole < len(pieces):
-                break  # the system has enough
+                break  # the system accepts no more
         if self._lost:
             return 0
         self._watch()
@@ -736,12 +736,12 @@ cdef class Transport:
         if not self._lost:
             try:
                 self._socket.shutdown(socket.SHUT_WR)
-            except OSError as error:  # the client has gone, and nobody has noticed yet
+            except OSError as error:  # the client has disconnected, which was not noticed yet
                 self._lose(error)
         return 0
 
     cdef int _watch(self) except -1:
-        """Ask for the events that are of use now."""
+        """Set the events to wait for."""
         cdef uint32_t interest = 0
         if self._lost:
             return 0
@@ -755,7 +755,7 @@ cdef class Transport:
         return 0
 
     cdef int _lose(self, error) except -1:
-        """Be closed: nothing is read or sent any more, and the protocol is told in the loop's next turn."""
+        """Close: receive and send nothing more, and notify the protocol in the loop's next iteration."""
         if self._lost:
             return 0
         self._lost = self._closing = True

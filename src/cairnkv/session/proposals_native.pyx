@@ -1,22 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled hot path of a cluster's node: commands are not executed where they are read, but have their turn in the
-log; all but local reads, which may show what was true a moment ago.
+"""The native path of a node of a cluster: it proposes commands, and executes them when their entry comes back.
 
-    bytes of some clients → ProposingExecutor: which frames are these → one ProposedBatch → the log
-    its turn → ProposedBatch: the accelerator of the clients' wire → the replies of each client
-    bytes that begin with local reads → the accelerator of the clients' wire → their replies, at once
+    bytes of some clients → ProposingExecutor: scans the frames → one ProposedBatch → the log
+    its entry comes back → ProposedBatch: the executor of the clients' protocol → the replies of each client
+    bytes that begin with local reads → the executor of the clients' protocol → their replies, at once
 
-What always holds: what is brought to the log are the writes among the frames, each as its client has sent it, in their
-order; all frames are executed in their turn, in that order, and what the accelerator leaves of them in its place by the
-readable way. A frame that is not known, or has anything that is to be asked before, is left to the readable way, which
-brings it to the log behind these.
+Invariants: an entry has the writes among the frames in their order, each as its client has sent it. When the entry
+comes back, the batch executes all its frames in that order; the pure path executes a frame that the executor leaves, at
+the place of that frame. A frame that the native path does not know, or must check, is left to the pure path, which
+proposes it after this batch.
 
-A local read is executed from the node's table as it is, at once, whatever the log is like; INFO says how far behind
-that may be (`Node.behind_ms`). While writes of its client wait for their turn it has a turn too, behind them: so
-nobody misses what they have written. Where only reads wait it is left to the readable way, by which its reply waits for
-theirs, but it does not.
+A local read executes at once, on the node's table as it is; INFO reports how old that may be (`Node.behind_ms`). While
+writes of its client wait for their entry, the read is proposed after them, so that the client sees its own writes.
+While only reads wait, the read is left to the pure path: it executes at once, and its reply waits for theirs.
 
-Not for what a frame is (`frames_native`), nor for how proposals come into the log (`cairnkv.replication.proposer`).
+Out of scope: frames (`frames_native`), and how proposals enter the log (`cairnkv.replication.proposer`).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -43,29 +41,28 @@ from cairnkv.store import size_of
 cdef Py_ssize_t UNSENT_PAUSE = _UNSENT_PAUSE
 
 cdef enum:
-    RUN_BYTES_MAX = 262144  # of the frames of one run: to execute it takes some milliseconds
-    COMMANDS_PER_COST = 8  # that are about as much work as one of the readable way
+    BATCH_BYTES_MAX = 262144  # maximum bytes of the frames of a batch: its execution takes some milliseconds
+    COMMANDS_PER_COST = 8  # commands as work of one command of the pure path
 
-cdef object RUN = ItemKind.COMMANDS
+cdef object COMMANDS = ItemKind.COMMANDS
 
 
 cdef struct Part:
-    # What one client has in a run.
-    const unsigned char *data  # where it was read, until the run has bytes of its own
-    Py_ssize_t at  # in those
+    # The frames of one client in a batch.
+    const unsigned char *data  # where they were read, until the batch has its own bytes
+    Py_ssize_t at  # in the bytes of the batch
     Py_ssize_t length
     Py_ssize_t commands
-    Py_ssize_t expected  # bytes of the replies, as far as is known
+    Py_ssize_t expected  # bytes of the replies, as far as they are known
     bint writes
-    bint given_up  # its client was told that it will not be carried out, or that nobody knows
+    bint given_up  # whether its client got a failure
     Conversation conversation
 
 
 cdef class ProposedBatch:
-    """Commands of some clients that have their turn together.
+    """Commands of some clients that execute together: an `ExecutableProposal`.
 
-    What `cairnkv.replication.proposals.ExecutableProposal` has. items: what the log has to have. cost: how many
-    commands of the readable way it is as much work as.
+    items: the writes for the log. cost: its work, in commands of the pure path.
     """
 
     cdef readonly tuple items
@@ -75,7 +72,7 @@ cdef class ProposedBatch:
     cdef readonly object reply
     cdef FrameExecutor _executor
     cdef object _store
-    cdef bytes _said
+    cdef bytes _frames
     cdef Part *_parts
     cdef int _count
     cdef list _pending  # of each part
@@ -87,20 +84,20 @@ cdef class ProposedBatch:
         PyMem_Free(self._parts)
 
     def execute_logged(self, changes):
-        """Carry it out."""
+        """Execute the commands: their entry has come back."""
         if self.given_up and not self.items:
             return
         try:
             self._execute(changes)
         except BaseException as error:
-            self._store.leave(f"commands could not be carried out that all nodes do: {error!r}")
+            self._store.leave(f"this node could not execute commands that all nodes execute: {error!r}")
             raise
         if not self.given_up:
-            self._settle()
+            self._release()
 
     cdef int _execute(self, changes) except -1:
         cdef Piece *pieces = <Piece *>PyMem_Malloc(self._count * sizeof(Piece))
-        cdef const unsigned char *said = <const unsigned char *>PyBytes_AS_STRING(self._said)
+        cdef const unsigned char *said = <const unsigned char *>PyBytes_AS_STRING(self._frames)
         cdef int at, end, begin = 0
         if pieces is NULL:
             raise MemoryError
@@ -121,14 +118,14 @@ cdef class ProposedBatch:
                 for at in range(begin, end):
                     self._answer(at, pieces[at].replies_at, pieces[at].replies_size)
                 begin = end
-                if pieces[end - 1].done < pieces[end - 1].length and self._carry_out(pieces + end - 1, end - 1, changes):
+                if pieces[end - 1].done < pieces[end - 1].length and self._execute_left(pieces + end - 1, end - 1, changes):
                     begin = end - 1
         finally:
             PyMem_Free(pieces)
         return 0
 
     cdef inline bint _is_void(self, int at) noexcept:
-        """Whether nothing has to be done for a client any more."""
+        """Whether a client got a failure and its commands change nothing."""
         return self._parts[at].given_up and not self._parts[at].writes
 
     cdef int _answer(self, int at, Py_ssize_t begin, Py_ssize_t size) except -1:
@@ -136,11 +133,11 @@ cdef class ProposedBatch:
             (<PendingBatch>self._pending[at]).add(PyBytes_FromStringAndSize(self._executor._out + begin, size), size)
         return 0
 
-    cdef bint _carry_out(self, Piece *piece, int at, changes) except -1:
-        """Carry out the frame that the accelerator has left, the readable way; whether there are more behind it.
+    cdef bint _execute_left(self, Piece *piece, int at, changes) except -1:
+        """Execute the frame that the executor has left, on the pure path. Returns whether there are more frames.
 
-        Where the replies to a client are many bytes already, which nobody knew when their frames were read, all that
-        it has: what is due is kept then as what the table has, and not copied before the client takes it.
+        If the replies to the client already have many bytes, execute all its frames: their queued replies refer to the
+        values in the table, and no bytes are copied before the client reads them.
         """
         cdef Scanned found
         cdef Py_ssize_t size, length
@@ -153,7 +150,7 @@ cdef class ProposedBatch:
         while piece.length:
             size = self._executor.scan(piece.data, piece.length, &found)
             if size == 0:
-                raise AssertionError("a frame that was scanned is none now")
+                raise AssertionError("a scanned frame is not complete")
             queued = self._executor.left(self._store, changes, PyBytes_FromStringAndSize(<const char *>piece.data, size))
             piece.data += size
             piece.length -= size
@@ -166,8 +163,8 @@ cdef class ProposedBatch:
             pending.add(queued, length)
         return False
 
-    cdef int _settle(self) except -1:
-        """Let the replies leave."""
+    cdef int _release(self) except -1:
+        """Release the replies."""
         cdef PendingBatch pending
         cdef int at
         self.reply = OK
@@ -181,7 +178,7 @@ cdef class ProposedBatch:
         return 0
 
     def fail(self, failure, of_reads=None):
-        """It will have no turn, or nobody knows. of_reads: what is said of commands that only read."""
+        """The commands will not execute, or their outcome is unknown. of_reads: the failure of reads."""
         cdef int at
         self.given_up = True
         self.reply = failure
@@ -190,7 +187,7 @@ cdef class ProposedBatch:
                 self._fail_part(at, failure, failure if of_reads is None else of_reads)
 
     def fail_reads(self, failure):
-        """What clients have said that only read will not be carried out."""
+        """The clients whose commands only read get a failure."""
         cdef int at
         if not self.items:
             self.fail(failure)
@@ -202,7 +199,7 @@ cdef class ProposedBatch:
     cdef int _fail_part(self, int at, failure, of_reads) except -1:
         cdef Part *part = self._parts + at
         cdef Scanned found
-        cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(self._said) + part.at
+        cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(self._frames) + part.at
         cdef Py_ssize_t done = 0
         cdef list failures = []
         cdef PendingBatch pending = self._pending[at]
@@ -219,14 +216,14 @@ cdef class ProposedBatch:
 
 
 cdef class ProposingExecutor(FrameExecutor):
-    """Brings commands of one wire on one keyspace to the log, and answers local reads."""
+    """Proposes commands of one protocol on one database, and executes local reads."""
 
     cdef FrameExecutor _executor
     cdef object _store
-    cdef ProposedBatch _run  # that of the pieces at hand
+    cdef ProposedBatch _batch  # of the current pieces
 
     def __init__(self, store, FrameExecutor executor not None):
-        """executor: carries out, in their turn, frames of the wire that this is for."""
+        """executor: executes frames of this protocol when their entry comes back."""
         self._store = store
         self._executor = executor
         self._table = executor._table
@@ -234,9 +231,10 @@ cdef class ProposingExecutor(FrameExecutor):
         self.proposes = True
 
     cdef int execute(self, Piece *pieces, int count) except -1:
-        """Propose what some clients have sent, behind their local reads; how many of the pieces were looked at.
+        """Execute the local reads at the begin of some clients' pieces, and propose the rest as one batch.
 
-        That is one at least, and all that there is room for in one run, and for the replies to local reads.
+        Returns the number of pieces that were handled: at least one, and as many as the batch and the output have room
+        for.
         """
         cdef Part *parts = NULL
         cdef Part *part
@@ -245,7 +243,7 @@ cdef class ProposingExecutor(FrameExecutor):
         cdef bint takes, full = False
         cdef int at, used = 0
         self.enter()
-        self._run = None
+        self._batch = None
         self._size = 0
         self.at_piece = 0
         for at in range(count):
@@ -270,7 +268,7 @@ cdef class ProposingExecutor(FrameExecutor):
                 if takes:
                     full = self._gather(piece, part, total)
                     if full and self.at_piece and piece.done == part.length and piece.done < piece.length:
-                        piece.done = piece.commands = 0  # it is the first of the next run
+                        piece.done = piece.commands = 0  # it is the first of the next batch
                         break
                     if part.length:
                         part.at = total
@@ -285,11 +283,11 @@ cdef class ProposingExecutor(FrameExecutor):
                 self.commands += piece.commands
                 self.at_piece += 1
             if used:
-                self._run = self._made(parts, used, total, proposed)
+                self._batch = self._made(parts, used, total, proposed)
                 parts = NULL
-                self._store.propose_batch(self._run)
+                self._store.propose_batch(self._batch)
         except BaseException:
-            self.at_piece = count  # none of them has replies to wait for
+            self.at_piece = count  # no piece has replies that wait
             raise
         finally:
             PyMem_Free(parts)
@@ -297,7 +295,7 @@ cdef class ProposingExecutor(FrameExecutor):
         return self.at_piece
 
     cdef int _read_locally(self, Piece *pieces, int count) except -1:
-        """Answer the local reads that the piece at hand begins with."""
+        """Execute the local reads at the begin of the current piece."""
         cdef Piece *piece = pieces + self.at_piece
         cdef FrameExecutor executor = self._executor
         cdef Py_ssize_t size
@@ -306,10 +304,10 @@ cdef class ProposingExecutor(FrameExecutor):
         executor._room_end = UNSENT_PAUSE
         while piece.length > piece.done < self._bytes_max:
             if (self._size or piece.done) and self._table._ahead_next == self._table._ahead_count:
-                look_ahead(self, pieces, count)  # the first one has shown that this is of use
+                look_ahead(self, pieces, count)  # only after the first read: then it is worth its time
             size = executor.local_read(piece.data + piece.done, piece.length - piece.done)
             if size == 0:
-                self._table._ahead_next = self._table._ahead_count  # what was met behind it is out of step
+                self._table._ahead_next = self._table._ahead_count  # the announced keys are others
                 break
             piece.done += size
             piece.commands += 1
@@ -319,9 +317,9 @@ cdef class ProposingExecutor(FrameExecutor):
         return 0
 
     cdef bint _gather(self, Piece *piece, Part *part, Py_ssize_t total) except -1:
-        """See which frames of a piece are to be proposed, from where it is done; whether the run has no room for more.
+        """Find the frames of a piece to propose. Returns whether the batch has no room for more.
 
-        total: bytes that the run has without them.
+        total: bytes of the batch without them.
         """
         cdef Scanned found
         cdef Py_ssize_t size
@@ -334,7 +332,7 @@ cdef class ProposingExecutor(FrameExecutor):
             size = self._executor.scan(piece.data + piece.done, piece.length - piece.done, &found)
             if size == 0 or (found.local and not waits):
                 break
-            if total + part.length + size > RUN_BYTES_MAX and (total or part.length):
+            if total + part.length + size > BATCH_BYTES_MAX and (total or part.length):
                 return True
             part.length += size
             part.commands += 1
@@ -346,29 +344,29 @@ cdef class ProposingExecutor(FrameExecutor):
         return False
 
     cdef ProposedBatch _made(self, Part *parts, int used, Py_ssize_t total, Py_ssize_t commands):
-        """The run of these. It has the parts from now on."""
-        cdef ProposedBatch run = ProposedBatch.__new__(ProposedBatch)
+        """Return the batch of these parts, which owns them from now on."""
+        cdef ProposedBatch batch = ProposedBatch.__new__(ProposedBatch)
         cdef char *into
         cdef int at
-        run._said = PyBytes_FromStringAndSize(NULL, total)
-        into = PyBytes_AS_STRING(run._said)
+        batch._frames = PyBytes_FromStringAndSize(NULL, total)
+        into = PyBytes_AS_STRING(batch._frames)
         for at in range(used):
             memcpy(into + parts[at].at, parts[at].data, parts[at].length)
-        run._pending = [awaited_batch(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
-        payload = self._logged(run._said, parts, used)
-        run.items = (Item(RUN, self._table._number, payload),) if payload else ()
-        run.weight = total + len(payload)
-        run.cost = commands // COMMANDS_PER_COST + 1
-        run._executor = self._executor
-        run._store = self._store
-        run._count = used
-        run._parts = parts
-        return run
+        batch._pending = [awaited_batch(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
+        payload = self._logged(batch._frames, parts, used)
+        batch.items = (Item(COMMANDS, self._table._number, payload),) if payload else ()
+        batch.weight = total + len(payload)
+        batch.cost = commands // COMMANDS_PER_COST + 1
+        batch._executor = self._executor
+        batch._store = self._store
+        batch._count = used
+        batch._parts = parts
+        return batch
 
-    cdef bytes _logged(self, bytes said, Part *parts, int used):
-        """The writes among the frames, as the log has them."""
-        cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(said)
-        cdef bytes payload = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(said))
+    cdef bytes _logged(self, bytes frames, Part *parts, int used):
+        """Return the writes among the frames, as in the log."""
+        cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(frames)
+        cdef bytes payload = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(frames))
         cdef char *into = PyBytes_AS_STRING(payload)
         cdef Scanned found
         cdef Py_ssize_t done, size, written = 0
@@ -387,11 +385,10 @@ cdef class ProposingExecutor(FrameExecutor):
         return payload[:written]
 
     cdef PendingBatch hold(self, Piece *piece, bint whole):
-        """The replies to a piece that wait for their turn. There are no others where the client waits for some
-        already."""
-        return <PendingBatch>self._run._pending[piece.marks_at]
+        """Return the pending replies to a piece."""
+        return <PendingBatch>self._batch._pending[piece.marks_at]
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
-        """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
+        """Find the key of the next frame. Returns the bytes of the frame; 0: unknown."""
         return self._executor.key_ahead(data, length, width, key, size)

@@ -1,7 +1,6 @@
-"""Memory admission: what happens to a write when the memory limit is reached.
+"""The LRU order of keys, approximately.
 
-It looks at memory use and at who was used when, neither of which may enter the keyspace, so it stands before
-the log: a write that is refused never gets there, and an eviction gets there as a CLEAR.
+Out of scope: memory limits (`memory`), eviction (`eviction`), and values that leave memory (`value_cache`).
 """
 
 from collections import OrderedDict
@@ -12,31 +11,31 @@ from cairnkv.engine import crc
 from cairnkv.engine.table import USE_BYTES
 
 Place: TypeAlias = tuple[int, bytes]
-"""A keyspace, by its number, and a key in it."""
+"""The number of a database, and a key."""
 
 SHARD_BITS: Final = 8
-"""The order of use in a keyspace is kept in 2**8 shards by position, so that none gets so large that growing stalls."""
+"""A database has 2**8 shards of the order, by the CRC of keys, so that no shard takes long to grow."""
 
 SAMPLED_SHARDS: Final = 16
-"""Shards whose oldest key is looked at for each eviction; the oldest of them goes. With every shard in exact
-order, the evicted key is among the least recently used few per cent."""
+"""Shards whose oldest keys are compared for each eviction. Since each shard is in exact order, the evicted key is among
+the few per cent that are least recently used."""
 
 _Shard: TypeAlias = OrderedDict[bytes, int]
 
 
 class Lru:
-    """Which keys were used when, roughly: enough to name one of the least recently used."""
+    """An approximate order of keys by their last use."""
 
     def __init__(self) -> None:
-        self._shards: dict[int, list[_Shard]] = {}  # by keyspace
+        self._shards: dict[int, list[_Shard]] = {}  # by database
         self._ring: list[tuple[int, _Shard]] = []  # all shards, with their databases
         self._keys = 0
-        self._gone: list[_Shard] = []  # what `forget_all` left
+        self._gone: list[_Shard] = []  # shards that `forget_all` has removed
         self._uses = 0
         self._sampled = 0
 
     def used(self, place: Place) -> None:
-        """This key is the most recently used now."""
+        """Note that a key is used."""
         shard, key = self._shard(place), place[1]
         self._uses += 1
         self._keys += key not in shard
@@ -44,24 +43,24 @@ class Lru:
         shard.move_to_end(key)
 
     def forget(self, place: Place) -> None:
-        """This key is not there any more."""
+        """Remove a key."""
         self._keys -= self._shard(place).pop(place[1], None) is not None
 
     def forget_all(self, db: int) -> None:
-        """No key of this keyspace is there any more. What was known of them is freed by `free_some`."""
+        """Remove all keys of a database. `free_some` frees their memory."""
         gone = self._shards.pop(db, [])
         self._keys -= sum(map(len, gone))
         self._gone += gone
         self._ring = [(db, shard) for db, shards in self._shards.items() for shard in shards]
 
     def free_some(self) -> bool:
-        """Free a shard of what `forget_all` left; whether there is more."""
+        """Free a shard that `forget_all` has removed. Returns whether there are more."""
         if self._gone:
             self._gone.pop()
         return bool(self._gone)
 
     def knows(self, place: Place) -> bool:
-        """Whether this key has been used."""
+        """Whether a key is in the order."""
         return place[1] in self._shard(place)
 
     @property
@@ -70,9 +69,9 @@ class Lru:
         return USE_BYTES * self._keys
 
     def oldest(self, spared: Container[Place], sampled: int = SAMPLED_SHARDS) -> Place | None:
-        """One of the least recently used keys, none of those that are spared; None when none is known.
+        """Return one of the least recently used keys, which is none of `spared`; None if there is no other key.
 
-        sampled: how many shards are looked at.
+        sampled: number of shards whose oldest keys are compared.
         """
         oldest: tuple[int, Place] | None = None
         looked = 0

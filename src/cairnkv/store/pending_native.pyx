@@ -1,13 +1,12 @@
 # cython: language_level=3
-"""Replies to one client that the compiled hot path has made, held until they may leave: a `PendingReply` of several.
+"""Pending replies of the native path: all replies of one client in a batch.
 
-What always holds: all leave together, when the newest commit is safe that any of them waits for. When it fails, each
-reply that waits for what has failed is a failure, and the others are what they were.
+Invariants: all replies of a batch leave together, when the newest commit that one of them waits for has succeeded. If a
+commit fails, the replies that wait for it become failures, and the others stay.
 
-In a cluster the commands have yet to be carried out: then they wait for their turn in the log, and the replies are
-added when it has come.
+In replicated mode the commands of a batch are not executed yet: their replies are added when the entry comes back.
 
-Not for replies of the readable way (`cairnkv.store.pending`).
+Out of scope: replies of the pure path (`cairnkv.store.pending`).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -16,55 +15,53 @@ from cairnkv.commands import OK
 
 
 cdef PendingBatch pending_batch(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count):
-    """The replies that stand in an output from `start` to `end`, of which those from `waiting` on have marks."""
-    cdef PendingBatch run = PendingBatch.__new__(PendingBatch)
-    run._replies = PyBytes_FromStringAndSize(output + start, end - start)
-    run._marks = PyBytes_FromStringAndSize(<const char *>marks, count * <Py_ssize_t>sizeof(Mark))
-    run._start = start
-    run._waiting = waiting
-    run._charged = end - start
-    return run
+    """Return a batch of the replies in an output from `start` to `end`. Those from `waiting` on have marks."""
+    cdef PendingBatch batch = PendingBatch.__new__(PendingBatch)
+    batch._replies = PyBytes_FromStringAndSize(output + start, end - start)
+    batch._marks = PyBytes_FromStringAndSize(<const char *>marks, count * <Py_ssize_t>sizeof(Mark))
+    batch._start = start
+    batch._waiting = waiting
+    batch._charged = end - start
+    return batch
 
 
 cdef PendingBatch awaited_batch(Py_ssize_t charged, bint writes):
-    """Replies to commands whose turn will come.
+    """Return a batch of commands that are not executed yet.
 
-    charged: bytes that they count as until then. writes: whether some of the commands do.
+    charged: bytes that the replies count as until then. writes: whether it has writes.
     """
-    cdef PendingBatch run = PendingBatch.__new__(PendingBatch)
-    run._replies = run._marks = b""
-    run._charged = charged
-    run._in_turn = True
-    run.writes = writes
-    return run
+    cdef PendingBatch batch = PendingBatch.__new__(PendingBatch)
+    batch._replies = batch._marks = b""
+    batch._charged = charged
+    batch._awaits_execution = True
+    batch.writes = writes
+    return batch
 
 
 cdef class PendingBatch:
-    """What `PendingReply` has, and `parts`.
+    """The interface of `PendingReply`, and `parts`.
 
-    reply: None until they may leave; then OK, or why some of them did not come true. on_ready: called once, then; None:
-    nobody waits. writes: whether commands that have yet to be carried out may change something.
+    reply: None until the replies may leave; then OK, or the failure of some of them. on_ready: called once, then; None:
+    no receiver. writes: whether commands that are not executed yet include writes.
     """
 
     @property
     def size(self):
-        """Bytes that the replies have, or count as before they are known."""
+        """The bytes of the replies, or their estimate before the execution."""
         return self._charged
 
     @property
     def executed(self):
-        """Whether the commands were carried out, or never will be."""
-        return not self._in_turn or self.reply is not None
+        """Whether the commands are executed, or never will be."""
+        return not self._awaits_execution or self.reply is not None
 
     @property
     def parts(self):
-        """What is to be said, once it may be: bytes, or a failure in the place of a reply, or what is due for a
-        command."""
+        """The replies when they may leave: bytes, failures and queued replies."""
         return [self._replies] if self._parts is None else self._parts
 
     def refuse(self, int64_t sequence, refusal):
-        """What waits for this sequence, the newest, has been refused; the newest sequence that others wait for, or
-        0."""
+        """Note the refusal of the newest entry. Returns the newest entry that other replies wait for, or 0."""
         cdef const Mark *marks = <const Mark *>PyBytes_AS_STRING(self._marks)
         cdef int64_t newest = 0
         cdef Py_ssize_t at
@@ -76,7 +73,7 @@ cdef class PendingBatch:
         return newest
 
     cdef int add(self, replies, Py_ssize_t size) except -1:
-        """Some of the commands had their turn: these are the replies, as bytes, or what is due for one of them."""
+        """Add replies of executed commands: bytes, or one queued reply."""
         self.kept += size
         if self._parts is not None:
             self._parts.append(replies)
@@ -87,24 +84,23 @@ cdef class PendingBatch:
         return 0
 
     def fail(self, list failures, failure):
-        """The commands will have no turn, or nobody knows. failures: of each, in order; failure: one of them."""
+        """Fail the batch: it will not execute, or its outcome is unknown. failures: of each command; failure: one."""
         self._parts = failures
         self.reply = failure
 
     def release(self):
-        """The commits are safe."""
+        """The commits have succeeded."""
         if self._refusal is not None:
             self._parts = self._split(self._refused_from, None, None)
         self.reply = OK
 
     def fail_above(self, int64_t committed, write_failure, read_failure):
-        """The commits behind a sequence have failed."""
+        """The commits of the entries after this one have failed."""
         self._parts = self._split(committed, write_failure, read_failure)
         self.reply = read_failure
 
     cdef list _split(self, int64_t committed, write_failure, read_failure):
-        """The replies, with failures in the place of those that wait for more than what is committed, or was
-        refused."""
+        """Return the replies, with failures for those that wait for an entry that is refused or not committed."""
         cdef const Mark *marks = <const Mark *>PyBytes_AS_STRING(self._marks)
         cdef int64_t begin = self._waiting
         cdef Py_ssize_t at

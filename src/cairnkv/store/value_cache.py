@@ -1,16 +1,16 @@
-"""The cache: which values are in memory where all of them are on the disk, and commands that wait for one that is not.
+"""The value cache: values in memory of a store whose storage has all values.
 
-Keys and deadlines are always in memory, so only a command that needs a value (`Command.places_read`) ever waits. It is
-put off before it has done anything, the values are read by the log, and then the store carries it out.
+Keys and expiry times are always in memory, so only a command that needs a value (`Command.places_read`) ever waits. It
+waits before it has done anything: storage reads the values, and then the store executes the command.
 
-What always holds:
-- Only what is committed gets cold: whatever could be taken back is in memory.
-- A value is read once for all that wait for it, and taken only if nothing has changed the key since it was asked for.
-- What a command needs stays in memory from when it is there until the command was carried out.
-- Commands that were put off are carried out or fail; what they wait for is bounded in keys, bytes and attempts.
-- Neither reading nor letting go of a value shows anywhere: no version changes, and no journal is told.
+Invariants:
+- A cold value is committed: uncommitted values stay in memory.
+- A value is read once for all commands that wait for it, and used only if no command has changed the key meanwhile.
+- The values that a command needs stay in memory from their arrival until the command is executed.
+- A waiting command executes or fails. Limits bound its keys, bytes and attempts.
+- No version and no journal shows that a value was read or left memory.
 
-Not for reading (the log), and not for stores without a log that keeps values: there eviction deletes (`memory`).
+Out of scope: reading (storage), and stores without storage on disk, which evict keys (`memory`).
 """
 
 import collections
@@ -30,30 +30,29 @@ from cairnkv.store.pending import PendingReply, do_nothing
 logger: Final = logging.getLogger("cairnkv.store")
 
 READING_KEYS_MAX: Final = 2_048
-"""Values that are read at once; commands that need more, together with others, wait until some are there."""
+"""Maximum number of values that are read at once; commands that need more wait until some have arrived."""
 
 READING_BYTES_MAX: Final = 64 * MIB
-"""Bytes of these. What a single command needs may be more by itself."""
+"""Their maximum bytes. A single command may need more."""
 
 READING_PART: Final = 8
-"""The same limit as a part of the memory limit; the lower one applies."""
+"""The divisor of the memory limit that gives another maximum; the lower one applies."""
 
 ATTEMPTS_MAX: Final = 16
-"""Times that a command has its values read anew because somebody has changed a key meanwhile, and it was cold again."""
+"""Maximum number of times that a command's values are read again, because a key changed and was cold again."""
 
 COOLED_PER_WRITE: Final = 1_000
-"""Values that one write may push out of memory; that its room was not all made then is made up for by the next ones."""
+"""Maximum number of values that leave memory for one write; the next writes make the rest of the room."""
 
 COOLED_PER_SLICE: Final = 1_000
-"""Values that one slice of housekeeping lets go of: some milliseconds."""
+"""Maximum number of values that leave memory in one slice of housekeeping: some milliseconds."""
 
 SAMPLED_SHARDS: Final = 2
-"""Shards of the order of use that are looked at for each value that leaves memory: a wrong choice costs a read and no
-more, where eviction would lose a key."""
+"""Shards of the LRU order that are compared for each value that leaves memory. A wrong choice costs only a read."""
 
-RUNS_PER_LOOK: Final = 16
-"""Runs of the compiled hot path of which one is left to the readable way, which notes what was used: a value that is
-read often is noted often enough to stay."""
+BATCHES_PER_LOOK: Final = 16
+"""The pure path executes one of so many batches of the native path, and notes the used keys. So often used values
+stay in memory."""
 
 Run: TypeAlias = Callable[[], Reply | PendingReply]
 
@@ -140,38 +139,38 @@ class PendingRead(PendingReply):
 
 
 class Fetch(Protocol):
-    """`Storage.fetch`."""
+    """The type of `Storage.fetch`."""
 
     def __call__(self, db: int, key: bytes, length: int, on_value: Callable[[bytes | Exception], None]) -> None: ...
 
 
 class _Load:
-    """A value that is being read, and who waits for it."""
+    """A value that is being read, and the commands that wait for it."""
 
     __slots__ = ("length", "place", "stale", "waiting")
 
     def __init__(self, place: Place, length: int) -> None:
         self.place = place
         self.length = length
-        self.stale = False  # whether the key has changed since
+        self.stale = False  # whether the key has changed meanwhile
         self.waiting: list[PendingRead] = []
 
 
 class _Spared:
-    """What must not get cold: what commands need that wait, or the one at hand."""
+    """The keys whose values must stay in memory."""
 
     def __init__(self, *kept: Container[Place]) -> None:
         self._kept = kept
 
     def __contains__(self, place: object) -> bool:
-        for kept in self._kept:  # noqa: SIM110  # asked for each value that gets cold
+        for kept in self._kept:  # noqa: SIM110  # called for each value that leaves memory
             if place in kept:
                 return True
         return False
 
 
 class ValueCache:
-    """The values in memory of a store whose log has all of them."""
+    """The values in memory of one store."""
 
     def __init__(
         self,
@@ -182,31 +181,31 @@ class ValueCache:
         is_pending: Callable[[int, bytes], bool],
         taken: int = 0,
     ) -> None:
-        """limit: bytes for the entries, by estimate. taken: bytes of the limit that storage uses itself.
+        """limit: estimated bytes of the entries. taken: bytes of the limit that storage uses.
 
-        is_pending: whether a change of a key, or of its whole keyspace, is not committed yet.
+        is_pending: whether an uncommitted entry has changed a key.
         """
         self.limit: int | None = limit
-        """The limit as it is now; None: nothing gets cold."""
+        """The current limit; None: all values stay in memory."""
         self._databases = databases
         self._fetch = fetch
         self._is_pending = is_pending
         self._taken = taken
-        self._order = Lru()  # of what may get cold: what is in memory and committed
+        self._order = Lru()  # of the values that may leave memory: those in memory and committed
         self._loads: dict[Place, _Load] = {}
         self._reading_bytes = 0
-        self._waiting: collections.deque[PendingRead] = collections.deque()  # whose values are not asked for yet
-        self._pins: dict[Place, tuple[int, int]] = {}  # how many of those that wait need it, and how long it is
+        self._waiting: collections.deque[PendingRead] = collections.deque()  # whose values storage does not read yet
+        self._pins: dict[Place, tuple[int, int]] = {}  # how many waiting commands need it, and its length
         self._pinned_bytes = 0
-        self._at_hand: Container[Place] = ()  # what the command needs that is carried out just now
-        self._uncommitted: collections.deque[tuple[int, int]] = collections.deque()  # sequences, and bytes of values
+        self._at_hand: Container[Place] = ()  # the values that the current command needs
+        self._uncommitted: collections.deque[tuple[int, int]] = collections.deque()  # entries and bytes
         self._uncommitted_bytes = 0
-        self._doubtful: set[Place] = set()  # of these nobody knows what the disk has: a commit has failed
+        self._doubtful: set[Place] = set()  # keys whose values on disk are unknown, because a commit failed
         self._doubtful_dbs: set[int] = set()
-        self._is_carrying_out = False  # what was put off, and was counted then
-        self._is_beginning = False  # to have values read, of which some may come at once
+        self._is_executing = False  # whether a waiting command executes, which is counted already
+        self._is_beginning = False  # whether `_begin_some` runs: some values may arrive at once
         self._hits = self._misses = self._reads = self._cooled = 0
-        self._runs = 0  # of the compiled hot path
+        self._batches = 0  # of the native path
         for database in databases:
             for key in database.keys_in_memory():
                 self._order.used((database.number, key))
@@ -216,9 +215,9 @@ class ValueCache:
     # -- before a command ---------------------------------------------------------------------------------------
 
     def put_off(self, steps: Sequence[Step], run: Run) -> PendingRead | Failure | None:
-        """Put commands off that need a value which is cold. None: there is none, so they can be carried out now.
+        """Let commands wait if they need a cold value. Returns None if the store can execute them now.
 
-        run: carries them out.
+        run: executes them.
         """
         if len(steps) == 1:
             ((db, command),) = steps
@@ -228,7 +227,7 @@ class ValueCache:
             needed = tuple({place for db, command in steps for place in command.places_read(db)})
             self._at_hand = {place for db, command in steps for place in command.places(db)}
         cold = [length for place in needed if (length := self._cold_length(place)) is not None]
-        if not self._is_carrying_out:
+        if not self._is_executing:
             self._misses += len(cold)
             self._hits += len(needed) - len(cold)
         if not cold:
@@ -244,7 +243,7 @@ class ValueCache:
         return pending_read
 
     def read_ahead(self, step: Step) -> bool:
-        """Have values read that a command will need soon. False: no more of that for now."""
+        """Begin to read the values that a later command needs. Returns False if no more values can be read now."""
         for place in step.command.places_read(step.db):
             length = self._cold_length(place)
             if length is None or place in self._loads:
@@ -256,22 +255,22 @@ class ValueCache:
         return True
 
     def wants_a_look(self) -> bool:
-        """Whether the next run of commands is for the readable way, so that it can be seen what they use."""
-        self._runs = (self._runs + 1) % RUNS_PER_LOOK
-        return self._runs == 0 and self._cooled > 0
+        """Whether the pure path must execute the next batch, to note the keys that it uses."""
+        self._batches = (self._batches + 1) % BATCHES_PER_LOOK
+        return self._batches == 0 and self._cooled > 0
 
     def used(self, places: Iterable[Place]) -> None:
-        """A command has looked at these."""
+        """Note that a command has used these keys."""
         for place in places:
             if self._order.knows(place):
                 self._order.used(place)
-            else:  # it may have come back when a CLEAR_ALL was undone
+            else:  # it may be restored by the undo of a CLEAR_ALL
                 self._resolve(place)
 
     def has_room(self, more: int) -> bool:
-        """Make room for so many bytes more; whether there is some.
+        """Make room for more bytes. Returns whether there is room.
 
-        The limit may be exceeded by what waits for the disk, and by what commands wait for.
+        Uncommitted values, and values that commands wait for, may exceed the limit.
         """
         if self.limit is None:
             return True
@@ -280,10 +279,10 @@ class ValueCache:
             self._uncommitted_bytes + self._pinned_bytes
         )
 
-    # -- what becomes of entries ----------------------------------------------------------------------------------
+    # -- entries of storage ---------------------------------------------------------------------------------------
 
     def changed(self, journal: Journal, sequence: int, effects: Sequence[Effect]) -> None:
-        """An entry of the log has changed this, and is not committed yet."""
+        """Note the changes of an entry that is not committed yet."""
         size = sum(len(value) for _, _, value, _ in effects if value is not None)
         self._uncommitted.append((sequence, size))
         self._uncommitted_bytes += size
@@ -296,7 +295,7 @@ class ValueCache:
                 self._outdate((number, key))
 
     def committed(self, journal: Journal, sequence: int) -> None:
-        """The entry at this sequence is; no longer pending is what no later one has changed."""
+        """Note that the changes of an entry are committed."""
         while self._uncommitted and self._uncommitted[0][0] <= sequence:
             self._uncommitted_bytes -= self._uncommitted.popleft()[1]
         for change in journal:
@@ -310,7 +309,7 @@ class ValueCache:
                 self._resolve((number, key))
 
     def taken_back(self, journal: Journal, *, unknown: bool = False) -> None:
-        """What an entry has changed was undone. unknown: and nobody knows what the disk has of it."""
+        """Note that an entry was undone. unknown: whether its values may be on disk."""
         for change in journal:
             number = change.database.number
             if isinstance(change, Cleared):
@@ -324,12 +323,12 @@ class ValueCache:
                     self._doubtful.add((number, key))
 
     def failed(self) -> None:
-        """Nothing is uncommitted any more."""
+        """Note that all uncommitted entries have failed."""
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
 
     def resolved(self, happened: Sequence[Effect]) -> None:
-        """What the disk has is known after all: of what was undone this, which stands in the keyspaces again."""
+        """Note the outcome of failed writes: these effects are on disk, and set in the databases again."""
         self._doubtful.clear()
         self._doubtful_dbs.clear()
         for db, key, _, _ in happened:
@@ -342,12 +341,12 @@ class ValueCache:
                 self._resolve((db, key))
 
     def forget(self, place: Place) -> None:
-        """An expired entry was removed."""
+        """Note that an expired key was removed."""
         self._order.forget(place)
         self._outdate(place)
 
     def _resolve(self, place: Place) -> None:
-        """Let a value get cold from now on if it may."""
+        """Let a value leave memory from now on, if it is committed."""
         if self._is_hot(place) and not self._is_pending(*place):
             self._order.used(place)
 
@@ -364,7 +363,7 @@ class ValueCache:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _begin_some(self) -> None:
-        """Have the values read of those that wait longest, as far as there is room."""
+        """Begin to read the values of the commands that wait longest, as far as there is room."""
         if self._is_beginning:
             return
         self._is_beginning = True
@@ -384,17 +383,17 @@ class ValueCache:
         return READING_BYTES_MAX if self.limit is None else min(READING_BYTES_MAX, self.limit // READING_PART)
 
     def _go_on(self, pending_read: PendingRead) -> None:
-        """Carry it out if all is there, and have read what is not."""
+        """Execute the command if all values are in memory; otherwise begin to read them."""
         cold = [(place, length) for place in pending_read.places if (length := self._cold_length(place)) is not None]
         if not cold:
-            self._carry_out(pending_read)
+            self._execute(pending_read)
             return
         pending_read.attempts += 1
         if pending_read.attempts > ATTEMPTS_MAX:
-            self._complete_read(pending_read, Failure(failures.UNDONE, "others change its keys all the time"))
+            self._complete_read(pending_read, Failure(failures.UNDONE, "other clients change its keys all the time"))
             return
         new: list[_Load] = []
-        loads: dict[Place, _Load] = {}  # a key that is named twice is read, and waited for, once
+        loads: dict[Place, _Load] = {}  # a key that occurs twice is read once
         for place, length in cold:
             load = self._loads.get(place)
             if load is None:
@@ -417,19 +416,19 @@ class ValueCache:
         self._fetch(*load.place, load.length, lambda answer: self._has_come(load, answer))
 
     def _has_come(self, load: _Load, answer: bytes | Exception) -> None:
-        """A value was read, or could not be."""
+        """Handle the result of a read."""
         del self._loads[load.place]
         self._reading_bytes -= load.length
         failure = None
         if not load.stale:
             db, key = load.place
             if db in self._doubtful_dbs or load.place in self._doubtful:
-                answer = OSError("a write of it has failed, and nobody knows what the disk has")
+                answer = OSError("a write of it failed, and the value on disk is unknown")
             if isinstance(answer, bytes):
                 self._databases[db].load_value(key, answer)
                 self._resolve(load.place)
             else:
-                logger.error("keyspace %d: the value of %r cannot be read: %s", db, key[:64], answer)
+                logger.error("database %d: the value of %r cannot be read: %s", db, key[:64], answer)
                 failure = Failure(failures.UNREADABLE, f"its value cannot be read from the disk: {answer}")
         for pending_read in load.waiting:
             pending_read.left -= 1
@@ -442,28 +441,28 @@ class ValueCache:
         self._begin_some()
         self.cool_some()
 
-    def _carry_out(self, pending_read: PendingRead) -> None:
+    def _execute(self, pending_read: PendingRead) -> None:
         outcome: Reply | PendingReply
-        self._is_carrying_out = True
+        self._is_executing = True
         try:
             outcome = pending_read.run()
         except MemoryError:
             outcome = NO_MEMORY
         except Exception:
-            logger.exception("a command that was put off failed")
-            outcome = Failure(failures.INTERNAL, "the log has the details")
+            logger.exception("a command that waited for a value failed")
+            outcome = Failure(failures.INTERNAL, "the server's log has the details")
         finally:
-            self._is_carrying_out = False
+            self._is_executing = False
         self._complete_read(pending_read, outcome)
 
     def _complete_read(self, pending_read: PendingRead, outcome: Reply | PendingReply) -> None:
         self._unpin(pending_read)
         pending_read.complete(outcome)
 
-    # -- letting go -----------------------------------------------------------------------------------------------
+    # -- values that leave memory ---------------------------------------------------------------------------------
 
     def cool_some(self) -> bool:
-        """Let go of some values if there are more than the limit allows; whether there is more to do."""
+        """Remove values from memory if they exceed the limit. Returns whether more are to be removed."""
         if self.limit is None:
             return False
         left = self.used_bytes - self.limit
@@ -472,9 +471,9 @@ class ValueCache:
         return self.used_bytes > self.limit
 
     def _cool(self, size: int, kept: tuple[Container[Place], ...], most: int) -> int:
-        """Let go of so many bytes, the least recently used values first; how many are left when there is nothing more.
+        """Remove values of `size` bytes from memory, the least recently used first. Returns the bytes that are missing.
 
-        kept: what stays. most: values that are looked at. Behind these nothing counts as left, since there may be more.
+        kept: keys whose values stay. most: maximum number of values. At this number no bytes count as missing.
         """
         spared = _Spared(*kept)
         for _ in range(most):
@@ -525,11 +524,11 @@ class ValueCache:
         return used + self._order.used_bytes + self._taken
 
     def about(self) -> Iterable[tuple[str, str | int]]:
-        """What INFO tells."""
+        """Return names and values for INFO."""
         return (
             ("cold_keys", sum(database.cold_keys for database in self._databases)),
             ("cold_bytes", sum(database.cold_bytes for database in self._databases)),
-            ("cache_hits", self._hits),  # of those on the readable way
+            ("cache_hits", self._hits),  # on the pure path
             ("cache_misses", self._misses),
             ("cache_reads", self._reads),
             ("cache_reading", len(self._loads)),

@@ -20,9 +20,9 @@ from cairnkv.lab.cluster.network import Network
 from cairnkv.lab.cluster.node import Command, Node, NodeConfig, serve_command
 from cairnkv.lab.cluster.state import Plan
 from cairnkv.lab.cluster.supervised import Supervised
-from cairnkv.limits import MIB, PORT
+from cairnkv.limits import MIB, PORT, REPLICAS
 from cairnkv.records import record
-from cairnkv.replication.nats.options import LOG_LIMIT, LOG_LIMIT_LEAST, REPLICAS, parsed_name
+from cairnkv.replication.nats.options import LOG_LIMIT, LOG_LIMIT_LEAST, parsed_name
 
 LOOPBACK: Final = "127.0.0.1"
 

@@ -19,8 +19,8 @@ from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequen
 from nats.nuid import NUID
 
 from cairnkv.errors import OptionError, Unavailable
+from cairnkv.limits import REPLICAS
 from cairnkv.replication.nats.connection import ASK_PATIENCE
-from cairnkv.replication.nats.options import REPLICAS
 from cairnkv.replication.nats.retry import WRONG_LAST, patiently
 
 if TYPE_CHECKING:

@@ -7,9 +7,6 @@ from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
 from cairnkv.records import record
 
-REPLICAS: Final = 3
-"""Machines that keep the stream: an acknowledged write is on a majority of them."""
-
 BREAKS: Final = ("early-replies", "stale-reads")
 """The faults that a node can inject: it acknowledges a write before the log has it, or serves a stale read as a
 linearizable one."""

@@ -35,11 +35,10 @@ from nats.js.errors import BadRequestError, NotFoundError
 from nats.nuid import NUID
 
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.limits import KIB
+from cairnkv.limits import KIB, REPLICAS
 from cairnkv.records import record
 from cairnkv.replication.nats.connection import ASK_PATIENCE, logger
 from cairnkv.replication.nats.leases import LEASE_SECONDS, Lease, Leases
-from cairnkv.replication.nats.options import REPLICAS
 from cairnkv.replication.nats.retry import PATIENCE, PAUSE_SECONDS, WRONG_LAST, patiently
 from cairnkv.replication.nats.stream import HEADERS_MAX
 from cairnkv.replication.nats.stream_config import Identity

@@ -20,12 +20,12 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.limits import KIB, MIB
+from cairnkv.limits import KIB, MIB, REPLICAS
 from cairnkv.replication.nats import connection, fsync_check
 from cairnkv.replication.nats.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, logger, note
 from cairnkv.replication.nats.consumer import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
 from cairnkv.replication.nats.leadership import leads_alone
-from cairnkv.replication.nats.options import REPLICAS, ClusterOptions
+from cairnkv.replication.nats.options import ClusterOptions
 from cairnkv.replication.nats.retry import NO_ROOM, patiently
 from cairnkv.replication.nats.stream_config import (
     Identity,

@@ -5,7 +5,7 @@ Out of scope: options (`config`), information (`info`, `command`).
 
 from typing import Final
 
-from cairnkv.replication.nats.options import REPLICAS
+from cairnkv.limits import REPLICAS
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.session.resp.values import NOTHING
