@@ -1,23 +1,23 @@
-"""The errors that cairnkv raises, by who is at fault and whether trying again makes sense.
+"""The errors that cairnkv raises, by the side that must change something, and by whether a retry is useful.
 
     CairnError
-    ├── CallerError        the call was wrong; repeating it is pointless     (also a ValueError)
-    │   ├── AddressError       an address that cannot be understood
-    │   ├── CodecError         a key or value that the codec cannot turn into bytes or back
-    │   ├── OptionError        an option that does not exist, or a value it cannot have
-    │   └── BadCommand         the server refused the command as wrong: `code` says which way
-    ├── PeerError          the other side broke the protocol; the connection is gone
-    │   ├── IncompleteFrame    bytes that end before their frame does
-    │   └── WrongServer        the address is that of a server of another protocol
-    ├── Refused            the server did not execute the command: `code` and `retry` say why and whether
-    │                      it may work later
+    ├── CallerError        the call is wrong, also when it is repeated       (also a ValueError)
+    │   ├── AddressError       an invalid address
+    │   ├── CodecError         a key or value that the codec cannot encode or decode
+    │   ├── OptionError        an unknown option, or an invalid value
+    │   └── BadCommand         the server refused an invalid command; `code` is the reason
+    ├── PeerError          the other side broke the protocol; the connection is closed
+    │   ├── IncompleteFrame    the end of a frame is missing
+    │   └── WrongServer        the server at the address has another protocol
+    ├── Refused            the server did not execute the command; `code` is the reason, and `retry`
+    │                      whether it may succeed later
     ├── Unavailable        no reply, and certainly no effect: safe to repeat (also a ConnectionError)
-    │   └── TimedOut           likewise, since the time was up                (also a TimeoutError)
-    ├── OutcomeUnknown     a write whose command may have left and whose reply never came
-    └── InternalError      a fault of cairnkv itself; please report it
+    │   └── TimedOut           the same after a timeout                       (also a TimeoutError)
+    ├── OutcomeUnknown     a write without a reply, which the server may have executed
+    └── InternalError      a bug in cairnkv; please report it
 
-Each class says in `fault` who has to change something, and each instance in `retry` whether the same call,
-repeated, is safe and may succeed.
+The attribute `fault` of a class is the side that must change something. The attribute `retry` of an instance is whether
+the same call is safe to repeat and may succeed.
 """
 
 from typing import ClassVar, Final
@@ -27,11 +27,11 @@ from cairnkv.commands.replies import Failure
 
 
 class CairnError(Exception):
-    """The base of all errors that cairnkv raises on purpose.
+    """The base class of the errors that cairnkv raises.
 
-    fault: who has to change something.
+    fault: the side that must change something.
     retry: whether the same call is safe to repeat and may succeed.
-    code: the failure code where a server sent one, else None.
+    code: the failure code of the server's reply, or None.
     """
 
     fault: ClassVar[Fault]
@@ -45,35 +45,35 @@ class CairnError(Exception):
 
 
 class CallerError(CairnError, ValueError):
-    """The call was wrong; repeating it is pointless."""
+    """The call is wrong, also when it is repeated."""
 
     fault = Fault.CALLER
 
 
 class AddressError(CallerError):
-    """An address that cannot be understood."""
+    """An invalid address."""
 
 
 class CodecError(CallerError):
-    """A key or value that the codec cannot turn into bytes, or bytes that it cannot turn back."""
+    """A key or value that the codec cannot encode, or bytes that it cannot decode."""
 
 
 class OptionError(CallerError):
-    """An option that does not exist, or a value that it cannot have."""
+    """An unknown option, or an invalid value of an option."""
 
 
 class BadCommand(CallerError):
-    """The server refused the command as wrong; it changed nothing."""
+    """The server refused an invalid command, which changed nothing."""
 
 
 class PeerError(CairnError):
-    """The other side broke the protocol; the connection is gone."""
+    """The other side broke the protocol; the connection is closed."""
 
     fault = Fault.PEER
 
 
 class IncompleteFrame(PeerError):
-    """Bytes that end before their frame does."""
+    """The end of a frame is missing."""
 
 
 class WrongServer(PeerError):
@@ -81,7 +81,7 @@ class WrongServer(PeerError):
 
 
 class Refused(CairnError):
-    """The server did not execute the command; `retry` says whether it may work later."""
+    """The server did not execute the command. `retry`: whether it may succeed later."""
 
     fault = Fault.SERVER
 
@@ -98,19 +98,19 @@ class TimedOut(Unavailable, TimeoutError):
 
 
 class OutcomeUnknown(CairnError):
-    """A write whose command may have left and whose reply never came: it happened, or it did not."""
+    """A write without a reply: the server may have executed it, or not."""
 
     fault = Fault.SERVER
 
 
 class InternalError(CairnError):
-    """A fault of cairnkv itself; please report it."""
+    """A bug in cairnkv; please report it."""
 
     fault = Fault.US
 
 
 def error_of(failure: Failure, *, writes: bool) -> CairnError:
-    """The exception that stands for a failure reply to a command that writes, or only reads.
+    """Return the exception for a failure reply. writes: whether the command may change the store.
 
     >>> from cairnkv.commands import Failure, failures
     >>> error_of(Failure(failures.FULL, "no room"), writes=True)

@@ -1,4 +1,4 @@
-"""Which optional parts this installation has, and so what it runs on."""
+"""Detects the optional parts of this installation, such as the native path."""
 
 import functools
 import importlib.machinery
@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 PURE_VARIABLE: Final = "CAIRNKV__PURE"
-"""The variable that disables the native path: yes or no, as the switches among the options; empty: no."""
+"""The variable that disables the native path: yes or no; empty: no."""
 
 NATIVE_MODULES: Final = (
     "cairnkv.engine.table_native",
@@ -30,8 +30,8 @@ NATIVE_MODULES: Final = (
 
 @functools.cache
 def native_path_in_use() -> bool:
-    """Whether the compiled parts are there and wanted. Raises `OptionError` if the variable has another value."""
-    return not _pure_is_wanted() and all(map(_is_there, NATIVE_MODULES))
+    """Return whether the native path is installed and enabled. Raises `OptionError` for an invalid variable."""
+    return not _pure_is_wanted() and all(map(_is_installed, NATIVE_MODULES))
 
 
 def _pure_is_wanted() -> bool:
@@ -47,16 +47,16 @@ def _pure_is_wanted() -> bool:
         raise OptionError(f"the variable {PURE_VARIABLE} has to be {error}") from None
 
 
-def _is_there(name: str) -> bool:
-    """Whether a module of this package is there. The room that it is in is not imported for that."""
+def _is_installed(name: str) -> bool:
+    """Return whether a module of this package is installed, without an import of the packages around it."""
     package = __file__.replace(os.sep, "/").rpartition("/")[0]
-    rooms = name.split(".")[1:-1]
-    return importlib.machinery.PathFinder.find_spec(name, ["/".join((package, *rooms))]) is not None
+    folders = name.split(".")[1:-1]
+    return importlib.machinery.PathFinder.find_spec(name, ["/".join((package, *folders))]) is not None
 
 
 @functools.cache
 def features() -> dict[str, str]:
-    """What is in use: the native or the pure Python path, and the event loop that a server here takes.
+    """Return what is in use: the native or the pure Python path, and the event loop of servers.
 
     >>> features()["path"] in ("native", "pure Python")
     True
@@ -85,16 +85,16 @@ def python_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join((root, paths) if paths else (root,))}
 
 
-def uvloop_is_there() -> bool:
-    """Whether the faster event loop is installed."""
+def has_uvloop() -> bool:
+    """Return whether uvloop is installed."""
     return importlib.util.find_spec("uvloop") is not None
 
 
 def _loop() -> str:
     if native_path_in_use():
         return f"epoll and {_asyncio()}"
-    if uvloop_is_there():
-        import importlib.metadata  # it is slow, and few ask
+    if has_uvloop():
+        import importlib.metadata  # a slow import, and rarely used
 
         return f"uvloop {importlib.metadata.version('uvloop')}"
     return _asyncio()

@@ -1,10 +1,9 @@
-"""The limits of cairnkv: every bound that a peer, a caller or a config file can run into.
+"""The limits of cairnkv: every bound that a peer, a caller or a configuration can reach.
 
-Each is a named constant with its unit and its reason. Those that an operator may change are the
-defaults of an option of the same name (`cairnkv.server.settings`); the rest are part of the protocol
-or of a guarantee. Tests stand on both sides of each: at N and at N + 1.
+Each limit is a constant with its unit and its reason. A limit that an operator can change is the default of an option
+(`cairnkv.server.settings`); the others are part of a protocol or of a guarantee. Tests check each limit at N and N + 1.
 
-Not for tuning that nobody outside can notice: such constants live beside the code they tune.
+Out of scope: tuning without an effect outside; such constants are next to the code that uses them.
 """
 
 import sys
@@ -14,109 +13,109 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 KEY_MAX: Final = 65_535
-"""Bytes in a key; at least one. The two widths of the article's command number can only be told apart
-while a key's length fits two bytes, so this is part of the protocol and no option."""
+"""Maximum bytes of a key; the minimum is one. A decoder can distinguish the two widths of command numbers only if a
+key's length fits into two bytes, so this limit is a part of the protocol."""
 
 VALUE_MAX: Final = 64 * MIB
-"""Bytes in a value, by default. Redis allows 512 MiB and memcached 1 MiB; one value should not hold the
-loop for much longer than it takes to copy it."""
+"""Default for the maximum bytes of a value. Redis allows 512 MiB, memcached 1 MiB. A value should block the event loop
+only for about the time of a copy."""
 
 FRAME_MAX: Final = VALUE_MAX + MIB
-"""Bytes in one whole frame, in either direction, by default: the largest value, its key, and room for a
-command that carries several."""
+"""Default for the maximum bytes of a frame, in both directions: the largest value, its key, and the rest of a
+command."""
 
 STRING_MAX: Final = 512 * MIB
-"""Bytes that a value could ever have, whatever `VALUE_MAX` is set to: what offsets into one may say, as in Redis."""
+"""Maximum bytes of a value for every configuration, and so the maximum of offsets into a value, as in Redis."""
 
 DATABASES: Final = 16
-"""Keyspaces of a store, as Redis has databases. The article's wire and the embedded store use the first."""
+"""Number of databases of a store, as in Redis. The native protocol and the embedded store use the first one."""
 
 ARGUMENTS_MAX: Final = 1_048_576
-"""Arguments in one command numbered 16 or above. Part of the protocol."""
+"""Maximum arguments of a native command with a number of 16 or above. A part of the protocol."""
 
 REDIS_ARGUMENTS_MAX: Final = 1_048_576
-"""Arguments in one command of the Redis protocol, its name included, as in Redis until version 6.2 (2^31 - 1 since).
-A command is atomic, so the longest command blocks all other clients for about two seconds. Its client's next turn comes
-after those of all others."""
+"""Maximum arguments of a command of the Redis protocol, its name included, as in Redis until version 6.2 (2^31 - 1
+since). A command is atomic, so the longest command blocks all other clients for about two seconds. Then all other
+clients get their turn before its client."""
 
 REDIS_KEYLESS_ARGUMENTS_MAX: Final = 32_768
 """The same for commands without keys, such as SUBSCRIBE and COMMAND INFO."""
 
 TRANSACTION_COST_MAX: Final = 50_000
-"""Work that one transaction of the Redis wire may be, counted in commands of one key: some tenths of a second, in which
-nobody else is served."""
+"""Maximum work of a transaction of the Redis protocol, in commands of one key. The server serves no other client for
+some tenths of a second."""
 
 TRANSACTION_BYTES_MAX: Final = 256 * MIB
-"""Bytes of values that one transaction may read or make: less than a second, in which the server serves no other
-client. SETBIT, SETRANGE and APPEND make the whole value."""
+"""Maximum bytes of values that one transaction may read or write: less than a second, in which the server serves no
+other client. SETBIT, SETRANGE and APPEND write the whole value."""
 
 READ_TOGETHER_MAX: Final = 512 * MIB
-"""Bytes of values that one command over several keys, or one transaction, may need if some of them have to be read from
-the disk; nor may they be more than the memory limit. All of them are in memory until it was carried out."""
+"""Maximum bytes of values for one command over several keys, or one transaction, if some values are cold; the memory
+limit applies too. The server holds all these values in memory during the execution."""
 
 WATCHED_MAX: Final = 10_000
-"""Keys that one client of the Redis wire may watch."""
+"""Maximum watched keys of a client of the Redis protocol."""
 
 PATTERNS_BYTES_MAX: Final = 16 * KIB
-"""Bytes of all patterns in one command: to make them ready to be matched takes some tens of milliseconds."""
+"""Maximum bytes of all patterns of a command. To compile them takes some tens of milliseconds."""
 
 CHANNEL_MAX: Final = KIB
-"""Bytes in the name of a channel: each message is held against all patterns, and to match takes at most the name's
-length times the pattern's."""
+"""Maximum bytes of a channel's name. The server matches each message with all patterns, which takes at most the length
+of the name times the length of the pattern."""
 
 SUBSCRIPTIONS_MAX: Final = 32_768
-"""Channels and patterns together that one client may listen to."""
+"""Maximum channels and patterns together of a client."""
 
 SUBSCRIBED_BYTES_MAX: Final = 32 * MIB
-"""Bytes of memory that all these take, by estimate."""
+"""Maximum estimated bytes of memory of all subscriptions of a client."""
 
 CLIENT_NAME_MAX: Final = KIB
-"""Bytes in what a client calls itself, or its library."""
+"""Maximum bytes of the name of a client, and of its library."""
 
 REDIS_LINE_MAX: Final = 64 * KIB
-"""Bytes in a line of the Redis wire before its end: an inline request, or a count that does not end. As in Redis,
-whose errors say so: who talks another protocol by mistake is told within this many bytes."""
+"""Maximum bytes of a line of the Redis protocol, such as an inline request or a count, as in Redis. A client of another
+protocol gets an error after at most so many bytes."""
 
 UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
 UNAUTHENTICATED_BULK_MAX: Final = 16 * KIB
-"""Arguments, and bytes in one of them, that the Redis wire takes from a client which has yet to authenticate: enough
-for HELLO and AUTH, and as Redis has them."""
+"""Maximum arguments, and maximum bytes of an argument, of a client of the Redis protocol before a required
+authentication: enough for HELLO and AUTH, as in Redis."""
 
 PATTERN_MAX: Final = KIB
-"""Bytes in a glob pattern. To match a key takes at most the key's length times the pattern's, so this keeps the
-longest key at some tenths of a second."""
+"""Maximum bytes of a glob pattern. A match takes at most the length of the key times the length of the pattern: some
+tenths of a second for the longest key."""
 
 UNFINISHED_MAX: Final = 256 * MIB
-"""Bytes of unfinished frames that all connections together may hold, by default; open transactions, watched keys and
-subscriptions count as well. Four of the largest values can be on their way at once; beyond that a client is failed
+"""Default for the maximum bytes of incomplete frames, open transactions, watched keys and subscriptions of all
+connections together. Four of the largest values can be incomplete at once; beyond that a client gets an error
 (`cairnkv.server.fair_share`)."""
 
 UNSENT_MAX: Final = 256 * MIB
-"""Bytes of replies not yet taken by their clients that all connections together may hold, by default;
-beyond it a client is closed (`cairnkv.server.fair_share`)."""
+"""Default for the maximum bytes of unread replies of all connections together. Beyond it the server closes a connection
+(`cairnkv.server.fair_share`)."""
 
 UNSENT_PAUSE: Final = MIB
-"""Bytes of unsent replies at which a session stops executing its client's commands until the client has
-read some. One reply may exceed it. The server goes on reading commands, up to `READ_AHEAD_MAX`: many clients send all
-commands of a pipeline before they read a reply."""
+"""Bytes of unread replies at which a session pauses the execution of its client's commands. One reply may exceed it.
+The server still reads commands, up to `READ_AHEAD_MAX`, because many clients send all commands of a pipeline before
+they read a reply."""
 
 READ_AHEAD_MAX: Final = 32 * MIB
-"""Bytes of commands that the server reads from a client which takes no replies; where `--max-unfinished` is lower than
-usual, a quarter of that. At this limit the server goes on executing commands, up to `CLIENT_UNSENT_MAX`."""
+"""Bytes of commands that the server reads from a client that reads no replies; at most a quarter of `--max-unfinished`.
+At this limit the server executes commands again, up to `CLIENT_UNSENT_MAX`."""
 
 CLIENT_UNSENT_MAX: Final = 128 * MIB
-"""Bytes of unsent replies at which the server stops reading from a client that reads none. After the stall timeout the
-server closes it. One reply may exceed it."""
+"""Bytes of unread replies at which the server stops reading from the client. After the stall timeout the server closes
+the connection. One reply may exceed the limit."""
 
 PENDING_REPLIES_MAX: Final = 4_096
-"""Replies of one connection that may wait for the log; a session stops executing at this many."""
+"""Pending replies of a connection at which its session pauses the execution of commands."""
 
 PUSHES_MAX: Final = 32 * MIB
-"""Bytes of messages that a subscriber may leave untaken before it is closed, as in Redis' default."""
+"""Bytes of unread messages at which the server closes the connection of a subscriber, as in Redis' default."""
 
 BYTES_PER_COST: Final = 64 * KIB
-"""Bytes of a value that are as much work as a command of one key, if a command reads, makes or copies them: BITCOUNT
-runs at some gigabytes per second, and copies are faster."""
+"""Bytes of a value that count as one command of one key, if a command reads, makes or copies the value: BITCOUNT
+processes some gigabytes per second, and copies are faster."""
 
 COMMANDS_PER_SLICE: Final = 16
 """Commands of one connection that the pure Python path executes before it serves other connections: about half a
@@ -129,77 +128,77 @@ SLICES_SECONDS: Final = 0.001
 """Seconds after which the server reads from its sockets again, between slices of connections that have more to do."""
 
 CONNECTIONS_MAX: Final = 10_000
-"""Clients connected at once, by default; the next one is told so and closed."""
+"""Default for the maximum number of connections. The server closes others with an error."""
 
 IDLE_TIMEOUT: Final = 3_600.0
-"""Seconds that a connection may say nothing between two frames, by default. Zero: for ever."""
+"""Default for the seconds between two frames of a connection; zero: no limit."""
 
 FRAME_TIMEOUT: Final = 30.0
-"""Seconds from a frame's first byte to its last, by default. Slow enough for 64 MiB at 20 Mbit/s."""
+"""Default for the seconds from a frame's first byte to its last: 64 MiB at 20 Mbit/s."""
 
 STALL_TIMEOUT: Final = 60.0
-"""Seconds that a client may take none of the replies that wait for it, by default."""
+"""Default for the seconds after which the server closes the connection of a client that reads none of its replies."""
 
 DRAIN_TIMEOUT: Final = 5.0
-"""Seconds that a server which was told to stop gives its clients to take their last replies."""
+"""Seconds that a stopping server waits for clients to read their last replies."""
 
 DISCARD_BYTES: Final = MIB
-"""Bytes of input thrown away after a failure that ends a connection, so that its reply arrives: closing
-with unread input would reset the connection and take the reply with it (RFC 9293, 3.10.4)."""
+"""Bytes of input that the server discards after an error that closes a connection, so that its reply arrives: to close
+with unread input resets the connection and loses the reply (RFC 9293, 3.10.4)."""
 
 DISCARD_TIMEOUT: Final = 1.0
-"""Seconds that such input is awaited."""
+"""Seconds that the server waits for such input."""
 
 TTL_MAX: Final = 2**53
-"""Milliseconds in the longest time to live: about 285,000 years, and exact in every language's numbers."""
+"""Maximum milliseconds of a time to live: about 285,000 years, and an exact number in every language."""
 
 CLOCK_MAX: Final = 2**53
-"""Maximum time, in milliseconds since 1970, that a clock may return: like `TTL_MAX`, exact in every language."""
+"""Maximum time that a clock may return, in milliseconds since 1970: like `TTL_MAX`, exact in every language."""
 
 SCAN_COUNT: Final = 1_000
-"""Keys that one slice of a scan looks at, unless the client asks for another number."""
+"""Keys that one slice of a scan visits, unless the client names another number."""
 
 SCAN_COUNT_MAX: Final = 10_000
-"""Keys that one slice of a scan looks at, at most: some milliseconds of work."""
+"""Maximum keys that one slice of a scan visits: some milliseconds of work."""
 
 PLACE_KEYS_MAX: Final = 10_000
-"""Keys that may share a place in the order of scans, a cursor of 53 bits. A slice never separates them, so it may
-return this many keys more than its count. Only forged keys, at 2**21 attempts each, reach this limit; a write of one
-more fails."""
+"""Maximum keys with the same position in the order of scans, a cursor of 53 bits. A slice never separates them, so it
+may return this many keys more than its count. Only forged keys, at 2**21 attempts each, reach this limit; a write of
+one more fails."""
 
 CLEAR_PREFIX_SLICE: Final = 1_000
-"""Keys that one slice of CLEAR_PREFIX looks at."""
+"""Keys that one slice of CLEAR_PREFIX visits."""
 
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
-"""What INCR counts with: 64 signed bits, as Redis does."""
+"""The range of INCR: signed 64-bit integers, as in Redis."""
 
 BACKUPS_KEPT_MAX: Final = 1_000
-"""Backups of one name that BACKUP can be told to keep."""
+"""Maximum backups of one name that BACKUP can keep."""
 
 PORT: Final = 6555
-"""Where the article's published server listens, and so does this one."""
+"""The default port: also the port of the article's server."""
 
 DEFAULT_URL: Final = f"cairn://127.0.0.1:{PORT}"
-"""Where clients look for a server that nobody named."""
+"""The default address of clients."""
 
 UNIX_PATH_MAX: Final = 107 if sys.platform == "linux" else 103
 """Bytes in the path of a Unix socket (the system's sun_path, without its null character)."""
 
 CLIENT_TIMEOUT: Final = 5.0
-"""Seconds that a client waits for one reply, by default."""
+"""Default for the seconds that a client waits for a reply."""
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds that a client waits for one address to accept it, by default."""
+"""Default for the seconds that a client waits for a connection to one address."""
 
 CLIENT_ATTEMPTS: Final = 4
-"""Times that a client tries a call which is safe to repeat, by default, the first one included."""
+"""Default for the attempts of a call that is safe to repeat, the first one included."""
 
 BACKUP_STALL_TIMEOUT: Final = 300.0
 """Seconds without progress of a server's backup after which a waiting client gives up."""
 
 CLIENT_IN_FLIGHT_MAX: Final = 10_000
-"""Calls of one asyncio connection that may await their replies; further callers wait their turn."""
+"""Maximum calls of one asyncio connection without reply; further callers wait."""
 
 KEEPALIVE_IDLE: Final = 60
 """Seconds without traffic after which the system probes a TCP peer, on both sides. These seconds and all probes detect
@@ -214,11 +213,11 @@ KEEPALIVE_TIMEOUT: Final = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBE
 system sends no keepalive probes while data is unacknowledged."""
 
 ADDRESSES_MAX: Final = 16
-"""Addresses of one host name that a client tries; each gets its share of the time."""
+"""Maximum addresses of one host name that a client tries; each gets its share of the time."""
 
 LOOKUPS_MAX: Final = 32
-"""Name lookups that one process may run at once. The system cannot stop a lookup, so a silent name server blocks one
-thread per name until the system's own timeout."""
+"""Maximum concurrent name lookups of a process. The system cannot stop a lookup, so an unresponsive name server blocks
+one thread per name until the system's own timeout."""
 
 REPLICAS: Final = 3
 """Hosts that store the log of a cluster. A committed write is on a majority of them."""

@@ -1,7 +1,7 @@
-"""The threads that belong to stores on disk, and a test whether the current thread is one of them.
+"""The threads of durable stores, and a test whether the current thread is one of them.
 
 Invariants: a call of a store does not wait in such a thread. The garbage collector may run a program's finalizers in
-any thread, so the call could wait for its own thread.
+any thread, so such a call could wait for its own thread.
 """
 
 import _thread

@@ -11,7 +11,7 @@ from cairnkv.errors import OptionError
 
 
 def path_text(given: str | os.PathLike[str]) -> str:
-    """Return a path with `~` expanded. Raises `OptionError` with a text that follows "has to be".
+    """Return a path with `~` expanded. Raises `OptionError`, whose text follows "has to be".
 
     >>> path_text("data/")
     'data/'
@@ -43,7 +43,7 @@ def user_path(given: str | os.PathLike[str], what: str) -> Path:
 
 
 def is_within(path: str | os.PathLike[str], directory: str | os.PathLike[str]) -> bool:
-    """Return whether a path is a directory, or is in it, behind all symbolic links. Neither need exist.
+    """Return whether a path is a directory or in it, after all symbolic links. Neither has to exist.
 
     >>> is_within("data/backups", "data"), is_within("data", "data/"), is_within("data2", "data")
     (True, True, False)

@@ -1,12 +1,12 @@
-"""Records: small classes whose instances are their fields, immutable, and equal when class and fields are.
+"""Records: small immutable classes, which are equal if their classes and fields are equal.
 
-They are what `dataclasses.dataclass(frozen=True, slots=True)` makes, for the rooms that every program imports. That
-one writes and compiles six methods for each class as it is declared, which is most of what importing a vocabulary
-costs. Here records share their methods, but for the constructor, and that is compiled when the first is made.
+They replace `dataclasses.dataclass(frozen=True, slots=True)` in modules that every program imports. A dataclass
+compiles six methods when its class is declared, which is most of the import time. Records share their methods, except
+the constructor, which is compiled for the first instance.
 
-What always holds: a record is never changed, and has no attributes but its fields.
+Invariants: a record never changes, and has no attributes but its fields.
 
-Not for classes that are mutable, or whose fields are made by factories: dataclasses do that.
+Out of scope: mutable classes and default factories; use dataclasses.
 """
 
 import operator
@@ -18,9 +18,9 @@ _T = TypeVar("_T")
 
 @dataclass_transform(frozen_default=True)
 def record(plain: type[_T]) -> type[_T]:
-    """Make a class a record. Its fields are what it annotates, in order; a value there is the field's default.
+    """Make a class a record. Its fields are its annotations, in order, with their values as defaults.
 
-    Bases may be records: their fields come first. `__post_init__` is called when all fields are set.
+    The fields of base classes that are records come first. The constructor calls `__post_init__` at its end.
 
     >>> @record
     ... class Point:
@@ -34,7 +34,7 @@ def record(plain: type[_T]) -> type[_T]:
     inherited: tuple[str, ...] = getattr(plain, "__match_args__", ())
     names = (*inherited, *(name for name in own if name not in inherited))
     namespace = {name: thing for name, thing in vars(plain).items() if name not in own}
-    for name in ("__dict__", "__weakref__"):  # of the class without slots
+    for name in ("__dict__", "__weakref__"):  # a class with slots must not have them
         namespace.pop(name, None)
     for name, method in _METHODS.items():
         namespace.setdefault(name, method)
@@ -42,7 +42,7 @@ def record(plain: type[_T]) -> type[_T]:
         "__slots__": tuple(name for name in own if name not in inherited),
         "__match_args__": names,
         "__qualname__": plain.__qualname__,
-        # What has no fields is told from others by its class alone.
+        # Without fields, the class is the only value.
         "_values": operator.attrgetter(*names or ("__class__",)),
         "_defaults": {
             **getattr(plain, "_defaults", {}),
@@ -52,7 +52,7 @@ def record(plain: type[_T]) -> type[_T]:
     metaclass: Any = type(plain)
     made: Any = metaclass(plain.__name__, plain.__bases__, namespace)
 
-    def __init__(self: Any, *values: Any, **named: Any) -> None:  # noqa: N807 - until the first is made
+    def __init__(self: Any, *values: Any, **named: Any) -> None:  # noqa: N807 - for the first instance
         made.__init__ = _constructor(made)
         made.__init__(self, *values, **named)
 
@@ -62,13 +62,13 @@ def record(plain: type[_T]) -> type[_T]:
 
 
 def replace(one: _T, **changes: Any) -> _T:
-    """A record like this one, but for the fields that are named."""
+    """Return a copy of a record with other values of the named fields."""
     names: tuple[str, ...] = type(one).__match_args__  # type: ignore[attr-defined]
     return type(one)(**{name: getattr(one, name) for name in names} | changes)
 
 
 def _constructor(made: Any) -> Callable[..., None]:
-    """The `__init__` of a record. Slots are set by their own setters, since the class refuses assignments."""
+    """Compile the `__init__` of a record. It uses the setters of slots, because the class refuses assignments."""
     names, defaults = made.__match_args__, made._defaults
     scope: dict[str, Any] = {f"set_{name}": getattr(made, name).__set__ for name in names}
     scope |= {f"default_{name}": default for name, default in defaults.items()}
@@ -81,7 +81,7 @@ def _constructor(made: Any) -> Callable[..., None]:
     return constructor
 
 
-# -- the methods that records share ------------------------------------------------------------------------------------
+# -- shared methods ----------------------------------------------------------------------------------------------------
 
 
 def _equal(self: Any, other: Any) -> Any:
@@ -100,16 +100,15 @@ def _repr(self: Any) -> str:
 
 
 def _reduce(self: Any) -> tuple[Any, ...]:
-    """How it is copied and pickled."""
     return type(self), tuple(getattr(self, name) for name in self.__match_args__)
 
 
 def _refuse_to_set(self: Any, name: str, value: object) -> None:
-    raise AttributeError(f"a {type(self).__name__} is never changed, so its {name!r} cannot be set")
+    raise AttributeError(f"cannot set {name!r}: a {type(self).__name__} is immutable")
 
 
 def _refuse_to_delete(self: Any, name: str) -> None:
-    raise AttributeError(f"a {type(self).__name__} is never changed, so its {name!r} cannot be deleted")
+    raise AttributeError(f"cannot delete {name!r}: a {type(self).__name__} is immutable")
 
 
 _METHODS: dict[str, Any] = {

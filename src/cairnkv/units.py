@@ -1,4 +1,4 @@
-"""Sizes, times and switches as people write them."""
+"""Parses sizes, times and switches."""
 
 import re
 from datetime import timedelta
@@ -11,7 +11,7 @@ _TIME: Final = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d|)", re.
 
 
 def size(text: str) -> int:
-    """Bytes, from text such as `64MiB`, `64m` or `67108864`; units are powers of 1,024.
+    """Return the bytes of a text such as `64MiB`, `64m` or `67108864`; units are powers of 1,024.
 
     >>> size("64MiB") == size("64m") == 67108864
     True
@@ -23,7 +23,7 @@ def size(text: str) -> int:
 
 
 def switch(text: str) -> bool:
-    """Whether text says yes.
+    """Return whether a text means yes.
 
     >>> switch("yes"), switch("off")
     (True, False)
@@ -36,7 +36,7 @@ def switch(text: str) -> bool:
 
 
 def seconds(text: str) -> float:
-    """Seconds, from text such as `30s`, `500ms`, `5m`, `1h` or `30`."""
+    """Return the seconds of a text such as `30s`, `500ms`, `5m`, `1h` or `30`."""
     match = _TIME.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"a time such as 30s, 500ms, 5m or 1h, not {text!r}")

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from cairnkv.installation import native_path_in_use, uvloop_is_there
+from cairnkv.installation import has_uvloop, native_path_in_use
 
 try:
     from selectors import EpollSelector
@@ -43,7 +43,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return the fastest available event loop."""
     if native_path_in_use():
         return PolledLoop()
-    if uvloop_is_there():
+    if has_uvloop():
         import uvloop
 
         return uvloop.new_event_loop()
