@@ -12,7 +12,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cairnkv.installation import PURE_VARIABLE
+from tests.support.paths import path_in_use  # noqa: F401  a fixture
 
 # No deadline: how long an example takes says more about the machine than about the code.
 _COMMON = settings(
@@ -37,16 +37,8 @@ with contextlib.suppress(ValueError):  # not in the main thread
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark of tests that are about the compiled parts in use."""
-    config.addinivalue_line("markers", "in_use: about the compiled parts in use; left out where CAIRNKV__PURE says so")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about the compiled parts in use where they are not wanted: nothing is lacking there."""
-    if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
-        left_out = [item for item in items if item.get_closest_marker("in_use")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    """Declare the mark of tests on the pure path."""
+    config.addinivalue_line("markers", "pure: on the pure path, where the same test also runs on the native path")
 
 
 def _skipped(config: pytest.Config) -> list[pytest.TestReport]:

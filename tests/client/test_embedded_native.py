@@ -1,6 +1,5 @@
 """Direct calls equal the pure path: results, errors, counts and content; also with threads on both paths."""
 
-import importlib.util
 import inspect
 import os
 import subprocess
@@ -23,16 +22,9 @@ from cairnkv.limits import KEY_MAX, VALUE_MAX
 from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
+from tests.support.paths import native_only
 
 T = TypeVar("T")
-built = importlib.util.find_spec("cairnkv.client.embedded_native") is not None
-
-
-def native_only(test: T) -> T:
-    """Of a test: it is about direct calls, which there are only where the compiled parts are in use."""
-    skipped: T = pytest.mark.skipif(not built, reason="the compiled parts were not built here")(test)
-    marked: T = pytest.mark.in_use(skipped)
-    return marked
 
 
 class OwnText(str):

@@ -30,12 +30,11 @@ from cairnkv.protocol import StatusByte, native, write_command
 from cairnkv.protocol.native import reply_parts
 from tests.client.test_aio import RecordingTransport
 from tests.client.test_sync import answer_everything, say_nothing
+from tests.support.paths import BUILT, native_only
 from tests.support.patience import AT_ONCE
 from tests.support.scripted import Conversation, scripted
 from tests.support.strategies import commands, cuttings, replies
 
-built = importlib.util.find_spec("cairnkv.client.exchange_native") is not None
-native_only = pytest.mark.skipif(not built, reason="the compiled parts were not built here: no compiler, or it failed")
 FORMS = ["readable", pytest.param("compiled", marks=native_only)]
 
 
@@ -519,7 +518,7 @@ class TestReplyFuture:
         assert name.get() == "nobody"
 
     def test_interruption_in_one_task_wakes_the_others(self, request: pytest.FixtureRequest) -> None:
-        for form in ["readable", "compiled"] if built else ["readable"]:
+        for form in ["readable", "compiled"] if BUILT else ["readable"]:
             woken: list[int] = []
 
             async def wait(n: int, due: Any, woken: list[int] = woken) -> None:

@@ -29,7 +29,7 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def server(path_in_use: str) -> Iterator[RunningServer]:
     with running_server() as server:
         yield server
 

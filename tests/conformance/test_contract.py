@@ -14,7 +14,7 @@ from tests.conformance.ways import WAYS
 
 
 @pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS.keys())
-def opened(request: pytest.FixtureRequest) -> Iterator[tuple[Any, ManualClock]]:
+def opened(request: pytest.FixtureRequest, path_in_use: str) -> Iterator[tuple[Any, ManualClock]]:
     """A store that is opened once for all tests of its way, and its clock."""
     clock = ManualClock()
     with request.param(clock) as store:

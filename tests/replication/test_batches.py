@@ -17,8 +17,8 @@ from cairnkv.replication.proposals import Changes
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.session import native_frame_executor
 from cairnkv.storage import Effect
-from tests.session.test_native_path import native_only
 from tests.support.lives import SOME_KEYS, flipped, lively
+from tests.support.paths import native_only
 from tests.support.simulated import Disk, TableStorage, fingerprint
 
 pytestmark = native_only

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from cairnkv.installation import native_path_in_use
 from cairnkv.server.loop import PolledLoop
 from cairnkv.testing import RunningServer, running_server
 
@@ -36,9 +35,26 @@ def start() -> Iterator[Start]:
         yield lambda **settings: stack.enter_context(running_server(**settings))
 
 
-LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-if native_path_in_use():
-    LOOPS["polled"] = PolledLoop
+LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop, "polled": PolledLoop}
+
+
+@pytest.fixture(autouse=True)
+def _both_paths(path_in_use: str) -> None:
+    """Use the fixture `path_in_use`: every test of this directory runs on the pure path and on the native path."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the native event loop on the pure path."""
+    polled = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and item.callspec.params.get("start_on_both") is PolledLoop
+        and item.callspec.params["path_in_use"] == "pure"
+    ]
+    items[:] = [item for item in items if item not in polled]
+    config.hook.pytest_deselected(items=polled)
 
 
 @pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())

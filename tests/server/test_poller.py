@@ -11,12 +11,13 @@ from typing import Any, cast
 import pytest
 
 from cairnkv.server.loop import PolledLoop
+from tests.support.paths import native_only
 
 Transport = pytest.importorskip(
     "cairnkv.server.poller_native", reason="NOT TESTED: there is no native event path"
 ).Transport
 
-pytestmark = pytest.mark.in_use
+pytestmark = native_only
 
 
 class Called(asyncio.Protocol):

@@ -14,9 +14,9 @@ from cairnkv.commands.vocabulary import Command
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import Width
 from cairnkv.session import Session
-from tests.session.test_native_path import native_only
 from tests.support.late_storage import LateStorage
 from tests.support.lives import lively, lively_redis
+from tests.support.paths import native_only
 from tests.support.resp import request
 from tests.support.twins import Twins
 

@@ -4,7 +4,6 @@ same keyspace. And where it is not there, or not wanted, everything works withou
 `make fuzz` runs the comparison for long, with the sanitizers on.
 """
 
-import importlib.util
 import os
 import random
 import subprocess
@@ -36,11 +35,9 @@ from cairnkv.protocol import Limits, StatusByte, write_command
 from cairnkv.protocol.native import Width
 from cairnkv.store import LocalStore, WhenFull
 from tests.support.lives import flipped, lively_frame
+from tests.support.paths import BUILT, native_only
 from tests.support.strategies import commands
 from tests.support.twins import Twins
-
-built = importlib.util.find_spec("cairnkv.session.executor_native") is not None
-native_only = pytest.mark.skipif(not built, reason="the compiled parts were not built here: no compiler, or it failed")
 
 PREDICTABLE = [command for command in COMMANDS if command is not RandomKey]
 COMMON = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr]
@@ -210,7 +207,7 @@ def test_the_variable_turns_it_off(pure: str) -> None:
         timeout=60,
         env={**os.environ, "CAIRNKV__PURE": pure},
     )
-    assert ran.stdout.strip() == ("native" if built and pure == "0" else "pure Python")
+    assert ran.stdout.strip() == ("native" if BUILT and pure == "0" else "pure Python")
 
 
 @pytest.mark.parametrize("code", ["import cairnkv; cairnkv.connect()", "import cairnkv; cairnkv.features()"])
@@ -225,7 +222,7 @@ def test_variable_for_the_pure_path_is_yes_or_no(code: str, pure: str) -> None:
 
 def test_features_say_which_is_in_use() -> None:
     wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
-    assert cairnkv.features()["path"] == ("native" if built and wanted else "pure Python")
+    assert cairnkv.features()["path"] == ("native" if BUILT and wanted else "pure Python")
 
 
 @native_only

@@ -36,8 +36,8 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, Response, ResponseDecoder, Width
 from cairnkv.replication.entries import ItemKind, items, parsed
 from cairnkv.replication.store import ReplicatedStore
-from tests.session.test_native_path import native_only
 from tests.support.cluster_twins import Clients, agree, live, twins
+from tests.support.paths import native_only
 from tests.support.resp import request
 
 pytestmark = native_only

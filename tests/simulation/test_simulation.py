@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.installation import native_path_in_use
 from tests.simulation import faults
 from tests.simulation.driver import Step
 from tests.simulation.model import Wrong
@@ -19,6 +18,7 @@ from tests.simulation.runner import replay_script, simulate
 from tests.simulation.script import fewest, load, save, shrunk
 from tests.simulation.server import Servers
 from tests.support.nats import of_this_process
+from tests.support.paths import native_only
 
 SECONDS = {"in-memory": 12.0, "durable": 12.0, "replicated": 12.0}
 FIND_SECONDS = 60.0
@@ -52,8 +52,7 @@ def finds(fault: str, mode: str, scripts: Path) -> str:
     return failure.script
 
 
-@pytest.mark.in_use
-@pytest.mark.skipif(not native_path_in_use(), reason="the native poller is not there")
+@native_only
 @pytest.mark.parametrize(("fault", "mode"), [("A", "in-memory"), ("B", "durable")])
 def test_simulation_finds_a_known_fault(fault: str, mode: str, tmp_path: Path) -> None:
     script = Path(finds(fault, mode, tmp_path))
@@ -65,8 +64,7 @@ def test_simulation_finds_a_known_fault(fault: str, mode: str, tmp_path: Path) -
     assert wrong is None, "the installed build has the fault as well"
 
 
-@pytest.mark.in_use
-@pytest.mark.skipif(not native_path_in_use(), reason="the native poller is not there")
+@native_only
 def test_the_installed_build_has_no_fault_switch() -> None:
     package = Path(cairnkv.__file__).parent
     assert faults.MACRO.encode() in (faults.faulty_package("A") / f"{faults.POLLER}{faults.SUFFIX}").read_bytes()

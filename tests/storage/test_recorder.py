@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cairnkv.storage import Effect
 from cairnkv.storage.record_format import PART_BYTES
 from cairnkv.storage.recorder import Recorder
-from tests.session.test_native_path import native_only
+from tests.support.paths import native_only
 
 
 class Noted:

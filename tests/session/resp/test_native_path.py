@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from cairnkv.protocol import Limits
 from cairnkv.protocol.native import BATCH_BYTES
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
-from tests.session.test_native_path import built, native_only
 from tests.support.crc import keys_at
 from tests.support.lives import SOME_KEYS, flipped, lively_redis
+from tests.support.paths import BUILT, native_only
 from tests.support.resp import request
 from tests.support.twins import Twins
 
 pytestmark = native_only
 
 NAMES = [b"GET", b"SET", b"DEL", b"MGET", b"INCR"]
-if built:
+if BUILT:
     from cairnkv.session.resp.frames_native import SERVED
 
     NAMES = [name.encode() for name in SERVED]

@@ -1,0 +1,52 @@
+"""The fixture `path_in_use`: tests that use it run on the pure path and on the native path."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from cairnkv.installation import PURE_VARIABLE, features, native_path_in_use
+
+BUILT: Final = importlib.util.find_spec("cairnkv.session.executor_native") is not None
+native_only: Final = pytest.mark.skipif(not BUILT, reason="the native modules were not built here")
+PATHS: Final = [pytest.param("pure", marks=pytest.mark.pure), pytest.param("native", marks=native_only)]
+
+TWINS: Final = {
+    "Line": ("cairnkv.client.line", "cairnkv.client.exchange_native"),
+    "ReplyDecoder": ("cairnkv.protocol.native", "cairnkv.client.exchange_native"),
+    "command_parts": ("cairnkv.protocol.native", "cairnkv.client.exchange_native"),
+    "ReplyFuture": ("cairnkv.client.aio.reply_future", "cairnkv.client.aio.reply_future_native"),
+    "Waking": ("cairnkv.client.aio.reply_future", "cairnkv.client.aio.reply_future_native"),
+}
+"""The modules that define the pure and the native twin of a name."""
+
+CHOSEN_AT_IMPORT: Final = {
+    "cairnkv.client.exchange": ("Line", "ReplyDecoder", "command_parts"),
+    "cairnkv.client.sync": ("Line", "ReplyDecoder", "command_parts"),
+    "cairnkv.client.aio.connection": ("ReplyDecoder", "command_parts", "ReplyFuture", "Waking"),
+}
+"""The names that modules of the clients take from one of the twins when they are imported."""
+
+
+def use(path: str, patch: pytest.MonkeyPatch) -> None:
+    """Use a path in this process and in the processes that it starts."""
+    patch.setenv(PURE_VARIABLE, "1" if path == "pure" else "0")
+    native_path_in_use.cache_clear()
+    features.cache_clear()
+    if BUILT:
+        for importer, names in CHOSEN_AT_IMPORT.items():
+            for name in names:
+                twin = importlib.import_module(TWINS[name][path == "native"])
+                patch.setattr(importlib.import_module(importer), name, getattr(twin, name))
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def path_in_use(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The path in use: "pure" or "native"."""
+    with pytest.MonkeyPatch.context() as patch:
+        use(request.param, patch)
+        yield request.param
+    native_path_in_use.cache_clear()
+    features.cache_clear()
