@@ -13,6 +13,11 @@ from cairnkv.errors import AddressError
 from cairnkv.testing import running_server
 
 
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 @pytest.mark.parametrize(
     ("url", "endpoints"),
     [

@@ -6,6 +6,12 @@ from cairnkv.client.address import parse
 from cairnkv.client.endpoints import TROUBLE_SECONDS, Endpoints
 from cairnkv.commands import CODES
 
+
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 A, B, C = ("a", 6555), ("b", 6555), ("c", 6555)
 
 

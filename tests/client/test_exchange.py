@@ -2,8 +2,6 @@
 
 import asyncio
 import contextvars
-import importlib
-import importlib.util
 import os
 import signal
 import socket
@@ -16,126 +14,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import cairnkv
-from cairnkv.client import sync
-from cairnkv.client.aio import reply_future as pure_future
 from cairnkv.client.aio.connection import AWAKE_SECONDS, Connection
-from cairnkv.client.exchange import PureLine
-from cairnkv.commands import BY_NUMBER, OK, Failure, Get, Ping, Set, failures
-from cairnkv.errors import PeerError, Unavailable
-from cairnkv.protocol import StatusByte, native, write_command
+from cairnkv.commands import OK, Failure, Get, Ping, Set, failures
+from cairnkv.errors import Unavailable
+from cairnkv.protocol import StatusByte
 from cairnkv.protocol.native import reply_parts
 from tests.client.test_aio import RecordingTransport
 from tests.client.test_sync import answer_everything, say_nothing
-from tests.support.paths import BUILT, native_only
+from tests.support.paths import twin
 from tests.support.patience import AT_ONCE
 from tests.support.scripted import Conversation, scripted
-from tests.support.strategies import commands, cuttings, replies
-
-FORMS = ["readable", pytest.param("compiled", marks=native_only)]
-
-
-def part(form: str, name: str) -> Any:
-    """One of the names that both forms have."""
-    if name in ("ReplyFuture", "Waking"):
-        return getattr(
-            pure_future if form == "readable" else importlib.import_module("cairnkv.client.aio.reply_future_native"),
-            name,
-        )
-    if form == "compiled":
-        return getattr(importlib.import_module("cairnkv.client.exchange_native"), name)
-    return PureLine if name == "Line" else getattr(native, name)
-
-
-# -- commands to bytes, bytes to replies -------------------------------------------------------------------------
-
-
-@native_only
-class TestEqualResults:
-    @given(commands())
-    def test_bytes_for_any_command(self, command: Any) -> None:
-        assert b"".join(part("compiled", "command_parts")(command)) == write_command(command)
-
-    @pytest.mark.parametrize("size", [65_518, 65_519, 65_520, 1_000_000])
-    def test_bytes_for_values_around_the_joining_size(self, size: int) -> None:
-        command = Set(b"key", bytes(size))
-        parts = part("compiled", "command_parts")(command)
-        assert b"".join(parts) == write_command(command)
-        assert (len(parts) == 1) == (len(write_command(command)) <= 65_536)
-
-    @pytest.mark.parametrize("value", [bytearray(b"abc"), "text", 5])
-    def test_error_for_a_value_that_is_not_bytes(self, value: Any) -> None:
-        """A custom codec may return any type."""
-        outcomes = []
-        for form in ("readable", "compiled"):
-            try:
-                outcomes.append(b"".join(part(form, "command_parts")(Set(b"k", value))))
-            except TypeError as error:
-                outcomes.append(str(error))
-        assert outcomes[0] == outcomes[1]
-
-    @given(data=st.data(), status_byte=st.sampled_from(StatusByte))
-    def test_replies_in_any_pieces(self, data: st.DataObject, status_byte: StatusByte) -> None:
-        words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), max_size=12))
-        said = b"".join(b"".join(reply_parts(data.draw(replies(word)), status_byte)) for word in words)
-        assert_same(words, data.draw(cuttings(said)))
-
-    @given(data=st.data())
-    def test_any_bytes_as_replies(self, data: st.DataObject) -> None:
-        words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), min_size=1, max_size=8))
-        heads = st.builds(
-            lambda header, status, length: bytes((header, status)) + length.to_bytes(4, "big"),
-            st.sampled_from([0, 1, 2, 4, 8, 9, 255]),
-            st.sampled_from([0x00, 0x01, 0x30, 0x31, 0x02, 0x11, 0xFF]),
-            st.sampled_from([0, 1, 3, 8, 2**32 - 1]),
-        )
-        said = b"".join(data.draw(st.lists(heads | st.binary(max_size=12), max_size=10)))
-        assert_same(words, data.draw(cuttings(said)))
-
-    def test_every_status_byte(self) -> None:
-        for status in range(256):
-            assert_same([Get.spec], [bytes((0, status, 0, 0, 0, 1)), b"x"])
-
-
-def assert_same(words: list[Any], pieces: list[bytes]) -> None:
-    """Both decoders say the same, piece by piece, and keep the same number of bytes."""
-    said: dict[str, list[object]] = {"readable": [], "compiled": []}
-    for form, events in said.items():
-        decoder = part(form, "ReplyDecoder")()
-        left = list(words)
-        for piece in pieces:
-            decoder.feed(piece)
-            try:
-                while left and (reply := decoder.reply(left[0])) is not None:
-                    events.append(reply)
-                    left.pop(0)
-            except PeerError as error:
-                events.append(str(error))
-                left = left[1:]
-            events.append(decoder.pending)
-    assert said["compiled"] == said["readable"]
-
 
 # -- bytes through a socket --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A form of the hot path, which sync clients made meanwhile are made of."""
-    for name in ("Line", "ReplyDecoder", "command_parts"):
-        monkeypatch.setattr(sync, name, part(request.param, name))
-    return request.param
-
-
 @pytest.fixture
-def ends(form: str) -> Iterator[tuple[Any, socket.socket]]:
+def ends(path_in_use: str) -> Iterator[tuple[Any, socket.socket]]:
     """A line and the other end of its socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield part(form, "Line")(ours), theirs
+        yield twin("Line", path_in_use)(ours), theirs
 
 
 def soon(seconds: float = 0.1) -> float:
@@ -236,42 +136,6 @@ class TestLine:
             signal.signal(signal.SIGALRM, before)
 
 
-@native_only
-def test_signals_do_not_extend_the_deadline() -> None:
-    """Python's blocking sockets, which the pure path uses, restart their timeout with each signal."""
-    ours, theirs = socket.socketpair()
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
-        began = time.monotonic()
-        with ours, theirs, pytest.raises(TimeoutError):
-            part("compiled", "Line")(ours).receive(soon(0.2))
-        assert time.monotonic() - began < AT_ONCE
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@native_only
-def test_wait_for_a_slow_server_does_not_spin() -> None:
-    """It wakes at intervals only, to see whether the server has become quick."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        line = part("compiled", "Line")(ours)
-        awake = 0
-        for _ in range(60):
-            awake += line.asleep == 0
-            with pytest.raises(TimeoutError):
-                line.receive(soon(0.005))
-        assert awake < 15
-        while line.asleep:
-            theirs.send(b"x")
-            line.receive(soon(5))
-        theirs.send(b"quick again")
-        line.receive(soon(5))
-        assert line.asleep == 0
-
-
 # -- a sync client and the worst moments -------------------------------------------------------------------------
 
 REPLY = b"".join(reply_parts(b"value", StatusByte.ASCII))
@@ -279,7 +143,7 @@ REPLY = b"".join(reply_parts(b"value", StatusByte.ASCII))
 
 @pytest.mark.parametrize("length", range(len(REPLY)))
 class TestTruncatedReply:
-    def test_from_a_closed_peer_is_an_error(self, form: str, length: int) -> None:
+    def test_from_a_closed_peer_is_an_error(self, length: int) -> None:
         def die(conversation: Conversation) -> None:
             conversation.command()
             conversation.raw(REPLY[:length])
@@ -292,7 +156,7 @@ class TestTruncatedReply:
                 kv.set("k", "v")
             assert kv.get("key") == "key"
 
-    def test_is_awaited_until_the_timeout(self, form: str, length: int) -> None:
+    def test_is_awaited_until_the_timeout(self, length: int) -> None:
         def stop(conversation: Conversation) -> None:
             conversation.command()
             conversation.raw(REPLY[:length])
@@ -304,7 +168,7 @@ class TestTruncatedReply:
             with cairnkv.connect(server.url) as kv:
                 assert kv.get("key") == "key"
 
-    def test_that_continues_later_is_complete(self, form: str, length: int) -> None:
+    def test_that_continues_later_is_complete(self, length: int) -> None:
         def pause(conversation: Conversation) -> None:
             conversation.command()
             conversation.raw(REPLY[:length])
@@ -317,7 +181,7 @@ class TestTruncatedReply:
             assert kv.get("key") == "key"
 
 
-def test_malformed_reply_ends_the_connection(form: str) -> None:
+def test_malformed_reply_ends_the_connection() -> None:
     def babble(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(bytes.fromhex("00 7f 00 00 00 00"))
@@ -329,7 +193,7 @@ def test_malformed_reply_ends_the_connection(form: str) -> None:
 
 
 @pytest.mark.parametrize("size", [65_529, 65_530, 65_531, 3_000_000])
-def test_reply_longer_than_a_read(form: str, size: int) -> None:
+def test_reply_longer_than_a_read(size: int) -> None:
     value = os.urandom(1_000) * (size // 1_000) + bytes(size % 1_000)
 
     def long(conversation: Conversation) -> None:
@@ -343,7 +207,7 @@ def test_reply_longer_than_a_read(form: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [REPLY, REPLY[:3], b"\0"], ids=["a whole reply", "half a head", "a byte"])
-def test_unsolicited_bytes_are_not_read_as_the_next_reply(form: str, extra: bytes) -> None:
+def test_unsolicited_bytes_are_not_read_as_the_next_reply(extra: bytes) -> None:
     def say_more(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(REPLY + extra)
@@ -355,7 +219,7 @@ def test_unsolicited_bytes_are_not_read_as_the_next_reply(form: str, extra: byte
     assert len(server.conversations) == 2
 
 
-def test_close_waits_for_the_running_call(form: str) -> None:
+def test_close_waits_for_the_running_call() -> None:
     asked = threading.Event()
 
     def slow(conversation: Conversation) -> None:
@@ -377,7 +241,7 @@ def test_close_waits_for_the_running_call(form: str) -> None:
             kv.get("k")
 
 
-def test_nothing_is_sent_without_time_left_for_a_reply(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_sent_without_time_left_for_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that waits too long for the connection is not executed, and its outcome is known."""
     with scripted(answer_everything) as server, cairnkv.connect(server.url, timeout=5) as kv:
         kv.ping()
@@ -425,11 +289,11 @@ def test_ctrl_c_ends_a_call_and_the_next_gets_its_own_reply() -> None:
 # -- asyncio: replies that are due -------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=FORMS)
-async def make_future(request: pytest.FixtureRequest) -> Any:
-    """Makes replies that are due, all of one connection."""
-    waking = part(request.param, "Waking")(asyncio.get_running_loop())
-    return lambda: part(request.param, "ReplyFuture")(Get.spec, 0.0, waking)
+@pytest.fixture
+async def make_future(path_in_use: str) -> Any:
+    """Makes reply futures of one connection."""
+    waking = twin("Waking", path_in_use)(asyncio.get_running_loop())
+    return lambda: twin("ReplyFuture", path_in_use)(Get.spec, 0.0, waking)
 
 
 class TestReplyFuture:
@@ -517,43 +381,28 @@ class TestReplyFuture:
         assert await asyncio.gather(*waiting) == [(f"task {n}", b"x") for n in range(3)]
         assert name.get() == "nobody"
 
-    def test_interruption_in_one_task_wakes_the_others(self, request: pytest.FixtureRequest) -> None:
-        for form in ["readable", "compiled"] if BUILT else ["readable"]:
-            woken: list[int] = []
+    def test_interruption_in_one_task_wakes_the_others(self, path_in_use: str) -> None:
+        woken: list[int] = []
 
-            async def wait(n: int, due: Any, woken: list[int] = woken) -> None:
-                await due
-                woken.append(n)
-                if n == 1:
-                    raise KeyboardInterrupt
+        async def wait(n: int, due: Any) -> None:
+            await due
+            woken.append(n)
+            if n == 1:
+                raise KeyboardInterrupt
 
-            loop = asyncio.new_event_loop()
-            waking = part(form, "Waking")(loop)
-            dues = [part(form, "ReplyFuture")(Get.spec, 0.0, waking) for _ in range(4)]
-            tasks = [loop.create_task(wait(n, due)) for n, due in enumerate(dues)]
-            loop.run_until_complete(asyncio.sleep(0))
-            for due in dues:
-                loop.call_soon(due.settle, b"x")
-            with pytest.raises(KeyboardInterrupt):
-                loop.run_until_complete(asyncio.sleep(5))
-            loop.run_until_complete(asyncio.sleep(0.01))
-            assert woken == [0, 1, 2, 3]
-            assert isinstance(tasks[1].exception(), KeyboardInterrupt)
-            loop.close()
-
-    @native_only
-    async def test_is_awaited_by_one_task(self) -> None:
-        due = part("compiled", "ReplyFuture")(Get.spec, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
-
-        async def wait() -> object:
-            return await due
-
-        first, second = asyncio.ensure_future(wait()), asyncio.ensure_future(wait())
-        await asyncio.sleep(0)
-        with pytest.raises(asyncio.InvalidStateError, match="one task"):
-            await second
-        due.settle(b"x")
-        assert await first == b"x"
+        loop = asyncio.new_event_loop()
+        waking = twin("Waking", path_in_use)(loop)
+        dues = [twin("ReplyFuture", path_in_use)(Get.spec, 0.0, waking) for _ in range(4)]
+        tasks = [loop.create_task(wait(n, due)) for n, due in enumerate(dues)]
+        loop.run_until_complete(asyncio.sleep(0))
+        for due in dues:
+            loop.call_soon(due.settle, b"x")
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.sleep(5))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert woken == [0, 1, 2, 3]
+        assert isinstance(tasks[1].exception(), KeyboardInterrupt)
+        loop.close()
 
 
 # -- asyncio: a connection and the worst moments ----------------------------------------------------------------

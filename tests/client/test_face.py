@@ -17,6 +17,11 @@ from cairnkv.client.embedded import Embedded
 from cairnkv.client.keyvalue import KeyValue
 
 
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 def test_dir_shows_all_public_names() -> None:
     assert set(cairnkv.__all__) <= set(dir(cairnkv))
     for name in cairnkv.__all__:

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 TOOL = Path(__file__).parents[2] / "tools/generate_clients.py"
 
 

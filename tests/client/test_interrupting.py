@@ -13,6 +13,12 @@ import pytest
 from tests.support import interrupting
 from tests.support.interrupting import CALLS, at_each_point, checks
 
+
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 PATIENCE = 60.0
 
 HANDLED = 2_000

@@ -4,10 +4,18 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import cairnkv
 from cairnkv import aio
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import Calls
+
+
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
 
 MAPPING = {"keys", "values", "items", "pop", "popitem", "setdefault", "update"}
 NOT_IN_PIPELINES = {"scan", "clear_prefix", "close", "pipeline"} | MAPPING

@@ -92,8 +92,8 @@ def test_the_command_of_the_page_works_on_the_native_path(tmp_path: Path) -> Non
     run_tests(copy, "tests/commands/test_cases.py", "-k", "take")
     run_tests(
         copy,
-        "tests/session/test_native_path.py",
-        "tests/session/resp/test_native_path.py",
+        "tests/native/test_native_frames.py",
+        "tests/native/test_resp_frames.py",
         "-k",
         "served or serves or for_commands_however_cut",
         HYPOTHESIS_PROFILE="brief",

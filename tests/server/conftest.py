@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if isinstance(item, pytest.Function)
         and hasattr(item, "callspec")
         and item.callspec.params.get("start_on_both") is PolledLoop
-        and item.callspec.params["path_in_use"] == "pure"
+        and item.callspec.params.get("path_in_use") == "pure"
     ]
     items[:] = [item for item in items if item not in polled]
     config.hook.pytest_deselected(items=polled)

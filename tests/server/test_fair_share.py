@@ -21,6 +21,11 @@ from tests.support.raw import SECONDS, RawClient, all_of, eventually
 from tests.support.resp import request
 
 
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Client:
     """A client without a connection."""

@@ -23,14 +23,12 @@ OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit, which Linux has")
-@pytest.mark.parametrize("pure", ["no", "yes"])
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_server_without_memory_refuses_growing_commands(tmp_path: Path, mode: str, pure: str) -> None:
+def test_server_without_memory_refuses_growing_commands(tmp_path: Path, mode: str) -> None:
     options = ["--data", str(tmp_path / "data")] if mode == "disk" else []
     offset = b"%d" % (60 * MIB)
-    environment = {"CAIRNKV__PURE": pure}
     with (
-        ServerProcess("--port", "0", *options, log=tmp_path / "log", environment=environment) as server,
+        ServerProcess("--port", "0", *options, log=tmp_path / "log") as server,
         Peer(server.address) as redis,
         RawClient(server.address) as native,
     ):

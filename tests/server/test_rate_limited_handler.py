@@ -9,6 +9,12 @@ import pytest
 
 from cairnkv.server.rate_limited_handler import RateLimitedHandler
 
+
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 EVERY = 0.2
 
 

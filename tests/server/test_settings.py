@@ -28,6 +28,12 @@ from cairnkv.storage.writer import Sync
 from cairnkv.store import WhenFull
 from tests.support.raw import ServerProcess, serve
 
+
+@pytest.fixture(scope="module")
+def path_in_use() -> None:
+    """Replace the fixture for both paths: these tests do not depend on the path."""
+
+
 VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "host": (["127.0.0.2", "127.0.0.3", "::1"], ["127.0.0.2", "127.0.0.3", "::1"]),
     "port": (["1", "2", "0"], [1, 2, 0]),

@@ -20,6 +20,8 @@ from cairnkv.storage.writer import COMMIT_BYTES, Sync
 from cairnkv.store import LocalStore, PendingReply
 from cairnkv.testing import ManualClock, running_server
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 PATIENCE = 20.0
 
 

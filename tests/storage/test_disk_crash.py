@@ -12,6 +12,8 @@ from cairnkv.errors import OptionError
 from tests.support.histories import ArticleWriter, History, Writer, check_all
 from tests.support.serving import SMALL_MEMTABLES, Served, store_in
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 CRASHES: Final = int(os.environ.get("CRASHES", "2"))
 WRITERS: Final = 4
 

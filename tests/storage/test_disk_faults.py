@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from cairnkv.commands import (
     MISSING,
@@ -40,6 +40,8 @@ from tests.storage.test_disk import PATIENCE, Faulty, OnDisk
 from tests.storage.test_disk_machine import DATABASES, WRITES
 from tests.support.raw import eventually
 from tests.support.watching import watch
+
+pytestmark = pytest.mark.usefixtures("path_in_use")
 
 
 def code_of(reply: Reply | PendingReply) -> Code:
@@ -260,7 +262,10 @@ class FaultyMachine(RuleBasedStateMachine):
 
 
 FaultyMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
-TestFaultyMachine = FaultyMachine.TestCase
+
+
+def test_memory_equals_a_disk_that_fails() -> None:
+    run_state_machine_as_test(FaultyMachine)
 
 
 def test_second_failure_before_the_first_is_reported_stays_unresolved(

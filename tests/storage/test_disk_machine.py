@@ -4,9 +4,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from cairnkv.commands import ClearAll, Command, Failure, Get, Step
 from cairnkv.store import LocalStore, PendingRead, WhenFull
@@ -16,6 +17,8 @@ from tests.storage.test_disk import OnDisk
 from tests.store.test_late_machine import APPLIED, KINDS
 from tests.support.model import same
 from tests.support.strategies import commands
+
+pytestmark = pytest.mark.usefixtures("path_in_use")
 
 DATABASES = st.integers(0, 2)
 WRITES = commands([command for command in APPLIED if command.spec.writes], KINDS)
@@ -85,7 +88,10 @@ class DiskMachine(RuleBasedStateMachine):
 
 
 DiskMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-TestDiskAgainstMemory = DiskMachine.TestCase
+
+
+def test_durable_store_equals_an_in_memory_store() -> None:
+    run_state_machine_as_test(DiskMachine)
 
 
 class CachedMachine(DiskMachine):
@@ -145,4 +151,7 @@ class CachedMachine(DiskMachine):
 
 
 CachedMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
-TestCacheAgainstMemory = CachedMachine.TestCase
+
+
+def test_store_with_cold_values_equals_an_in_memory_store() -> None:
+    run_state_machine_as_test(CachedMachine)

@@ -17,6 +17,8 @@ from tests.storage.test_disk import PATIENCE, OnDisk
 from tests.storage.test_value_cache import Cooled
 from tests.support.serving import Served
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 CRASHES = 3
 
 

@@ -13,7 +13,10 @@ from cairnkv.storage.check import check_directory
 from cairnkv.storage.record_format import INLINE_BYTES
 from cairnkv.testing import ManualClock
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count written bytes")
+pytestmark = [
+    pytest.mark.usefixtures("path_in_use"),
+    pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count written bytes"),
+]
 
 LARGE = os.urandom(16 * MIB)
 

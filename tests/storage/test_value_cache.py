@@ -63,6 +63,8 @@ from tests.support.resp import NULL_ARRAY, ReplyDecoder, Simple, request
 from tests.support.strategies import commands
 from tests.support.watching import watch
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 LIMIT = 100_000
 
 

@@ -35,6 +35,8 @@ from tests.support.clock import HandClock
 from tests.support.resp import request
 from tests.support.simulated import Cluster
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 HOUR = 3_600_000
 BEGIN = 1_800_000_000_000
 

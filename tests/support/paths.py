@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -13,14 +13,15 @@ BUILT: Final = importlib.util.find_spec("cairnkv.session.executor_native") is no
 native_only: Final = pytest.mark.skipif(not BUILT, reason="the native modules were not built here")
 PATHS: Final = [pytest.param("pure", marks=pytest.mark.pure), pytest.param("native", marks=native_only)]
 
+CLIENT: Final = "cairnkv.client"
 TWINS: Final = {
-    "Line": ("cairnkv.client.line", "cairnkv.client.exchange_native"),
-    "ReplyDecoder": ("cairnkv.protocol.native", "cairnkv.client.exchange_native"),
-    "command_parts": ("cairnkv.protocol.native", "cairnkv.client.exchange_native"),
-    "ReplyFuture": ("cairnkv.client.aio.reply_future", "cairnkv.client.aio.reply_future_native"),
-    "Waking": ("cairnkv.client.aio.reply_future", "cairnkv.client.aio.reply_future_native"),
+    "Line": (f"{CLIENT}.exchange.PureLine", f"{CLIENT}.exchange_native.Line"),
+    "ReplyDecoder": ("cairnkv.protocol.native.ReplyDecoder", f"{CLIENT}.exchange_native.ReplyDecoder"),
+    "command_parts": ("cairnkv.protocol.native.command_parts", f"{CLIENT}.exchange_native.command_parts"),
+    "ReplyFuture": (f"{CLIENT}.aio.reply_future.ReplyFuture", f"{CLIENT}.aio.reply_future_native.ReplyFuture"),
+    "Waking": (f"{CLIENT}.aio.reply_future.Waking", f"{CLIENT}.aio.reply_future_native.Waking"),
 }
-"""The modules that define the pure and the native twin of a name."""
+"""The pure and the native twin of a name of the clients."""
 
 CHOSEN_AT_IMPORT: Final = {
     "cairnkv.client.exchange": ("Line", "ReplyDecoder", "command_parts"),
@@ -28,6 +29,12 @@ CHOSEN_AT_IMPORT: Final = {
     "cairnkv.client.aio.connection": ("ReplyDecoder", "command_parts", "ReplyFuture", "Waking"),
 }
 """The names that modules of the clients take from one of the twins when they are imported."""
+
+
+def twin(name: str, path: str) -> Any:
+    """Return the twin of a name on a path."""
+    module, _, attribute = TWINS[name][path == "native"].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def use(path: str, patch: pytest.MonkeyPatch) -> None:
@@ -38,8 +45,7 @@ def use(path: str, patch: pytest.MonkeyPatch) -> None:
     if BUILT:
         for importer, names in CHOSEN_AT_IMPORT.items():
             for name in names:
-                twin = importlib.import_module(TWINS[name][path == "native"])
-                patch.setattr(importlib.import_module(importer), name, getattr(twin, name))
+                patch.setattr(importlib.import_module(importer), name, twin(name, path))
 
 
 @pytest.fixture(scope="module", params=PATHS)

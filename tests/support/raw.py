@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from cairnkv.commands import Command, Ping
+from cairnkv.installation import PURE_VARIABLE
 from cairnkv.protocol.native import Response, ResponseDecoder, Width, write_command
 
 SECONDS = 20.0
@@ -164,7 +165,7 @@ class ServerProcess:
         prelude: str = "",
     ) -> None:
         """log: the file that takes its standard error. prelude: Python that its process runs first."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("CAIRNKV_")}
+        clean = clean_environment()
         self._log = log
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
@@ -230,9 +231,14 @@ class ServerProcess:
         return int(match[1]) / 1024
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without options of a server."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("CAIRNKV_") or name == PURE_VARIABLE}
+
+
 def serve(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `cairn serve` with arguments with which it ends by itself."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("CAIRNKV_")}
+    clean = clean_environment()
     return subprocess.run(
         [sys.executable, "-m", "cairnkv", "serve", *arguments],
         capture_output=True,

@@ -56,7 +56,7 @@ class TableStorage:
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
-        self.position = len(disk.commits)
+        self.sequence = len(disk.commits)
         self.refuses: Code | None = None
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
@@ -77,7 +77,7 @@ class TableStorage:
             for key, (value, deadline) in table.items():
                 if deadline is None or deadline > now:
                     database.load(key, value, deadline)
-        return self.position
+        return self.sequence
 
     def listen(self, listener: CommitListener) -> None:
         """Nobody waits for a node's table."""
@@ -90,9 +90,9 @@ class TableStorage:
         if self.refuses is not None:
             raise StorageRefused("the table takes nothing", self.refuses)
         assert size is None or size >= size_of_effects(effects)
-        self.position += 1
+        self.sequence += 1
         self.disk.commits.append((now, tuple(effects)))
-        return self.position
+        return self.sequence
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """The next start drops them."""

@@ -4,9 +4,7 @@ same keyspace. And where it is not there, or not wanted, everything works withou
 `make fuzz` runs the comparison for long, with the sanitizers on.
 """
 
-import os
 import random
-import subprocess
 import sys
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cairnkv
 from cairnkv.commands import (
     BY_NAME,
     COMMANDS,
@@ -39,16 +36,17 @@ from tests.support.paths import BUILT, native_only
 from tests.support.strategies import commands
 from tests.support.twins import Twins
 
+pytestmark = native_only
+
 PREDICTABLE = [command for command in COMMANDS if command is not RandomKey]
 COMMON = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr]
 SERVED = COMMON
-if built:
+if BUILT:
     from cairnkv.session.native.frames_native import SERVED as NUMBERS
 
     SERVED = [BY_NAME[name].command for name in NUMBERS]
 
 
-@native_only
 class TestTheSame:
     @given(data=st.data(), width=st.sampled_from([2, 4]), status_byte=st.sampled_from(StatusByte))
     def test_for_commands_however_cut(self, data: st.DataObject, width: Width, status_byte: StatusByte) -> None:
@@ -122,7 +120,6 @@ class TestTheSame:
         twins.agree()
 
 
-@native_only
 class TestWhatItIs:
     def test_it_serves_the_common_commands_by_their_numbers(self) -> None:
         assert set(COMMON) <= set(SERVED)
@@ -196,36 +193,6 @@ class TestWhatItIs:
         assert frame_executor.off
 
 
-@pytest.mark.parametrize("pure", ["1", "0"])
-def test_the_variable_turns_it_off(pure: str) -> None:
-    code = "import cairnkv; print(cairnkv.features()['path'])"
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env={**os.environ, "CAIRNKV__PURE": pure},
-    )
-    assert ran.stdout.strip() == ("native" if BUILT and pure == "0" else "pure Python")
-
-
-@pytest.mark.parametrize("code", ["import cairnkv; cairnkv.connect()", "import cairnkv; cairnkv.features()"])
-@pytest.mark.parametrize("pure", ["maybe", "2", "none"])
-def test_variable_for_the_pure_path_is_yes_or_no(code: str, pure: str) -> None:
-    environment = {**os.environ, "CAIRNKV__PURE": pure}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=environment
-    )
-    assert ran.stderr.endswith(f"OptionError: the variable CAIRNKV__PURE has to be yes or no, not '{pure}'\n")
-
-
-def test_features_say_which_is_in_use() -> None:
-    wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
-    assert cairnkv.features()["path"] == ("native" if BUILT and wanted else "pure Python")
-
-
-@native_only
 class TestWithinARun:
     """Python code that a run calls, such as a clock of one's own, must not get at what the run uses."""
 
