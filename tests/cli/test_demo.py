@@ -14,7 +14,7 @@ SOURCES = ["modules", *(["packages"] if shutil.which("dpkg-query") else [])]
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_demo_succeeds(source: str):
+def test_demo_succeeds(source: str) -> None:
     done = subprocess.run(
         [sys.executable, str(DEMO), "--data", source], capture_output=True, text=True, timeout=4 * SECONDS, check=False
     )
@@ -23,7 +23,7 @@ def test_demo_succeeds(source: str):
     assert "read, asyncio client, again" in done.stdout
 
 
-def test_demo_fails_if_a_key_is_lost(tmp_path: Path):
+def test_demo_fails_if_a_key_is_lost(tmp_path: Path) -> None:
     """A wrapper around the command line loses one key."""
     script = (
         "import runpy, sys\n"

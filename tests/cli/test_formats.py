@@ -40,7 +40,7 @@ def rows_in(form: Format, data: bytes) -> list[Row]:
 
 @pytest.mark.parametrize("form", [JSONL, TSV], ids=["jsonl", "tsv"])
 @given(some=st.lists(rows, max_size=5))
-def test_any_bytes_survive_a_round_trip(form: Format, some: list[Row]):
+def test_any_bytes_survive_a_round_trip(form: Format, some: list[Row]) -> None:
     data = written(form, some)
     assert rows_in(form, data) == some
     assert [line.number for line in read(form, data)] == list(range(1, len(some) + 1))
@@ -48,12 +48,12 @@ def test_any_bytes_survive_a_round_trip(form: Format, some: list[Row]):
 
 
 @given(some=st.lists(text_rows, max_size=5))
-def test_any_text_survives_a_round_trip_as_csv(some: list[Row]):
+def test_any_text_survives_a_round_trip_as_csv(some: list[Row]) -> None:
     assert rows_in(CSV, written(CSV, some)) == some
 
 
 @given(some=st.lists(text_rows, max_size=5))
-def test_other_programs_read_equal_rows(some: list[Row]):
+def test_other_programs_read_equal_rows(some: list[Row]) -> None:
     table = list(csv.DictReader(io.StringIO(written(CSV, some).decode(), newline="")))
     assert [(row["key"].encode(), row["value"].encode()) for row in table] == [(row.key, row.value) for row in some]
     objects = [json.loads(line) for line in written(JSONL, some).split(b"\n")[:-1]]
@@ -61,7 +61,7 @@ def test_other_programs_read_equal_rows(some: list[Row]):
 
 
 @given(row=rows)
-def test_csv_refuses_bytes_that_are_not_utf8(row: Row):
+def test_csv_refuses_bytes_that_are_not_utf8(row: Row) -> None:
     try:
         row.key.decode()
         row.value.decode()
@@ -73,7 +73,7 @@ def test_csv_refuses_bytes_that_are_not_utf8(row: Row):
 
 
 @given(data=st.binary(max_size=200), form=st.sampled_from(list(FORMATS.values())))
-def test_readers_never_crash_on_any_bytes(data: bytes, form: Format):
+def test_readers_never_crash_on_any_bytes(data: bytes, form: Format) -> None:
     try:
         lines = read(form, data)
     except CallerError:
@@ -120,7 +120,7 @@ def test_readers_never_crash_on_any_bytes(data: bytes, form: Format):
         (CSV, b"a,b\rc,", "a carriage return without a newline does not end a line"),
     ],
 )
-def test_bad_line_is_named_and_later_lines_are_read(form: Format, line: bytes, why: str):
+def test_bad_line_is_named_and_later_lines_are_read(form: Format, line: bytes, why: str) -> None:
     good = Row(b"k", b"v", 7)
     before = written(form, [good])
     after = before.removeprefix(b"key,value,expires_ms\r\n")
@@ -146,26 +146,26 @@ def test_bad_line_is_named_and_later_lines_are_read(form: Format, line: bytes, w
         (CSV, b'"Value", KEY ,expires_ms\nb,"a",\n'),
     ],
 )
-def test_files_of_other_programs_are_read(form: Format, data: bytes):
+def test_files_of_other_programs_are_read(form: Format, data: bytes) -> None:
     assert rows_in(form, data) == [Row(b"a", b"b")]
 
 
 @pytest.mark.parametrize(
     "header", [b"a,b\n", b"key\n", b"key,value,ttl\n", b"key,value,key\n", b'"key', b"\xff,value\n"]
 )
-def test_csv_without_a_header_is_refused(header: bytes):
+def test_csv_without_a_header_is_refused(header: bytes) -> None:
     with pytest.raises(CallerError, match="line 1: "):
         read(CSV, header + b"a,b\n")
 
 
-def test_unclosed_quote_is_a_bad_line():
+def test_unclosed_quote_is_a_bad_line() -> None:
     lines = read(CSV, b'key,value\na,b\nc,"d\ne,f\n')
     assert lines[0] == Line(2, Row(b"a", b"b"))
     assert [line.number for line in lines] == [2, 3]
     assert isinstance(lines[1], Bad)
 
 
-def test_row_of_several_lines_is_numbered_by_its_first():
+def test_row_of_several_lines_is_numbered_by_its_first() -> None:
     assert read(CSV, b'key,value\na,"b\n\nc"\nd,e\n') == [
         Line(2, Row(b"a", b"b\n\nc")),
         Line(5, Row(b"d", b"e")),
@@ -173,7 +173,7 @@ def test_row_of_several_lines_is_numbered_by_its_first():
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n"])
-def test_length_of_a_line_is_bounded(ending: bytes):
+def test_length_of_a_line_is_bounded(ending: bytes) -> None:
     form = formats._ByLine(formats._parse_tsv, formats._unparse_tsv, limit=100)
     fits = b"k\t" + b"v" * (98 - len(ending)) + ending
     assert isinstance(read(form, fits)[0], Line)
@@ -183,7 +183,7 @@ def test_length_of_a_line_is_bounded(ending: bytes):
         assert read(form, over.removesuffix(b"\n") + b"\n" + fits)[1] == Line(2, Row(b"k", fits[2:].strip()))
 
 
-def test_length_of_a_csv_line_is_bounded():
+def test_length_of_a_csv_line_is_bounded() -> None:
     form = formats._Csv(limit=100)
     with pytest.raises(CallerError, match="line 2: longer than 100 bytes"):
         read(form, b"key,value\na," + b"b" * 99 + b"\n")
@@ -201,12 +201,12 @@ def test_length_of_a_csv_line_is_bounded():
         ("-", "csv", CSV),
     ],
 )
-def test_format_comes_from_the_option_or_the_file_ending(file: str, name: str | None, form: Format):
+def test_format_comes_from_the_option_or_the_file_ending(file: str, name: str | None, form: Format) -> None:
     assert format_of(file, name) is form
 
 
 @pytest.mark.parametrize("file", ["a", "a.txt", "csv", ".csv/a"])
-def test_unknown_file_ending_is_an_error(file: str):
+def test_unknown_file_ending_is_an_error(file: str) -> None:
     with pytest.raises(CallerError, match="name the format with --format jsonl, tsv, csv"):
         format_of(file, None)
 

@@ -20,7 +20,7 @@ OK = Said(0, b"OK\n", "")
 NO = Said(1, b"", "")
 
 
-def test_set_and_get(cairn_here: Call, kv: Store):
+def test_set_and_get(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("set", "greeting", "hello") == OK
     assert kv.get("greeting") == b"hello"
     assert kv.ttl("greeting") == math.inf
@@ -29,14 +29,14 @@ def test_set_and_get(cairn_here: Call, kv: Store):
     assert cairn_here("get", "nothing") == NO
 
 
-def test_any_bytes_pass_as_arguments(kv: Store):
+def test_any_bytes_pass_as_arguments(kv: Store) -> None:
     key, value = b"k\xff\xfe", b"v\x80 \xc3\xa9"
     assert cairn_process("set", key, value) == OK
     assert kv.get(key) == value
     assert cairn_process("get", key).out == value + b"\n"
 
 
-def test_arguments_may_begin_with_a_dash(cairn_here: Call, kv: Store):
+def test_arguments_may_begin_with_a_dash(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("set", "--", "-k", "--ttl") == OK
     assert kv.get("-k") == b"--ttl"
     assert cairn_here("get", "--", "-k").out == b"--ttl\n"
@@ -59,7 +59,9 @@ def test_arguments_may_begin_with_a_dash(cairn_here: Call, kv: Store):
         (["incr", "k", "-3"], Said(0, b"-3\n", "")),
     ],
 )
-def test_two_dashes_are_a_value_behind_two_dashes(cairn_here: Call, kv: Store, arguments: list[str], said: Said):
+def test_two_dashes_are_a_value_behind_two_dashes(
+    cairn_here: Call, kv: Store, arguments: list[str], said: Said
+) -> None:
     ran = cairn_here(*arguments)
     assert (ran.code, ran.out) == (said.code, said.out), ran.err
     if said == OK:
@@ -68,7 +70,7 @@ def test_two_dashes_are_a_value_behind_two_dashes(cairn_here: Call, kv: Store, a
 
 
 @pytest.mark.parametrize("arguments", [["set", "temp", "-5C"], ["get", "-x"], ["set", "-x", "v"], ["exists", "-k"]])
-def test_value_that_looks_like_an_option_gets_a_hint(cairn_here: Call, url: str, arguments: list[str]):
+def test_value_that_looks_like_an_option_gets_a_hint(cairn_here: Call, url: str, arguments: list[str]) -> None:
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
     assert "write a value that begins with a dash after '--'" in said.err
@@ -76,13 +78,13 @@ def test_value_that_looks_like_an_option_gets_a_hint(cairn_here: Call, url: str,
 
 
 @pytest.mark.parametrize("value", [b"", b"no newline", b"\x00\xff\r\n\n", os.urandom(300_000)])
-def test_set_reads_the_exact_bytes_of_standard_input(cairn_here: Call, kv: Store, value: bytes):
+def test_set_reads_the_exact_bytes_of_standard_input(cairn_here: Call, kv: Store, value: bytes) -> None:
     assert cairn_here("set", "k", "-", stdin=value) == OK
     assert kv.get("k") == value
     assert cairn_here("get", "--raw", "k").out == value
 
 
-def test_set_with_ttl(cairn_here: Call, kv: Store):
+def test_set_with_ttl(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("set", "k", "v", "--ttl", "1500ms") == OK
     assert kv.ttl("k") == 1.5
     assert cairn_here("ttl", "k") == Said(0, b"1.500\n", "")
@@ -93,7 +95,7 @@ def test_set_with_ttl(cairn_here: Call, kv: Store):
     assert cairn_here("ttl", "nothing") == NO
 
 
-def test_set_with_conditions(cairn_here: Call, kv: Store):
+def test_set_with_conditions(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("set", "k", "1", "--if-present") == NO
     assert cairn_here("set", "k", "1", "--if-absent", "--ttl", "5m") == OK
     assert cairn_here("set", "k", "2", "--if-absent") == NO
@@ -134,7 +136,7 @@ def test_set_with_conditions(cairn_here: Call, kv: Store):
         ["exists"],
     ],
 )
-def test_wrong_arguments_are_one_line_and_change_nothing(cairn_here: Call, kv: Store, arguments: list[str]):
+def test_wrong_arguments_are_one_line_and_change_nothing(cairn_here: Call, kv: Store, arguments: list[str]) -> None:
     kv.set("there", b"1")
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
@@ -143,7 +145,7 @@ def test_wrong_arguments_are_one_line_and_change_nothing(cairn_here: Call, kv: S
     assert kv.get_many(kv.scan()) == {b"there": b"1"}
 
 
-def test_get_with_delete_or_expiry_options(cairn_here: Call, kv: Store):
+def test_get_with_delete_or_expiry_options(cairn_here: Call, kv: Store) -> None:
     kv.set("k", b"v")
     assert cairn_here("get", "k", "--ttl", "30s").out == b"v\n"
     assert kv.ttl("k") == 30
@@ -153,7 +155,7 @@ def test_get_with_delete_or_expiry_options(cairn_here: Call, kv: Store):
     assert cairn_here("get", "k", "--clear") == NO
 
 
-def test_clear_deletes_keys(cairn_here: Call, kv: Store):
+def test_clear_deletes_keys(cairn_here: Call, kv: Store) -> None:
     kv.set_many({"a": b"", "b": b"", "c": b"", "d": b"x"})
     assert cairn_here("clear", "a") == OK
     assert cairn_here("clear", "a") == OK
@@ -164,7 +166,7 @@ def test_clear_deletes_keys(cairn_here: Call, kv: Store):
     assert kv.count() == 0
 
 
-def test_clear_by_prefix_and_all(cairn_here: Call, kv: Store):
+def test_clear_by_prefix_and_all(cairn_here: Call, kv: Store) -> None:
     kv.set_many({f"{letter}:{number}": b"" for letter in "ab" for number in range(50)})
     assert cairn_here("clear", "--prefix", "a:") == Said(0, b"50\n", "")
     assert set(map(bytes.decode, kv.scan())) == {f"b:{number}" for number in range(50)}
@@ -172,7 +174,7 @@ def test_clear_by_prefix_and_all(cairn_here: Call, kv: Store):
     assert kv.count() == 0
 
 
-def test_clear_asks_for_confirmation_on_a_terminal(kv: Store):
+def test_clear_asks_for_confirmation_on_a_terminal(kv: Store) -> None:
     kv.set_many({"a": b"", "b": b""})
     with Terminal("clear", "--all") as terminal:
         terminal.expect(r"every key of 2 keys in the store\? \[y/N\] ")
@@ -187,7 +189,7 @@ def test_clear_asks_for_confirmation_on_a_terminal(kv: Store):
     assert list(kv.scan()) == [b"b"]
 
 
-def test_exists_incr_expire_persist(cairn_here: Call, kv: Store):
+def test_exists_incr_expire_persist(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("exists", "n") == NO
     assert cairn_here("incr", "n") == Said(0, b"1\n", "")
     assert cairn_here("incr", "n", "-5") == Said(0, b"-4\n", "")
@@ -201,7 +203,7 @@ def test_exists_incr_expire_persist(cairn_here: Call, kv: Store):
     assert cairn_here("incr", "text").code == 2
 
 
-def test_durability_memory_does_not_wait_for_the_commit(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
+def test_durability_memory_does_not_wait_for_the_commit(cairn_here: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = LateStorage()
     with running_server(storage=storage) as server:
         monkeypatch.setenv("CAIRNKV_URL", server.url)
@@ -214,7 +216,7 @@ def test_durability_memory_does_not_wait_for_the_commit(cairn_here: Call, monkey
         assert cairn_here("get", "k") == Said(0, b"2\n", "")
 
 
-def test_any_of_several_addresses_serves(cairn_here: Call, unused_url: str, url: str, kv: Store):
+def test_any_of_several_addresses_serves(cairn_here: Call, unused_url: str, url: str, kv: Store) -> None:
     kv.set("k", b"v")
     hosts = ",".join(address.removeprefix("cairn://") for address in (unused_url, url))
     for arguments in (["get", "k"], ["set", "k", "w"], ["exists", "k"]):
@@ -227,7 +229,7 @@ def test_any_of_several_addresses_serves(cairn_here: Call, unused_url: str, url:
     assert "[::1]:1: " in said.err
 
 
-def test_local_read_is_answered_by_the_asked_node(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
+def test_local_read_is_answered_by_the_asked_node(cairn_here: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     flags: list[int] = []
 
     def answer(conversation: Conversation) -> None:
@@ -266,14 +268,14 @@ def test_local_read_is_answered_by_the_asked_node(cairn_here: Call, monkeypatch:
         (["clear", "k", "--if-equals", "x"], 1, {"key": "k", "cleared": False}),
     ],
 )
-def test_json_output(cairn_here: Call, kv: Store, arguments: list[str], code: int, answer: dict[str, object]):
+def test_json_output(cairn_here: Call, kv: Store, arguments: list[str], code: int, answer: dict[str, object]) -> None:
     kv.set("k", b"v", ttl=90)
     kv.set("binary", b"\xff")
     said = cairn_here(*arguments, "--json")
     assert (said.code, json.loads(said.out), said.err) == (code, answer, "")
 
 
-def test_commands_work_with_a_server_of_four_byte_numbers(cairn_here: Call):
+def test_commands_work_with_a_server_of_four_byte_numbers(cairn_here: Call) -> None:
     with running_server(command_width="4") as server:
         assert cairn_here("set", "greeting", "hello", "--url", server.url) == OK
         assert cairn_here("get", "greeting", "--url", server.url) == Said(0, b"hello\n", "")

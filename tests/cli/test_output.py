@@ -15,7 +15,7 @@ from tests.cli.terminal import Terminal
 
 
 @given(st.binary())
-def test_escaped_text_cannot_move_the_cursor(data: bytes):
+def test_escaped_text_cannot_move_the_cursor(data: bytes) -> None:
     shown = escaped(data)
     assert shown.isprintable()
 
@@ -32,38 +32,38 @@ def test_escaped_text_cannot_move_the_cursor(data: bytes):
         ("\x9b2J".encode(), "\\xc2\\x9b2J"),
     ],
 )
-def test_bytes_are_escaped(data: bytes, shown: str):
+def test_bytes_are_escaped(data: bytes, shown: str) -> None:
     assert escaped(data) == shown
 
 
 @given(st.binary())
-def test_json_represents_all_bytes(data: bytes):
+def test_json_represents_all_bytes(data: bytes) -> None:
     ((name, text),) = named("key", data).items()
     assert name in ("key", "key_b64")
     assert data == (text.encode() if name == "key" else base64.b64decode(text))
 
 
-def test_pipe_gets_the_exact_bytes(kv: cairnkv.Client[bytes, bytes], cairn_here: Call):
+def test_pipe_gets_the_exact_bytes(kv: cairnkv.Client[bytes, bytes], cairn_here: Call) -> None:
     value = bytes(range(256))
     kv.set("k", value)
     assert cairn_here("get", "k").out == value + b"\n"
     assert cairn_here("get", "--raw", "k").out == value
 
 
-def test_terminal_gets_no_control_sequence(kv: cairnkv.Client[bytes, bytes]):
+def test_terminal_gets_no_control_sequence(kv: cairnkv.Client[bytes, bytes]) -> None:
     kv.set("k", b"\x1b[31mred\x07\xff")
     with Terminal("get", "k") as terminal:
         assert terminal.wait() == 0
     assert terminal.screen == "\\x1b[31mred\\x07\\xff\r\n"
 
 
-def test_missing_key_is_reported_on_a_terminal(url: str):
+def test_missing_key_is_reported_on_a_terminal(url: str) -> None:
     with Terminal("get", "k", NO_COLOR="1") as terminal:
         assert terminal.wait() == 1
     assert terminal.screen == "not found\r\n"
 
 
-def test_colours_are_used_only_on_colour_terminals(url: str, cairn_here: Call):
+def test_colours_are_used_only_on_colour_terminals(url: str, cairn_here: Call) -> None:
     def shown(**environment: str) -> str:
         with Terminal("info", **environment) as terminal:
             assert terminal.wait() == 0

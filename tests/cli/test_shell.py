@@ -65,14 +65,14 @@ from tests.cli.terminal import Terminal
 Store = cairnkv.Client[bytes, bytes]
 
 
-def test_script_runs_through_a_pipe(url: str):
+def test_script_runs_through_a_pipe(url: str) -> None:
     said = cairn_process("shell", stdin=b"set a 1\nget a\n\n# nothing\nincr a 41\nget b\n")
     assert said.code == 0
     assert said.out == b"OK\n1\n42\n(not found)\n"
     assert said.err == ""
 
 
-def test_error_sets_the_exit_code_and_the_script_continues(cairn_here: Call, kv: Store):
+def test_error_sets_the_exit_code_and_the_script_continues(cairn_here: Call, kv: Store) -> None:
     said = cairn_here("shell", stdin=b"set a x\nfrob\nincr a\nget a")
     assert said.code == 2
     assert said.out == b"OK\nx\n"
@@ -82,19 +82,19 @@ def test_error_sets_the_exit_code_and_the_script_continues(cairn_here: Call, kv:
 
 
 @pytest.mark.parametrize("leave", [b"exit", b"quit", b"EXIT"])
-def test_script_may_exit(cairn_here: Call, kv: Store, leave: bytes):
+def test_script_may_exit(cairn_here: Call, kv: Store, leave: bytes) -> None:
     assert cairn_here("shell", stdin=b"set a 1\n" + leave + b"\nset a 2\n").code == 0
     assert kv.get("a") == b"1"
 
 
-def test_values_pass_through_a_pipe_unchanged(cairn_here: Call, kv: Store):
+def test_values_pass_through_a_pipe_unchanged(cairn_here: Call, kv: Store) -> None:
     kv.set("k", b"\x00\xff\x1b[0m")
     assert cairn_here("shell", stdin=b"get k\nget_many k z\n").out == b"\x00\xff\x1b[0m\n" * 2 + b"(not found)\n"
     assert cairn_here("shell", stdin=b"set '\xff' \xfe\n").out == b"OK\n"
     assert kv.get(b"\xff") == b"\xfe"
 
 
-def test_scan_and_clear_by_prefix_run_to_the_end(cairn_here: Call, kv: Store):
+def test_scan_and_clear_by_prefix_run_to_the_end(cairn_here: Call, kv: Store) -> None:
     names = {f"a:{number}".encode() for number in range(3_000)}
     kv.set_many(dict.fromkeys(names, b""))
     kv.set("b", b"")
@@ -103,14 +103,14 @@ def test_scan_and_clear_by_prefix_run_to_the_end(cairn_here: Call, kv: Store):
     assert list(kv.scan()) == [b"b"]
 
 
-def test_help_lists_commands(cairn_here: Call, url: str):
+def test_help_lists_commands(cairn_here: Call, url: str) -> None:
     assert cairn_here("shell", stdin=b"help").out.decode() == help_text(None) + "\n"
     assert cairn_here("shell", stdin=b"help set").out.startswith(b"usage: set [-h] [--json] [--ttl TIME | --keep-ttl]")
     assert cairn_here("shell", stdin=b"set --help\nhelp SET").out == cairn_here("shell", stdin=b"help set").out * 2
     assert cairn_here("shell", stdin=b"help frob").code == 2
 
 
-def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str):
+def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str) -> None:
     said = cairn_here("shell", "--url", unused_url, stdin=b"get a\nget b\n")
     assert said.code == 2
     assert [line[:14] for line in said.err.splitlines()] == ["cairn: line 1:", "cairn: line 2:"]
@@ -127,14 +127,14 @@ def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str):
         (["frob"], set()),
     ],
 )
-def test_completions_come_from_the_registry(before: list[str], some: set[str]):
+def test_completions_come_from_the_registry(before: list[str], some: set[str]) -> None:
     found = {text for text, _ in completions(before)}
     assert some <= found
     assert bool(some) == bool(found)
     assert not found & {*before, "--help", "--url"}
 
 
-def test_dialogue_on_a_terminal(url: str, tmp_path: Path):
+def test_dialogue_on_a_terminal(url: str, tmp_path: Path) -> None:
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect(r"`help` lists the commands.*cairn>")
         terminal.type("set greeting 'hello world'\r")
@@ -174,7 +174,9 @@ def test_dialogue_on_a_terminal(url: str, tmp_path: Path):
         ("clear --prefix ''", "every key"),
     ],
 )
-def test_clear_of_many_keys_asks_for_confirmation_on_a_terminal(kv: Store, tmp_path: Path, line: str, question: str):
+def test_clear_of_many_keys_asks_for_confirmation_on_a_terminal(
+    kv: Store, tmp_path: Path, line: str, question: str
+) -> None:
     kv.set_many({"a": b"1", "b": b"2"})
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect("cairn>")
@@ -194,27 +196,27 @@ def test_clear_of_many_keys_asks_for_confirmation_on_a_terminal(kv: Store, tmp_p
 
 
 @pytest.mark.parametrize("line", [b"clear --all --yes", b"clear --prefix '' --yes"])
-def test_script_clears_many_keys_without_confirmation(cairn_here: Call, kv: Store, line: bytes):
+def test_script_clears_many_keys_without_confirmation(cairn_here: Call, kv: Store, line: bytes) -> None:
     kv.set_many({"a": b"1", "b": b"2"})
     assert cairn_here("shell", stdin=line).code == 0
     assert kv.count() == 0
 
 
 @pytest.mark.parametrize("line", [b"clear --all", b"clear --prefix ''"])
-def test_script_that_clears_all_keys_needs_yes(cairn_here: Call, kv: Store, line: bytes):
+def test_script_that_clears_all_keys_needs_yes(cairn_here: Call, kv: Store, line: bytes) -> None:
     kv.set("a", b"1")
     said = cairn_here("shell", stdin=line)
     assert (said.code, "--yes is missing" in said.err, kv.count()) == (2, True, 1)
 
 
-def test_times_are_in_seconds(cairn_here: Call, kv: Store):
+def test_times_are_in_seconds(cairn_here: Call, kv: Store) -> None:
     said = cairn_here("shell", stdin=b"help swap\nset k v --ttl 1500\nttl k").out.decode()
     assert "ttl: TIME until the key expires" in cairn_here("shell", stdin=b"help set_with").out.decode()
     assert "a number alone is in seconds" in said
     assert said.splitlines()[-1] == "1500.000"
 
 
-def test_negative_answers_are_lines(cairn_here: Call, kv: Store):
+def test_negative_answers_are_lines(cairn_here: Call, kv: Store) -> None:
     script = b"set a 1 --if-present\nexists a\nttl a\nexpire a 1m\npersist a\nswap a 2\nclear b --if-equals 1"
     said = cairn_here("shell", stdin=script)
     assert (said.code, said.err) == (0, "")
@@ -229,11 +231,11 @@ def test_negative_answers_are_lines(cairn_here: Call, kv: Store):
     ]
 
 
-def test_a_dash_is_a_value(cairn_here: Call, kv: Store):
+def test_a_dash_is_a_value(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("shell", stdin=b"set k -\nget k").out == b"OK\n-\n"
 
 
-def test_json(cairn_here: Call, kv: Store):
+def test_json(cairn_here: Call, kv: Store) -> None:
     assert cairn_here("shell", stdin=b"get k --json").out == b'{"key": "k", "found": false}\n'
 
 
@@ -291,14 +293,14 @@ class Recorded(Embedded[bytes, bytes]):
         ("info", [Info()]),
     ],
 )
-def test_lines_execute_commands(line: str, commands: list[Command]):
+def test_lines_execute_commands(line: str, commands: list[Command]) -> None:
     kv = Recorded()
     assert run_line(kv, line)
     assert kv.commands == commands
 
 
 @pytest.mark.parametrize("line", ["", "   ", "# set a b", "  #"])
-def test_empty_lines_and_comments_are_ignored(line: str):
+def test_empty_lines_and_comments_are_ignored(line: str) -> None:
     assert split(line) == []
 
 
@@ -326,7 +328,7 @@ def test_empty_lines_and_comments_are_ignored(line: str):
         ("serve", "there is no command 'serve'"),
     ],
 )
-def test_wrong_lines_give_the_reason_and_execute_nothing(line: str, why: str):
+def test_wrong_lines_give_the_reason_and_execute_nothing(line: str, why: str) -> None:
     kv = Recorded()
     with pytest.raises(CallerError) as refused:
         run_line(kv, line)
@@ -336,13 +338,13 @@ def test_wrong_lines_give_the_reason_and_execute_nothing(line: str, why: str):
 
 
 @given(line=st.text(max_size=60) | st.lists(st.sampled_from([*subcommands(), "--ttl", "a", "'"])).map(" ".join))
-def test_no_line_crashes_the_shell(line: str):
+def test_no_line_crashes_the_shell(line: str) -> None:
     kv = Recorded()
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())), contextlib.suppress(CairnError):
         run_line(kv, line)
 
 
-def test_help_lists_the_subcommands_and_explains_each():
+def test_help_lists_the_subcommands_and_explains_each() -> None:
     for name, summary in summaries().items():
         assert f"  {name} " in help_text(None)
         assert summary in help_text(None)
@@ -351,7 +353,7 @@ def test_help_lists_the_subcommands_and_explains_each():
 
 
 @pytest.mark.parametrize("name", sorted(subcommands().keys() & SUBCOMMANDS.keys()))
-def test_command_line_and_shell_have_the_same_options(cairn_here: Call, name: str):
+def test_command_line_and_shell_have_the_same_options(cairn_here: Call, name: str) -> None:
     on_command_line = cairn_here(name, "--help").out.decode()
     options = [option for option, _ in subcommand(name)[1].options()]
     assert set(re.findall(r"^  (--[a-z-]+)", on_command_line, re.M)) == {*options, "--url", "--timeout"}
@@ -360,7 +362,7 @@ def test_command_line_and_shell_have_the_same_options(cairn_here: Call, name: st
 # -- terminals -------------------------------------------------------------------------------------------------
 
 
-def test_shell_runs_if_the_history_cannot_be_stored(url: str, tmp_path: Path):
+def test_shell_runs_if_the_history_cannot_be_stored(url: str, tmp_path: Path) -> None:
     (tmp_path / "cairnkv").write_text("in the way")
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect("no history: .*cairn>")
@@ -421,7 +423,7 @@ def test_history_on_a_full_disk_does_not_end_the_shell(
     assert history.get_strings()[-2:] == ["set a 1", "set a \udcff"]
 
 
-def test_script_lines_are_not_in_the_history(url: str, tmp_path: Path):
+def test_script_lines_are_not_in_the_history(url: str, tmp_path: Path) -> None:
     assert cairn_process("shell", stdin=b"set secret 1\n", XDG_STATE_HOME=str(tmp_path)).code == 0
     assert list(tmp_path.iterdir()) == []
 

@@ -37,7 +37,7 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["get", "k"], ["get", "--raw", "k"], ["get", "nothing"]])
-def test_get_imports_nothing_slow(kv: cairnkv.Client[bytes, bytes], arguments: list[str]):
+def test_get_imports_nothing_slow(kv: cairnkv.Client[bytes, bytes], arguments: list[str]) -> None:
     kv.set("k", b"v")
     imported = imported_by(*arguments)
     assert not imported & {*SLOW, "dataclasses", "cairnkv.commands", "cairnkv.errors"}
@@ -45,30 +45,30 @@ def test_get_imports_nothing_slow(kv: cairnkv.Client[bytes, bytes], arguments: l
 
 
 @pytest.mark.parametrize("arguments", [["set", "k", "v"], ["count"], ["scan"], ["incr", "n"]])
-def test_simple_commands_import_nothing_of_other_commands(url: str, arguments: list[str]):
+def test_simple_commands_import_nothing_of_other_commands(url: str, arguments: list[str]) -> None:
     assert not imported_by(*arguments) & {"asyncio", "rich", "prompt_toolkit", "uvloop", "ssl"}
 
 
 @pytest.mark.parametrize("key", [b"k", bytes(range(256)), b"x" * 65_535])
-def test_built_in_frame_equals_that_of_the_codec(key: bytes):
+def test_built_in_frame_equals_that_of_the_codec(key: bytes) -> None:
     assert fast_get.request(key) == write_command(Get(key))
     assert fast_get.request(key, local=True) == write_command(Get(key), flags=CommandFlag.LOCAL_READ)
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 65_536])
-def test_invalid_key_is_left_to_the_client(key: bytes):
+def test_invalid_key_is_left_to_the_client(key: bytes) -> None:
     with pytest.raises(fast_get.NeedsClient):
         fast_get.request(key)
 
 
 @pytest.mark.parametrize("status_byte", StatusByte)
 @pytest.mark.parametrize("value", [b"", b"v", bytes(range(256)) * 4096])
-def test_values_are_read_as_the_codec_writes_them(status_byte: StatusByte, value: bytes):
+def test_values_are_read_as_the_codec_writes_them(status_byte: StatusByte, value: bytes) -> None:
     assert fast_get.get(answering(b"".join(reply_parts(value, status_byte))), b"k") == value
 
 
 @pytest.mark.parametrize("status_byte", StatusByte)
-def test_missing_key_is_none(status_byte: StatusByte):
+def test_missing_key_is_none(status_byte: StatusByte) -> None:
     assert fast_get.get(answering(b"".join(reply_parts(MISSING, status_byte))), b"k") is None
 
 
@@ -85,7 +85,7 @@ def test_missing_key_is_none(status_byte: StatusByte):
         *(b"".join(reply_parts(Failure(code, ""), StatusByte.ASCII)) for code in failures.CODES.values()),
     ],
 )
-def test_any_other_reply_is_left_to_the_client(reply: bytes):
+def test_any_other_reply_is_left_to_the_client(reply: bytes) -> None:
     with pytest.raises(fast_get.NeedsClient):
         fast_get.get(answering(reply), b"k")
 
@@ -107,12 +107,12 @@ def test_any_other_reply_is_left_to_the_client(reply: bytes):
         "",
     ],
 )
-def test_any_other_address_is_left_to_the_client(url: str):
+def test_any_other_address_is_left_to_the_client(url: str) -> None:
     with pytest.raises(fast_get.NeedsClient):
         fast_get.get(url, b"k")
 
 
-def test_unix_socket_uses_the_fast_path(tmp_path_factory: pytest.TempPathFactory):
+def test_unix_socket_uses_the_fast_path(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("u") / "s"
     with running_server(unix=str(path), no_tcp=True) as running:
         with cairnkv.connect(running.url) as kv:
@@ -120,14 +120,14 @@ def test_unix_socket_uses_the_fast_path(tmp_path_factory: pytest.TempPathFactory
         assert fast_get.get(running.url, b"k") == b"v"
 
 
-def test_client_repeats_the_request_to_a_slow_server(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
+def test_client_repeats_the_request_to_a_slow_server(monkeypatch: pytest.MonkeyPatch, cairn_here: Call) -> None:
     monkeypatch.setattr(fast_get, "TIMEOUT", 0.05)
     value: Reply = b"late"
     said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, StatusByte.ASCII))))
     assert (said.code, said.out) == (0, b"late\n")
 
 
-def test_fast_path_and_client_print_the_same(kv: cairnkv.Client[bytes, bytes]):
+def test_fast_path_and_client_print_the_same(kv: cairnkv.Client[bytes, bytes]) -> None:
     kv.set("k", b"\x00\xff\n")
     for arguments in (["get", "k"], ["get", "nothing"], ["get", "--raw", "k"], ["get", "--json", "k"]):
         assert cairn_process(*arguments) == cairn_process(*arguments, "--timeout", "5s")

@@ -95,7 +95,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     return bytes(data)
 
 
-def test_trace_prints_a_connection_field_by_field(url: str):
+def test_trace_prints_a_connection_field_by_field(url: str) -> None:
     with tracing(url) as trace:
         with cairnkv.connect(trace.url) as kv:
             assert kv.set("greeting", "hello")
@@ -132,7 +132,7 @@ def test_trace_prints_a_connection_field_by_field(url: str):
 
 
 @pytest.mark.parametrize("width", [2, 4])
-def test_both_command_number_widths_pass(url: str, width: int):
+def test_both_command_number_widths_pass(url: str, width: int) -> None:
     frame = write_command(Ping(b"hello"), width=4 if width == 4 else 2)
     with tracing(url) as trace, trace.connect() as client:
         client.sendall(frame)
@@ -142,7 +142,7 @@ def test_both_command_number_widths_pass(url: str, width: int):
     assert lines[0].endswith(f"PING, {len(frame)} bytes")
 
 
-def test_arbitrary_bytes_pass_unchanged():
+def test_arbitrary_bytes_pass_unchanged() -> None:
     """The server echoes the bytes, so its frames break the protocol."""
     data = os.urandom(3_000_000)
 
@@ -170,7 +170,7 @@ def _show_nothing(trace: Tracing) -> None:
         trace.lines_up_to("never")
 
 
-def test_unfinished_frame_is_passed_on_at_once():
+def test_unfinished_frame_is_passed_on_at_once() -> None:
     """The first bytes of a frame arrive before the rest is sent, and the end of one side before the other's."""
 
     def serve(connection: socket.socket) -> None:
@@ -188,7 +188,7 @@ def test_unfinished_frame_is_passed_on_at_once():
     assert any("client" in line and "a frame, 1 byte, not finished" in line for line in lines)
 
 
-def test_end_of_the_server_is_passed_on_while_the_client_sends():
+def test_end_of_the_server_is_passed_on_while_the_client_sends() -> None:
     heard = bytearray()
 
     def serve(connection: socket.socket) -> None:
@@ -203,7 +203,7 @@ def test_end_of_the_server_is_passed_on_while_the_client_sends():
     assert heard == b"still here"
 
 
-def test_reset_of_one_side_resets_the_other():
+def test_reset_of_one_side_resets_the_other() -> None:
     def serve(connection: socket.socket) -> None:
         connection.sendall(b"y")
         with contextlib.suppress(ConnectionError):
@@ -217,7 +217,7 @@ def test_reset_of_one_side_resets_the_other():
         assert "lost the client" in trace.lines_up_to("lost the")[-1]
 
 
-def test_malformed_frame_is_passed_and_printed_raw(url: str):
+def test_malformed_frame_is_passed_and_printed_raw(url: str) -> None:
     with tracing(url) as trace, trace.connect() as client:
         client.sendall(bytes.fromhex("00 000f") + b"what is this")
         client.shutdown(socket.SHUT_WR)
@@ -229,7 +229,7 @@ def test_malformed_frame_is_passed_and_printed_raw(url: str):
     assert "BADFRAME command number 15 is not assigned" in shown
 
 
-def test_long_value_is_passed_whole_and_printed_abbreviated(url: str):
+def test_long_value_is_passed_whole_and_printed_abbreviated(url: str) -> None:
     value = b"\0" + os.urandom(7_999_999)
     with tracing(url, "--bytes", "4") as trace:
         with cairnkv.connect(trace.url, codec="bytes") as kv:
@@ -242,7 +242,7 @@ def test_long_value_is_passed_whole_and_printed_abbreviated(url: str):
     assert "… and 7,999,996 bytes more" in line
 
 
-def test_connections_are_numbered(url: str):
+def test_connections_are_numbered(url: str) -> None:
     with tracing(url) as trace:
         for number in (1, 2, 3):
             with cairnkv.connect(trace.url) as kv:
@@ -251,13 +251,13 @@ def test_connections_are_numbered(url: str):
             trace.lines_up_to("closed its side")
 
 
-def test_unix_socket_is_traced(tmp_path_factory: pytest.TempPathFactory):
+def test_unix_socket_is_traced(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("u") / "s"
     with running_server(unix=str(path), no_tcp=True) as running, tracing(running.url) as trace:
         assert cairn_process("ping", "--url", trace.url).out == b"PONG\n"
 
 
-def test_trace_reports_a_missing_server_and_continues(unused_url: str, url: str):
+def test_trace_reports_a_missing_server_and_continues(unused_url: str, url: str) -> None:
     with tracing(unused_url) as trace:
         for _ in range(2):
             with trace.connect() as client, contextlib.suppress(ConnectionError):
@@ -266,7 +266,7 @@ def test_trace_reports_a_missing_server_and_continues(unused_url: str, url: str)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_stops_trace_cleanly_within_a_frame(url: str, number: signal.Signals):
+def test_signal_stops_trace_cleanly_within_a_frame(url: str, number: signal.Signals) -> None:
     with tracing(url) as trace, trace.connect() as client:
         client.sendall(write_command(Get(b"k")) + write_command(Set(b"k", b"v"))[:-1])
         trace.lines_up_to("not found, to GET")
@@ -286,7 +286,7 @@ def test_trace_continues_after_an_ignored_hangup(url: str) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_trace_ends_when_its_output_is_closed(url: str):
+def test_trace_ends_when_its_output_is_closed(url: str) -> None:
     with tracing(url) as trace:
         trace._out.close()
         with contextlib.suppress(ConnectionError, cairnkv.CairnError), cairnkv.connect(trace.url) as kv:
@@ -295,7 +295,7 @@ def test_trace_ends_when_its_output_is_closed(url: str):
         assert trace.process.wait(SECONDS) == 0
 
 
-def test_trace_is_coloured_on_a_terminal(url: str):
+def test_trace_is_coloured_on_a_terminal(url: str) -> None:
     for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
         with Terminal("trace", "--listen", "0", "--to", url, **environment) as terminal:
             shown = terminal.expect(r"tracing cairn://127\.0\.0\.1:\d+ .*\n")
@@ -318,20 +318,20 @@ def test_trace_is_coloured_on_a_terminal(url: str):
         (["--bytes", "0"], "--bytes"),
     ],
 )
-def test_addresses_that_cannot_be_traced_are_refused(cairn_here: Call, arguments: list[str], why: str):
+def test_addresses_that_cannot_be_traced_are_refused(cairn_here: Call, arguments: list[str], why: str) -> None:
     said = cairn_here("trace", *arguments)
     assert (said.code, said.out) == (2, b"")
     assert why in said.err
     assert said.err.count("\n") == 1
 
 
-def test_port_in_use_is_an_error(cairn_here: Call, url: str):
+def test_port_in_use_is_an_error(cairn_here: Call, url: str) -> None:
     said = cairn_here("trace", "--listen", url.removeprefix("cairn://"), "--to", url)
     assert said.code == 2
     assert "cannot listen on 127.0.0.1:" in said.err
 
 
-def test_trace_prints_a_redis_connection_field_by_field(url: str):
+def test_trace_prints_a_redis_connection_field_by_field(url: str) -> None:
     with tracing(url) as trace:
         with trace.connect() as peer:
             peer.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nhello\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\nDBSIZE\r\n")
@@ -353,7 +353,7 @@ def test_trace_prints_a_redis_connection_field_by_field(url: str):
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="there is no redis-cli: apt-get install redis-tools")
 @pytest.mark.parametrize("version", ["-2", "-3"])
-def test_redis_cli_works_through_trace(url: str, version: str):
+def test_redis_cli_works_through_trace(url: str, version: str) -> None:
     with tracing(url) as trace:
         port = str(trace.address[1])
         done = subprocess.run(

@@ -58,7 +58,7 @@ TEXT = st.text(min_size=1, max_size=10).map(str.encode)
 @pytest.mark.parametrize(
     ("name", "some"), [("jsonl", BINARY), ("tsv", BINARY), ("csv", TEXT)], ids=["jsonl", "tsv", "csv"]
 )
-def test_imported_rows_are_exported(name: str, some: st.SearchStrategy[bytes], tmp_path: Path, same_time: None):
+def test_imported_rows_are_exported(name: str, some: st.SearchStrategy[bytes], tmp_path: Path, same_time: None) -> None:
     expiry = st.none() | st.integers(EPOCH_MS + 1, EPOCH_MS + 10**12)
     tables = st.dictionaries(some, st.tuples(some | st.just(b""), expiry), max_size=30)
     before, after = tmp_path / f"before.{name}", tmp_path / f"after.{name}"
@@ -81,7 +81,7 @@ def test_imported_rows_are_exported(name: str, some: st.SearchStrategy[bytes], t
         round_trip()
 
 
-def test_several_batches_are_transferred(cairn_here: Call, kv: Store, tmp_path: Path):
+def test_several_batches_are_transferred(cairn_here: Call, kv: Store, tmp_path: Path) -> None:
     rows = numbered(3_456)
     file = tmp_path / "rows.tsv"
     file.write_bytes(b"".join(TSV.write(rows)))
@@ -96,7 +96,7 @@ def test_several_batches_are_transferred(cairn_here: Call, kv: Store, tmp_path: 
     assert sorted(line.row for line in lines if isinstance(line, Line)) == sorted(rows)
 
 
-def test_large_values_take_batches_of_their_own(cairn_here: Call, kv: Store):
+def test_large_values_take_batches_of_their_own(cairn_here: Call, kv: Store) -> None:
     rows = [Row(b"key %d" % number, os.urandom(700_000)) for number in range(12)]
     assert cairn_here("import", "-", stdin=jsonl(rows)).code == 0
     assert held(kv) == {row.key: row.value for row in rows}
@@ -104,7 +104,7 @@ def test_large_values_take_batches_of_their_own(cairn_here: Call, kv: Store):
     assert sorted(line.row for line in JSONL.read(io.BytesIO(out)) if isinstance(line, Line)) == sorted(rows)
 
 
-def test_export_requests_fewer_values_if_a_reply_is_too_long(cairn_here: Call):
+def test_export_requests_fewer_values_if_a_reply_is_too_long(cairn_here: Call) -> None:
     with running_server(max_value="64KiB", max_frame="130KiB") as running:
         rows = [Row(b"key %d" % number, os.urandom(60_000 if number % 7 else 1)) for number in range(50)]
         said = cairn_here("import", "-", "--url", running.url, stdin=jsonl(rows[:0]))
@@ -116,19 +116,19 @@ def test_export_requests_fewer_values_if_a_reply_is_too_long(cairn_here: Call):
     assert sorted(line.row for line in JSONL.read(io.BytesIO(out)) if isinstance(line, Line)) == sorted(rows)
 
 
-def test_last_row_of_a_key_wins(cairn_here: Call, kv: Store, same_time: None):
+def test_last_row_of_a_key_wins(cairn_here: Call, kv: Store, same_time: None) -> None:
     rows = [Row(b"k", b"1"), Row(b"k", b"2", EPOCH_MS + 5_000), Row(b"k", b"3"), Row(b"l", b"1"), Row(b"l", b"2")]
     assert cairn_here("import", "-", stdin=jsonl(rows)).code == 0
     assert held(kv) == {b"k": b"3", b"l": b"2"}
     assert kv.ttl("k") == float("inf")
 
 
-def test_export_by_prefix(cairn_here: Call, kv: Store):
+def test_export_by_prefix(cairn_here: Call, kv: Store) -> None:
     kv.set_many({"a:1": b"x", "b:1": b"y"})
     assert cairn_here("export", "-", "--prefix", "a:").out == b'{"key": "a:1", "value": "x"}\n'
 
 
-def test_expired_keys_are_omitted_and_counted(cairn_here: Call, kv: Store, same_time: None):
+def test_expired_keys_are_omitted_and_counted(cairn_here: Call, kv: Store, same_time: None) -> None:
     rows = [Row(b"gone", b"1", EPOCH_MS), Row(b"going", b"2", EPOCH_MS + 1_500), Row(b"staying", b"3")]
     said = cairn_here("import", "-", stdin=jsonl(rows))
     assert said.code == 0
@@ -137,7 +137,7 @@ def test_expired_keys_are_omitted_and_counted(cairn_here: Call, kv: Store, same_
     assert kv.ttl("going") == 1.5
 
 
-def test_import_of_absent_keys_only(cairn_here: Call, kv: Store, same_time: None):
+def test_import_of_absent_keys_only(cairn_here: Call, kv: Store, same_time: None) -> None:
     kv.set("b", b"old")
     rows = [Row(b"a", b"new", EPOCH_MS + 9_000), Row(b"b", b"new"), Row(b"c", b"new")]
     said = cairn_here("import", "-", "--if-absent", stdin=jsonl(rows))
@@ -147,7 +147,7 @@ def test_import_of_absent_keys_only(cairn_here: Call, kv: Store, same_time: None
     assert kv.ttl("a") == 9
 
 
-def test_key_deleted_during_export_is_omitted(kv: Store, monkeypatch: pytest.MonkeyPatch):
+def test_key_deleted_during_export_is_omitted(kv: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     get_many = kv.get_many
 
     def others_clear_meanwhile(keys: Iterable[str | bytes]) -> dict[bytes, bytes]:
@@ -165,7 +165,7 @@ def test_key_deleted_during_export_is_omitted(kv: Store, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("good", [0, 1, 999, 1_000, 1_001, 2_500])
-def test_import_stops_at_a_bad_line_and_stores_the_lines_before(cairn_here: Call, kv: Store, good: int):
+def test_import_stops_at_a_bad_line_and_stores_the_lines_before(cairn_here: Call, kv: Store, good: int) -> None:
     rows = numbered(good)
     said = cairn_here("import", "-", stdin=jsonl(rows) + b"oops\n" + jsonl(numbered(5_000)))
     assert said.code == 2
@@ -175,7 +175,7 @@ def test_import_stops_at_a_bad_line_and_stores_the_lines_before(cairn_here: Call
     assert kv.count() == good
 
 
-def test_import_names_every_bad_line_that_it_skips(cairn_here: Call, kv: Store):
+def test_import_names_every_bad_line_that_it_skips(cairn_here: Call, kv: Store) -> None:
     stdin = b"a\t1\nbad\nb\t2\nc\t\\x\nd\t4\n"
     said = cairn_here("import", "-", "--format", "tsv", "--skip-bad", stdin=stdin)
     assert said.code == 0
@@ -186,7 +186,7 @@ def test_import_names_every_bad_line_that_it_skips(cairn_here: Call, kv: Store):
     assert held(kv) == {b"a": b"1", b"b": b"2", b"d": b"4"}
 
 
-def test_import_stops_if_the_server_refuses_a_write(cairn_here: Call):
+def test_import_stops_if_the_server_refuses_a_write(cairn_here: Call) -> None:
     with running_server(memory_limit="400KiB") as running:
         rows = [Row(b"key %d" % number, b"x" * 10_000) for number in range(300)]
         said = cairn_here("import", "-", "--url", running.url, stdin=jsonl(rows))
@@ -197,7 +197,7 @@ def test_import_stops_if_the_server_refuses_a_write(cairn_here: Call):
             assert kv.count() == int(found[1])
 
 
-def test_import_stops_if_the_connection_is_lost(cairn_here: Call):
+def test_import_stops_if_the_connection_is_lost(cairn_here: Call) -> None:
     """The server closes without a reply to the second batch, so its outcome is unknown."""
     with running_server() as running, breaking_after(1, running.address) as url:
         rows = numbered(2_500)
@@ -209,7 +209,7 @@ def test_import_stops_if_the_connection_is_lost(cairn_here: Call):
 
 def test_interrupted_import_reports_its_progress(
     kv: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
+) -> None:
     class Interrupted(io.BytesIO):
         def readline(self, size: int | None = -1) -> bytes:
             if line := super().readline(size):
@@ -236,7 +236,7 @@ def test_import_of_another_encoding_stores_nothing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_import_reports_rows_of_unknown_outcome(number: signal.Signals, tmp_path: Path):
+def test_interrupted_import_reports_rows_of_unknown_outcome(number: signal.Signals, tmp_path: Path) -> None:
     """The signal arrives while the second batch is in flight."""
     file = tmp_path / "rows.jsonl"
     file.write_bytes(jsonl(numbered(2_500)))
@@ -259,7 +259,7 @@ def test_interrupted_import_reports_rows_of_unknown_outcome(number: signal.Signa
     assert said == b"cairn: imported 1,000 rows; interrupted; the outcome of lines 1,001 to 2,000 is unknown\n"
 
 
-def test_interrupted_export_leaves_the_file_unchanged(cairn_here: Call, kv: Store, tmp_path: Path):
+def test_interrupted_export_leaves_the_file_unchanged(cairn_here: Call, kv: Store, tmp_path: Path) -> None:
     file = tmp_path / "keys.csv"
     file.write_text("precious")
     kv.set_many({b"a": b"text", b"b": b"\xff"})
@@ -270,13 +270,13 @@ def test_interrupted_export_leaves_the_file_unchanged(cairn_here: Call, kv: Stor
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_export_without_a_server_leaves_the_file_unchanged(cairn_here: Call, unused_url: str, tmp_path: Path):
+def test_export_without_a_server_leaves_the_file_unchanged(cairn_here: Call, unused_url: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.jsonl"
     assert cairn_here("export", str(file), "--url", unused_url).code == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_replaces_the_file_and_keeps_its_mode(cairn_here: Call, kv: Store, tmp_path: Path):
+def test_export_replaces_the_file_and_keeps_its_mode(cairn_here: Call, kv: Store, tmp_path: Path) -> None:
     file, link = tmp_path / "keys.tsv", tmp_path / "link.tsv"
     file.write_text("old")
     file.chmod(0o640)
@@ -289,7 +289,7 @@ def test_export_replaces_the_file_and_keeps_its_mode(cairn_here: Call, kv: Store
     assert sorted(tmp_path.iterdir()) == [file, link]
 
 
-def test_export_writes_into_a_device(kv: Store):
+def test_export_writes_into_a_device(kv: Store) -> None:
     kv.set("a", b"b")
     said = cairn_process("export", "/dev/stdout", "--format", "tsv")
     assert (said.code, said.out) == (0, b"a\tb\n")
@@ -309,14 +309,14 @@ def test_export_writes_into_a_device(kv: Store):
         (["import", "-", "--format", "xml"], "there is no 'xml'"),
     ],
 )
-def test_unusable_files_are_refused(cairn_here: Call, url: str, arguments: list[str], why: str):
+def test_unusable_files_are_refused(cairn_here: Call, url: str, arguments: list[str], why: str) -> None:
     said = cairn_here(*arguments)
     assert said.code == 2
     assert why in said.err
     assert said.err.count("\n") == 1
 
 
-def test_transfer_shows_a_progress_bar_on_a_terminal(kv: Store, tmp_path: Path):
+def test_transfer_shows_a_progress_bar_on_a_terminal(kv: Store, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(jsonl(numbered(5_000)))
     with Terminal("import", str(file)) as terminal:

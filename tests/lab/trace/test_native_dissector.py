@@ -42,12 +42,12 @@ def joined(fields: list[Field] | tuple[Field, ...]) -> bytes:
 
 
 @pytest.mark.parametrize("vector", [*GOOD, *BAD])
-def test_joined_fields_are_the_frame(vector: dict[str, Any]):
+def test_joined_fields_are_the_frame(vector: dict[str, Any]) -> None:
     assert joined(fields_of(vector)).hex() == vector["hex"]
 
 
 @pytest.mark.parametrize("vector", GOOD)
-def test_fields_have_the_names_of_the_protocol_page(vector: dict[str, Any]):
+def test_fields_have_the_names_of_the_protocol_page(vector: dict[str, Any]) -> None:
     fields = [(field.name, len(field.data)) for field in fields_of(vector)]
     if vector["kind"] == "response":
         size = len(vector["payload_hex"]) // 2
@@ -61,7 +61,7 @@ def test_fields_have_the_names_of_the_protocol_page(vector: dict[str, Any]):
 
 
 @pytest.mark.parametrize("vector", GOOD)
-def test_frame_is_found_whole_bytewise_and_before_another(vector: dict[str, Any]):
+def test_frame_is_found_whole_bytewise_and_before_another(vector: dict[str, Any]) -> None:
     frame = bytes.fromhex(vector["hex"])
     behind = NEXT_4 if vector.get("width") == 4 else NEXT[vector["kind"]]
     make = ResponseDissector if vector["kind"] == "response" else CommandDissector
@@ -80,7 +80,7 @@ def test_frame_is_found_whole_bytewise_and_before_another(vector: dict[str, Any]
 
 
 @pytest.mark.parametrize("vector", BAD)
-def test_bytes_from_an_undelimited_frame_on_are_raw(vector: dict[str, Any]):
+def test_bytes_from_an_undelimited_frame_on_are_raw(vector: dict[str, Any]) -> None:
     frame = bytes.fromhex(vector["hex"])
     dissector = CommandDissector()
     pieces = dissector.feed(frame)
@@ -92,7 +92,7 @@ def test_bytes_from_an_undelimited_frame_on_are_raw(vector: dict[str, Any]):
 
 
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(1, 9), min_size=1), server=st.booleans())
-def test_all_bytes_of_any_input_are_shown(data: bytes, cuts: list[int], server: bool):
+def test_all_bytes_of_any_input_are_shown(data: bytes, cuts: list[int], server: bool) -> None:
     """In any pieces: no byte is lost or added, and nothing raises."""
 
     def shown(pieces: list[Piece]) -> bytes:
@@ -115,7 +115,7 @@ def test_all_bytes_of_any_input_are_shown(data: bytes, cuts: list[int], server: 
 
 @pytest.mark.parametrize("width", [2, 4])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.spec.name)
-def test_every_registered_command_has_named_fields(command: type[Get], width: Width):
+def test_every_registered_command_has_named_fields(command: type[Get], width: Width) -> None:
     word = command.spec
     count = sum(len(slot.kinds) for _, slot in word.fields if not slot.keyword)
     example = command.from_arguments([b"1"] * count)  # which is of every kind
@@ -127,7 +127,7 @@ def test_every_registered_command_has_named_fields(command: type[Get], width: Wi
     assert fields[1].meaning == f"{word.number} = {word.name}"
 
 
-def test_option_fields_name_their_values():
+def test_option_fields_name_their_values() -> None:
     frame = write_command(SetWith(b"k", b"TTL", ttl=5, if_equals=b"TTL"))
     fields = [(field.name, field.data) for field in command_fields(frame) if not field.meaning]
     assert fields == [
@@ -140,13 +140,13 @@ def test_option_fields_name_their_values():
     ]
 
 
-def test_keys_and_values_are_named_alternately():
+def test_keys_and_values_are_named_alternately() -> None:
     frame = write_command(SetMany(0, ((b"a", b"1"), (b"b", b"2"))))
     names = [field.name for field in command_fields(frame) if not field.meaning]
     assert names == ["milliseconds-or-0", "key", "value", "key", "value"]
 
 
-def test_unknown_command_is_delimited():
+def test_unknown_command_is_delimited() -> None:
     frame = bytes.fromhex("00 7fff") + (2).to_bytes(4, "big") + pack_strings([b"a", b"b"])
     (piece, ping) = CommandDissector().feed(frame + write_command(Ping(b"")))
     assert isinstance(piece, Frame)
@@ -156,7 +156,7 @@ def test_unknown_command_is_delimited():
     assert ping.title == "PING"
 
 
-def test_replies_name_their_command():
+def test_replies_name_their_command() -> None:
     commands = CommandDissector()
     responses = ResponseDissector(commands)
     commands.feed(write_command(Get(b"k")) + write_command(GetMany((b"a", b"b"))) + write_command(Ping(b"")))
@@ -181,7 +181,7 @@ def test_replies_name_their_command():
     ]
 
 
-def test_malformed_items_are_shown_raw():
+def test_malformed_items_are_shown_raw() -> None:
     commands = CommandDissector()
     for payload in (b"\x00\x00\x00\x09ab", b"\x00\x00\x00\x01ab", b"\x00\x00"):
         commands.feed(write_command(GetMany((b"a",))))
@@ -190,7 +190,7 @@ def test_malformed_items_are_shown_raw():
         assert joined(frame.fields)[6:] == payload
 
 
-def test_replies_are_explained_while_their_commands_are_remembered(monkeypatch: pytest.MonkeyPatch):
+def test_replies_are_explained_while_their_commands_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_dissector, "AWAITED_MAX", 3)
     ping, pong = write_command(Ping(b"")), write_response(Answer(True, b"PONG"))
     for count, title in ((3, "success, to PING"), (4, "success")):
@@ -201,7 +201,7 @@ def test_replies_are_explained_while_their_commands_are_remembered(monkeypatch: 
         assert frame.title == title
 
 
-def test_only_the_start_of_long_strings_and_many_fields_is_kept():
+def test_only_the_start_of_long_strings_and_many_fields_is_kept() -> None:
     dissector = CommandDissector(kept_bytes=10, kept_fields=8)
     frame = write_command(Set(b"k", b"v" * 5_000_000))
     pieces: list[Piece] = []
@@ -225,7 +225,7 @@ def test_only_the_start_of_long_strings_and_many_fields_is_kept():
         ("00 0015", ARGUMENTS_MAX, ARGUMENTS_MAX + 1, "1,048,577 arguments exceed"),
     ],
 )
-def test_lengths_over_the_limit_are_not_awaited(start: str, fits: int, over: int, why: str):
+def test_lengths_over_the_limit_are_not_awaited(start: str, fits: int, over: int, why: str) -> None:
     assert CommandDissector().feed(bytes.fromhex(start) + fits.to_bytes(4, "big")) == []
     _, raw = CommandDissector().feed(bytes.fromhex(start) + over.to_bytes(4, "big"))
     assert isinstance(raw, Raw)
@@ -241,17 +241,17 @@ def test_lengths_over_the_limit_are_not_awaited(start: str, fits: int, over: int
         (0x81, "local read, unknown: 0x80"),
     ],
 )
-def test_flags_have_names(header: int, meaning: str):
+def test_flags_have_names(header: int, meaning: str) -> None:
     frame = bytes((header,)) + write_command(Ping(b""))[1:]
     assert next(iter(command_fields(frame))).meaning == meaning
 
 
-def test_reply_with_durability_memory_is_labelled():
+def test_reply_with_durability_memory_is_labelled() -> None:
     header, *_ = response_fields(write_response(Answer(True, b"OK", 0x08)))
     assert (header.name, header.meaning) == ("header", "memory only")
 
 
-def test_frame_cut_off_by_the_end_is_shown_partly():
+def test_frame_cut_off_by_the_end_is_shown_partly() -> None:
     frame = write_command(Set(b"key", b"value"))
     for cut in range(1, len(frame)):
         dissector = CommandDissector()

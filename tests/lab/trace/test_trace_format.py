@@ -21,7 +21,7 @@ def said(side: Side, data: bytes, **options: int) -> list[str]:
     return texts(list(ConnectionTrace("#1", **options).received(side, data, 0.5)))
 
 
-def test_output_equals_that_on_the_protocol_page():
+def test_output_equals_that_on_the_protocol_page() -> None:
     conversation = ConnectionTrace("#1")
     lines = [
         *conversation.received(Side.CLIENT, write_command(Set(b"greeting", b"hello")), 0.001),
@@ -61,7 +61,7 @@ def test_output_equals_that_on_the_protocol_page():
 
 
 @pytest.mark.parametrize("vector", [pytest.param(vector, id=vector["name"]) for vector in VECTORS["vectors"]])
-def test_every_byte_of_every_vector_is_printed(vector: dict[str, Any]):
+def test_every_byte_of_every_vector_is_printed(vector: dict[str, Any]) -> None:
     frame = bytes.fromhex(vector["hex"])
     side = Side.SERVER if vector["kind"] == "response" else Side.CLIENT
     heading, *fields = said(side, frame, shown_bytes=1_000)
@@ -76,7 +76,7 @@ def test_every_byte_of_every_vector_is_printed(vector: dict[str, Any]):
     assert len({line.index(cell) for line, cell in zip(fields, digits, strict=True)}) == 1
 
 
-def test_long_values_are_abbreviated():
+def test_long_values_are_abbreviated() -> None:
     lines = said(Side.CLIENT, write_command(Set(b"k", b"v" * 1_000)))
     assert lines[-1].strip() == f"value         {'76 ' * 16}…  {'v' * 64} … and 936 bytes more"
     lines = said(Side.CLIENT, write_command(Set(b"k", b"\xff" * 1_000)))
@@ -86,13 +86,13 @@ def test_long_values_are_abbreviated():
     assert lines[-1] == f"    and {1_003 - DETAILED_FIELDS} more fields"
 
 
-def test_output_is_escaped():
+def test_output_is_escaped() -> None:
     hostile = b"\x1b]0;title\x07\x9b2J\r\n"
     for line in said(Side.CLIENT, write_command(Set(hostile, hostile))) + said(Side.CLIENT, b"\0\0\x0f" + hostile):
         assert line.isprintable()
 
 
-def test_malformed_frame_and_all_bytes_after_it_are_raw():
+def test_malformed_frame_and_all_bytes_after_it_are_raw() -> None:
     conversation = ConnectionTrace("#1")
     lines = texts(list(conversation.received(Side.CLIENT, bytes.fromhex("00 000f 61626364"), 0)))
     assert lines == [
@@ -111,7 +111,7 @@ def test_malformed_frame_and_all_bytes_after_it_are_raw():
     assert heading == "#1 server, 1.000 s: failure, 14 bytes"
 
 
-def test_unfinished_frame_is_shown_at_the_end():
+def test_unfinished_frame_is_shown_at_the_end() -> None:
     conversation = ConnectionTrace("#1")
     assert list(conversation.received(Side.CLIENT, write_command(Get(b"greeting"))[:-3], 0)) == []
     heading, *_, key, closed = texts(list(conversation.closed(Side.CLIENT, 1)))
