@@ -16,7 +16,7 @@ import cairnkv
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
 from cairnkv.replication import node as node_module
-from cairnkv.replication import node_snapshots
+from cairnkv.replication import node_health, node_snapshots
 from cairnkv.replication.clocks import Clocks
 from cairnkv.replication.nats.stream import Purged
 from cairnkv.replication.nats.stream_config import log_subject
@@ -110,7 +110,7 @@ def test_node_without_a_quorum_refuses_and_recovers(node: Nodes, nats: Nats, mon
 def test_node_leaves_a_nats_server_that_acknowledges_nothing(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one that was paused as leader: it claims to lead, answers, and logs nothing."""
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.0)
-    monkeypatch.setattr(node_module, "LEAVE_SECONDS", 0.5)
+    monkeypatch.setattr(node_health, "LEAVE_SECONDS", 0.5)
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         nc = node_of(first).stream.nc
@@ -132,7 +132,7 @@ def test_isolated_leader_gets_no_new_proposals(node: Nodes, nats: Nats, monkeypa
     """Its uncommitted entries are removed one by one, and until then it lags."""
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.5)
     monkeypatch.setattr("cairnkv.replication.proposer.OUTCOME_SECONDS", 3.0)
-    monkeypatch.setattr(node_module, "LEAVE_SECONDS", PATIENCE)
+    monkeypatch.setattr(node_health, "LEAVE_SECONDS", PATIENCE)
     with node("a") as first, client(first) as one, contextlib.ExitStack() as stack:
         one.set("k", "v")
         there = node_of(first)
@@ -359,7 +359,7 @@ def test_wrong_name_creates_no_stream(node: Nodes, nats: Nats) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     other = nats.fresh_name()
-    with pytest.raises(OptionError, match=f"of cluster {node.name}, not {other}: take --name"), node("a", name=other):
+    with pytest.raises(OptionError, match=f"of cluster {node.name}, not {other}: use --name"), node("a", name=other):
         pass
 
     async def streams() -> list[str]:
@@ -380,7 +380,7 @@ def test_node_with_a_full_disk_reports_it_and_recovers(
         one.set("k", "v")
         until(lambda: other.get("k") == "v")
         db = node_of(first).store.own_table._space  # type: ignore[attr-defined]
-        look, db.look = db.look, lambda: None
+        measure, db.measure = db.measure, lambda: None
         db.full = "its file system of 3 bytes is 99 % used"
         other.set("k", "w")
         until(lambda: told(first)["quorum"] == 0)
@@ -394,7 +394,7 @@ def test_node_with_a_full_disk_reports_it_and_recovers(
         assert [one.levelname for one in caplog.records if "own table is full: its file" in one.getMessage()] == [
             "ERROR"
         ]
-        db.look, db.full = look, None
+        db.measure, db.full = measure, None
         until(lambda: told(first)["quorum"] == 1)
         assert told(first)["table_trouble"] == ""
         assert one.get("k") == "w"
@@ -479,7 +479,7 @@ def test_clock_step_does_not_move_log_time(node: Nodes) -> None:
         cairnkv.connect(second.url, timeout=PATIENCE, attempts=1) as other,
     ):
         other.set("k", "v")
-        until(lambda: bool(second.call(lambda: node_of(second)._clocks._seen)))
+        until(lambda: bool(second.call(lambda: node_of(second)._health._clocks._seen)))
         off[0] = 300_000
 
         def is_refused() -> bool:

@@ -87,8 +87,8 @@ def test_nothing_is_published_without_a_quorum() -> None:
 def test_command_without_memory_fails_and_the_others_succeed() -> None:
     cluster = settled()
     node = cluster.nodes[0]
-    node.running._memory.value_max = 1_000
-    node.running._memory.limit = node.running.used_bytes + 3_000
+    node.running.memory.value_max = 1_000
+    node.running.memory.limit = node.running.memory.used_bytes + 3_000
     chat = chat_with(node)
     chat.send(b"SET", b"l", b"x" * 900)
     assert hear(cluster, chat) == [OK]

@@ -109,7 +109,7 @@ def test_store_of_ten_times_the_limit_reads_only_values(disk: Cooled, tmp_path: 
     values = {b"key %d" % number: b"%4d " % number * 800 for number in range(250)}
     for key, value in values.items():
         disk.do(SetWith(key, value, ttl=1_000_000))
-        assert disk.store.used_bytes <= LIMIT + len(value), "the value may stay until it is committed"
+        assert disk.store.memory.used_bytes <= LIMIT + len(value), "the value may stay until it is committed"
     assert sum(map(len, values.values())) == 10 * LIMIT
     assert disk.told("cold_bytes") > 7 * LIMIT
     assert disk.do(Count()) == 250
@@ -128,12 +128,12 @@ def test_store_of_ten_times_the_limit_reads_only_values(disk: Cooled, tmp_path: 
     assert disk.engine.read_keys == []
     for key, value in values.items():
         assert disk.do(Get(key)) == value
-        assert disk.store.used_bytes <= LIMIT + len(value)
+        assert disk.store.memory.used_bytes <= LIMIT + len(value)
     assert len(disk.engine.read_keys) >= 200
     disk.store.close()
     for limit in (LIMIT, 10 * LIMIT * 2):
         with Cooled(tmp_path / "data", memory_limit=limit) as again:
-            assert again.store.used_bytes <= limit
+            assert again.store.memory.used_bytes <= limit
             assert (again.told("cold_keys") == 0) is (limit > LIMIT)
             assert again.store.database.count() == 250
             for key, value in values.items():
@@ -154,10 +154,10 @@ def test_uncommitted_values_stay_in_memory(disk: Cooled) -> None:
     written = [disk.store.execute(Set(b"%d" % number, b"v" * 10_000)) for number in range(30)]
     disk.store.housekeep()
     assert disk.told("cold_keys") == 0
-    assert disk.store.used_bytes > 3 * LIMIT
+    assert disk.store.memory.used_bytes > 3 * LIMIT
     disk.engine.gate.set()
     disk.reply(written[-1])
-    assert disk.store.used_bytes <= LIMIT
+    assert disk.store.memory.used_bytes <= LIMIT
     assert [disk.do(Get(b"%d" % number)) for number in range(30)] == [b"v" * 10_000] * 30
 
 
@@ -179,7 +179,7 @@ def test_limit_can_be_changed_and_removed(disk: Cooled) -> None:
     disk.store.limit_memory(20_000, WhenFull.REFUSE)
     while disk.store.housekeep():
         pass
-    assert disk.store.used_bytes <= 20_000
+    assert disk.store.memory.used_bytes <= 20_000
     disk.store.limit_memory(None, WhenFull.REFUSE)
     for number in range(50):
         assert disk.do(Get(b"%d" % number)) == b"v" * 1_000

@@ -293,4 +293,4 @@ def test_clock_jump_expires_keys_in_bounded_slices() -> None:
     while store.housekeep():
         slices += 1
     assert slices >= 3_000 / 200
-    assert store.used_bytes == 0
+    assert store.memory.used_bytes == 0

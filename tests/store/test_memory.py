@@ -57,7 +57,7 @@ def bytes_of(*said: Command) -> int:
     store = LocalStore(clock=HandClock())
     for command in said:
         store.execute(command)
-    return store.used_bytes
+    return store.memory.used_bytes
 
 
 def full(reply: object) -> bool:
@@ -191,10 +191,10 @@ def test_writes_never_exceed_the_limit(said: list[tuple[Command, int]], limit: i
     store = LocalStore(clock=clock, memory_limit=limit, when_full=when_full)
     for command, step in said:
         clock.advance(step)
-        before = store.used_bytes
+        before = store.memory.used_bytes
         store.execute(command)
         if command.spec.grows:
-            assert store.used_bytes <= max(limit, before) + TICK_BYTES  # of a deadline that moves
+            assert store.memory.used_bytes <= max(limit, before) + TICK_BYTES  # of a deadline that moves
         for database in store.databases:
             database.check()
 
@@ -212,7 +212,7 @@ class TestEvicting:
         store = self._store(100 * IN_USE)
         for command in numbered(1_000):
             assert store.execute(command) is OK
-            assert store.used_bytes <= 100 * IN_USE
+            assert store.memory.used_bytes <= 100 * IN_USE
         assert store.execute(Count()) == 100
         assert store.execute(Get(b"key:000999")) == b"v" * 100
         store.database.check()
@@ -312,7 +312,7 @@ class TestEvicting:
         assert isinstance(held, PendingReply)
         storage.fail()
         assert self._there(store, 3) == [True, True, False]
-        assert store.used_bytes == 2 * IN_USE
+        assert store.memory.used_bytes == 2 * IN_USE
         store.database.check()
 
     def test_key_of_an_undone_eviction_can_be_evicted_again(self) -> None:
@@ -327,7 +327,7 @@ class TestEvicting:
         assert isinstance(store.execute(Set(b"large", b"v" * 400)), PendingReply)
         storage.commit()
         assert store.execute(Get(b"large")) == b"v" * 400
-        assert store.used_bytes <= 3 * IN_USE
+        assert store.memory.used_bytes <= 3 * IN_USE
 
     def test_keys_of_an_undone_clear_all_can_be_evicted(self) -> None:
         """Their last use is not known."""
@@ -355,7 +355,7 @@ class TestEvicting:
             assert store.execute(Get(b"key:%06d" % number)) == b"v" * 100
         for number in range(251):
             assert store.execute(Set(b"new:%06d" % number, b"v" * 100)) is OK
-        assert store.used_bytes <= 300 * IN_USE
+        assert store.memory.used_bytes <= 300 * IN_USE
         there = self._there(store, 300)
         assert there[:50].count(False) <= 1, "one of the used ones, when nothing else was left"
         assert not any(there[50:])

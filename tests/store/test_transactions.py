@@ -113,7 +113,7 @@ def test_entry_omits_commands_without_effects(store: LateStore) -> None:
 def test_transaction_with_a_failed_commit_is_undone_as_a_whole(store: LateStore, unknown: bool) -> None:
     store.safely(Set(b"a", b"1"), SetWith(b"b", b"2", ttl=5_000))
     store.safely(Set(b"c", b"3"), db=7)
-    before, used_bytes = store.contents(), store.used_bytes
+    before, used_bytes = store.contents(), store.memory.used_bytes
     held = store.execute_all(
         [
             Step(0, Set(b"a", b"9")),
@@ -128,7 +128,7 @@ def test_transaction_with_a_failed_commit_is_undone_as_a_whole(store: LateStore,
     assert isinstance(held, PendingReply)
     store.storage.fail("gone", unknown=unknown)
     assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "gone")
-    assert (store.contents(), store.used_bytes) == (before, used_bytes)
+    assert (store.contents(), store.memory.used_bytes) == (before, used_bytes)
     store.check()
 
 
@@ -446,7 +446,7 @@ def sized(keys: int, length: int) -> int:
     """What so many keys of three bytes with such values take."""
     plain = LocalStore(clock=HandClock())
     plain.execute(SetMany(0, tuple((b"%03d" % number, b"v" * length) for number in range(keys))))
-    return plain.used_bytes + keys * USE_BYTES
+    return plain.memory.used_bytes + keys * USE_BYTES
 
 
 def test_evictions_of_a_transaction_precede_their_writes() -> None:
@@ -545,7 +545,7 @@ def test_replay_of_all_entries_gives_equal_databases(actions: list[tuple[object,
     store = LateStore(memory_limit=limit)
     for action, step in actions:
         store.clock.advance(step)
-        before = store.used_bytes
+        before = store.memory.used_bytes
         match action:
             case "commit":
                 store.storage.commit()
@@ -564,5 +564,5 @@ def test_replay_of_all_entries_gives_equal_databases(actions: list[tuple[object,
         ]
         assert store.contents() == visible
         if limit is not None and action != "fail":
-            assert store.used_bytes <= max(limit, before)
+            assert store.memory.used_bytes <= max(limit, before)
     store.check()

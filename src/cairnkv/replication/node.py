@@ -121,7 +121,7 @@ class Node:
         self.stream.failed = self._failed
         self.on_message: Callable[[bytes, bytes], object] = _ignore
         """Called with the channel and the message that a client of another node has published."""
-        store.add_info(self._info)
+        store.reports.sources.append(self._info)
 
     # -- joining and leaving ----------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from cairnkv.commands import Failure, failures
+from cairnkv.replication import node_snapshots
 from cairnkv.replication.clocks import CLOCK_OFF_MS, Clocks
 from cairnkv.replication.entries import Entry
 from cairnkv.replication.nats.stream import Stream
-from cairnkv.replication.node_snapshots import FILL_MAX
 from cairnkv.replication.proposer import UNSEEN_SECONDS
 from cairnkv.replication.store import ReplicatedStore
 
@@ -81,7 +81,7 @@ class NodeHealth:
             text = f"this node's clock is {abs(self._clock_off):,} ms {side} the other nodes' clocks"
             self._store.refuses_writes = Failure(failures.CLOCK, text)
         self._store.refuses_growth = None
-        if self._stream.fill >= FILL_MAX:
+        if self._stream.fill >= node_snapshots.FILL_MAX:
             text = f"the log uses {self._stream.fill:.0%} of its maximum size"
             self._store.refuses_growth = Failure(failures.LOGFULL, text)
 

@@ -74,7 +74,7 @@ from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
-from cairnkv.store.base import ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
+from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded, WhenFull
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
@@ -117,8 +117,8 @@ class ReplicatedStore:
         """Whether this node has yet to catch up with its cluster."""
         self.clock = clock
         self._log_clock: Final = LogClock(clock, self._shared, LEAD_LEAST_MS)
-        self._memory: Final = Memory(self.databases, storage, memory_limit, value_max)
-        self._info: Final = StoreInfo(self._about)
+        self.memory: Final = Memory(self.databases, storage, memory_limit, value_max)
+        self.reports: Final = StoreInfo(self._about)
         self.commands = 0
         """Commands that this node has received."""
         self.proposer: Final = Proposer(node, nonce, supports=supports)
@@ -181,7 +181,7 @@ class ReplicatedStore:
         """Use another table: this one is damaged, or too far behind the log. Call `load` and `begin` after this."""
         self.close()
         self._table.open(storage)
-        self._memory.storage = storage
+        self.memory.storage = storage
         if self._deliver is not None:
             storage.deliver_by(self._deliver)
         self.loading = True
@@ -244,8 +244,8 @@ class ReplicatedStore:
                 return self._loads()
             self.commands += 1
             if isinstance(command, Backup):
-                return self._info.begin_backup(command)
-            return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self._info.reply()
+                return self.reports.begin_backup(command)
+            return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self.reports.reply()
         if self.loading:
             return self._loads()
         self.commands += 1
@@ -257,7 +257,7 @@ class ReplicatedStore:
         if isinstance(command, ClearPrefix):
             return self._clear_prefix(step, command)
         if writes:
-            cost = 1 + self.bytes_made(command, db) // BYTES_PER_COST
+            cost = 1 + bytes_made(self.databases[db], command) // BYTES_PER_COST
             return self._propose(
                 PendingProposal((batch_item(step),), lambda changes: self._change(step, changes), cost=cost)
             )
@@ -279,7 +279,7 @@ class ReplicatedStore:
             return self.refuses_writes
         if write.command.spec.grows and self.refuses_growth is not None:
             return self.refuses_growth
-        return self._memory.admit(write)
+        return self.memory.admit(write)
 
     def _propose(self, proposed: PendingProposal) -> Reply | PendingReply:
         self.proposer.propose(proposed)
@@ -372,7 +372,7 @@ class ReplicatedStore:
         writes = any(step.command.spec.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
         kind = BlockingProposal if blocks else PendingProposal
-        made = sum(self.bytes_made(step.command, step.db) for step in admitted)
+        made = sum(bytes_made(self.databases[step.db], step.command) for step in admitted)
         cost = max(1, len(admitted)) + made // BYTES_PER_COST
         return self._propose(
             kind(wanted, lambda changes: _with(refused, self._execute_if_unchanged(transaction, changes)), cost=cost)
@@ -489,7 +489,7 @@ class ReplicatedStore:
             and self.stopping is None
             and self.refuses_writes is None
             and self.refuses_growth is None
-            and self._memory.limit is None
+            and self.memory.limit is None
             and not (self._breaks_reads or self._breaks_writes)
         )
 
@@ -507,7 +507,7 @@ class ReplicatedStore:
         if factory.is_log_format:
             self._log_executor = lambda db: factory.executing(self.databases[db], log_time, self._collector)
         executor = factory.proposing(self, factory.executing(self.databases[db], log_time, self._collector))
-        self._info.executors.append(executor)
+        self.reports.executors.append(executor)
         return executor
 
     def _executor_of(self, db: int) -> BatchExecutor | None:
@@ -704,49 +704,31 @@ class ReplicatedStore:
 
     # -- limits, housekeeping, INFO ---------------------------------------------------------------------------
 
-    def bytes_made(self, command: Command, db: int = 0) -> int:
-        """Return the bytes of values that a command would make or copy now."""
-        return bytes_made(self.databases[db], command) if command.spec.grows else 0
-
     def read_ahead(self, step: Step) -> bool:
         """Return False: all values are in memory."""
         return False
 
-    @property
-    def used_bytes(self) -> int:
-        """The estimated memory of the entries of all databases."""
-        return self._memory.used_bytes
-
-    @property
-    def garbage_bytes(self) -> int:
-        """The estimated memory of deleted tables that `housekeep` has not freed yet."""
-        return self._memory.garbage_bytes
-
     def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
         """Remove the memory limit (None). Raises `OptionError` for another limit: a node has it from its start."""
-        if limit == self._memory.limit:
+        if limit == self.memory.limit:
             return
         if limit is not None or self.loading:
             raise OptionError("a node of a cluster has a memory limit from its start on, or none: stop and start it")
-        self._memory.limit = None
+        self.memory.limit = None
 
     def housekeep(self) -> bool:
         """Free keys that have expired in log time. No reply shows it, so each node does it when it likes."""
-        return self._memory.housekeep()
+        return self.memory.housekeep()
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""
-        return self._info.pairs()
-
-    def add_info(self, source: InfoSource) -> None:
-        """Add names and values to INFO."""
-        self._info.sources.append(source)
+        return self.reports.pairs()
 
     def _about(self) -> Iterable[tuple[str, str | int]]:
-        return self._info.about(
+        return self.reports.about(
             self._table.storage,
             self.databases,
-            self._memory,
+            self.memory,
             mode=self.mode,
             loading=self.loading,
             commands=self.commands,
@@ -756,10 +738,6 @@ class ReplicatedStore:
     def back_up(self) -> MakeBackup | None:
         """Makes a backup of the node's table, in any thread."""
         return self._table.storage.back_up
-
-    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
-        """Set the function that executes BACKUP."""
-        self._info.begin_backup = begin
 
     def close(self) -> None:
         """Close the node's table."""

@@ -94,13 +94,13 @@ class Server:
         self.store: Final[Store] = store
         if broken:
             logger.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
-            self.store.add_info(lambda: (("broken_on_purpose", ",".join(broken)),))
+            self.store.reports.sources.append(lambda: (("broken_on_purpose", ",".join(broken)),))
         self.broken: Final = broken
         """The faults that CAIRNKV__BREAK injects into this server."""
-        self.store.add_info(self._info)
+        self.store.reports.sources.append(self._info)
         self._backups = Backups(store.back_up, settings.backup_dir)
-        self.store.begin_backups_by(self._backups.begin)
-        self.store.add_info(self._backups.info)
+        self.store.reports.begin_backup = self._backups.begin
+        self.store.reports.sources.append(self._backups.info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
         self.scheduler: Final = Scheduler()
         self._connections: set[Connection] = set()

@@ -49,7 +49,7 @@ of a value and of a frame; whether all reads may return a value that is not the 
 def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
     """Return the work of a command without that of its keys, in commands of one key. The same for both protocols.
 
-    made: bytes of values that the command made or copied (`Store.bytes_made`), without those of its outcome.
+    made: bytes of values that the command made or copied (`bytes_made`), without those of its outcome.
     """
     cost = WHOLE_TABLE_COST if command.spec.scope is Scope.TABLE or command.spec.by_store else 1
     if isinstance(command, Scan):

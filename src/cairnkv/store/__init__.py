@@ -1,5 +1,6 @@
 """Stores: they execute commands on databases and decide when each reply may leave."""
 
+from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import LocalStore
@@ -13,6 +14,7 @@ __all__ = [
     "PendingReply",
     "Store",
     "WhenFull",
+    "bytes_made",
     "checked_clock",
     "size_of",
     "wall_clock",

@@ -145,6 +145,8 @@ def bytes_made_together(databases: Sequence[Database], steps: Sequence[Step], va
 
 def bytes_made(database: Database, command: Command) -> int:
     """Return the bytes of values that a command makes or copies: values that it changes in part or stores again."""
+    if not command.spec.grows:
+        return 0
     match command:
         case Copy(source) | Rename(source):
             return _length(database, source)

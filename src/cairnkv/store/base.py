@@ -9,20 +9,18 @@ Out of scope: calls of embedded stores (`store.local`), and the log of replicate
 """
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from cairnkv.commands import Command, Reply, Step
-from cairnkv.commands.vocabulary import Backup
 from cairnkv.engine import Database, Watched
 from cairnkv.protocol.native import BatchExecutor
 from cairnkv.storage import Deliver, MakeBackup
 from cairnkv.store.clock import Clock
+from cairnkv.store.info import DirectExecutor, StoreInfo
 from cairnkv.store.lru import Place
+from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
-
-InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
-"""Returns names and values for INFO."""
 
 
 class WhenFull(enum.Enum):
@@ -37,18 +35,6 @@ class Loaded(NamedTuple):
 
     databases: tuple[Database, ...]
     sequence: int
-
-
-class DirectExecutor(Protocol):
-    """An executor that bypasses `Store.execute`, and its counts of commands.
-
-    writes: 0 if the store counts the writes itself.
-    off: set by the store: whether the executor must leave all commands to `Store.execute`.
-    """
-
-    commands: int
-    writes: int
-    off: bool
 
 
 class NativeExecutor(DirectExecutor, BatchExecutor, Protocol):
@@ -95,12 +81,12 @@ class Store(Protocol):
         """Whether a client with pending writes should wait for them before it executes more commands."""
 
     @property
-    def used_bytes(self) -> int:
-        """The estimated memory of the entries of all databases, including the LRU order."""
+    def memory(self) -> Memory:
+        """The memory of the databases, and its limit."""
 
     @property
-    def garbage_bytes(self) -> int:
-        """The estimated memory of deleted tables that `housekeep` has not freed yet."""
+    def reports(self) -> StoreInfo:
+        """The sources of INFO, and the function that executes BACKUP."""
 
     @property
     def back_up(self) -> MakeBackup | None:
@@ -143,9 +129,6 @@ class Store(Protocol):
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Record the state of keys for `execute_all`. The record is complete when the reply is there."""
 
-    def bytes_made(self, command: Command, db: int = 0) -> int:
-        """Return the bytes of values that a command would make or copy now. They count as work."""
-
     def read_ahead(self, step: Step) -> bool:
         """Begin to read the values that a later command needs. Returns False if no more values can be read now."""
 
@@ -157,12 +140,6 @@ class Store(Protocol):
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""
-
-    def add_info(self, source: InfoSource) -> None:
-        """Add names and values to INFO."""
-
-    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
-        """Set the function that executes BACKUP."""
 
     def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
         """Change the memory limit, from the next write on. Raises `OptionError` if the store cannot change it."""

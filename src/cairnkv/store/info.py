@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Failure, Items, Reply, failures
 from cairnkv.commands.vocabulary import Backup
@@ -10,7 +10,6 @@ from cairnkv.engine import Database
 from cairnkv.engine.table import CURSORS
 from cairnkv.installation import features
 from cairnkv.storage import Storage
-from cairnkv.store.base import DirectExecutor, InfoSource
 from cairnkv.store.memory import Memory
 from cairnkv.version import VERSION
 
@@ -20,6 +19,22 @@ KEYS_PER_RANDOM_LOOK: Final = 20
 
 def _no_backups(_command: Backup) -> Reply:
     return Failure(failures.NOBACKUP, "there is no server around this store that makes them")
+
+
+InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
+"""Returns names and values for INFO."""
+
+
+class DirectExecutor(Protocol):
+    """An executor that bypasses `Store.execute`, and its counts of commands.
+
+    writes: 0 if the store counts the writes itself.
+    off: set by the store: whether the executor must leave all commands to `Store.execute`.
+    """
+
+    commands: int
+    writes: int
+    off: bool
 
 
 class StoreInfo:

@@ -17,13 +17,12 @@ from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, u
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, VALUE_MAX
 from cairnkv.storage import Deliver, Effect, InMemoryStorage, MakeBackup, Storage, StorageRefused
-from cairnkv.store.admission import bytes_made
-from cairnkv.store.base import DirectExecutor, ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
+from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded, WhenFull
 from cairnkv.store.batch_undo import BatchUndo
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.commit_gate import CommitGate, UncommittedEntry, notify, release
 from cairnkv.store.eviction import Eviction
-from cairnkv.store.info import StoreInfo, random_key
+from cairnkv.store.info import DirectExecutor, StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
@@ -65,14 +64,14 @@ class LocalStore:
         self.log_clock = LogClock(clock, self._shared)
         """Advances log time by the clock."""
         self.gate: Final = CommitGate()
-        self._memory: Final = Memory(self.databases, self._storage, memory_limit, value_max, evict=self._evict)
+        self.memory: Final = Memory(self.databases, self._storage, memory_limit, value_max, evict=self._evict)
         if memory_limit is not None and when_full is WhenFull.EVICT and not self._storage.keeps_effects:
-            self._memory.eviction = Eviction(self.databases)
+            self.memory.eviction = Eviction(self.databases)
         self._steps: list[Step] | None = None  # of the current entry: those that have changed a database
         self.under_way: Journal | None = None
         """The changes of the current call, if `begin_call` precedes each call; None between calls."""
         self._commands = 0
-        self._info: Final = StoreInfo(self._about)
+        self.reports: Final = StoreInfo(self._about)
         if not loads_later:
             try:
                 self.begin(self.load())
@@ -97,7 +96,7 @@ class LocalStore:
         """Read what storage has kept; see `Store`."""
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES))
-        return Loaded(databases, self._storage.restore(databases, self._memory.limit))
+        return Loaded(databases, self._storage.restore(databases, self.memory.limit))
 
     def begin(self, loaded: Loaded) -> None:
         """Use what `load` returned, and execute commands from now on."""
@@ -107,11 +106,11 @@ class LocalStore:
         self._shared.advance(self.gate.recorded_time)
         self.gate.committed = loaded.sequence
         self.loading = False
-        if self._memory.limit is not None and self._storage.keeps_effects:
-            self._memory.cache = ValueCache(
+        if self.memory.limit is not None and self._storage.keeps_effects:
+            self.memory.cache = ValueCache(
                 self.databases,
                 self._storage.fetch,
-                self._memory.limit,
+                self.memory.limit,
                 is_pending=self.gate.is_pending,
                 taken=self._storage.memory_bytes,
             )
@@ -120,7 +119,7 @@ class LocalStore:
 
     def _set_checks_commands(self, checks: bool) -> None:
         self.checks_commands = checks
-        for executor in self._info.executors:
+        for executor in self.reports.executors:
             executor.off = not self._allows_executors
 
     # -- commands -----------------------------------------------------------------------------------------
@@ -132,7 +131,7 @@ class LocalStore:
         step = Step(db, command)
         if self.checks_commands and (failure := self._check((step,))):
             return failure
-        memory, gate = self._memory, self.gate
+        memory, gate = self.memory, self.gate
         if memory.cache is not None:
             put_off = memory.cache.put_off((step,), lambda: self.execute(command, db, touch=touch))
             if put_off is not None:
@@ -166,7 +165,7 @@ class LocalStore:
         newest = max((self.gate.newest_of(db, watch.key) for db, watch in watched), default=0)
         if not all(self.databases[db].is_unchanged(watch) for db, watch in watched):
             return self.gate.hold(MISSING, newest)
-        memory = self._memory
+        memory = self.memory
         if memory.cache is not None:
             put_off = memory.cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
             if put_off is not None:
@@ -192,13 +191,9 @@ class LocalStore:
             )
         return None
 
-    def bytes_made(self, command: Command, db: int = 0) -> int:
-        """Return the bytes of values that a command would make or copy now."""
-        return bytes_made(self.databases[db], command) if command.spec.grows else 0
-
     def read_ahead(self, step: Step) -> bool:
         """Begin to read the values that a later command needs; see `Store`."""
-        return self._memory.cache is not None and self._memory.cache.read_ahead(step)
+        return self.memory.cache is not None and self.memory.cache.read_ahead(step)
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Record the state of keys for `execute_all`; see `Store`."""
@@ -230,19 +225,19 @@ class LocalStore:
         if command.spec.by_store:
             if isinstance(command, RandomKey):
                 return random_key(self.databases[db])
-            return self._info.begin_backup(command) if isinstance(command, Backup) else self._info.reply()
+            return self.reports.begin_backup(command) if isinstance(command, Backup) else self.reports.reply()
         reply = apply(self.databases[db], command, self._shared.now)
-        if touch and self._memory.eviction is not None:
-            self._memory.eviction.note_use(command.places(db))
-        elif touch and self._memory.cache is not None:
-            self._memory.cache.used(command.places(db))
+        if touch and self.memory.eviction is not None:
+            self.memory.eviction.note_use(command.places(db))
+        elif touch and self.memory.cache is not None:
+            self.memory.cache.used(command.places(db))
         return reply
 
     def _write(self, step: Step) -> Reply | PendingReply:
         """Apply a write that was admitted, and record it in storage."""
         if self._steps is not None:
             return self._apply(step)  # a part of the current transaction's entry
-        if self._storage.commits_at_once and self._memory.eviction is None and not step.command.spec.stores_several:
+        if self._storage.commits_at_once and self.memory.eviction is None and not step.command.spec.stores_several:
             now = self._shared.now
             try:
                 self._storage.append((step,), now)
@@ -265,12 +260,12 @@ class LocalStore:
         """Execute one command of a transaction, whose entry has one log time."""
         if not step.command.spec.writes:
             return self._read(step)
-        if refusal := self._memory.admit(step):
+        if refusal := self.memory.admit(step):
             return refusal
         reply = self._write(step)
         assert not isinstance(reply, PendingReply)
-        if self._memory.eviction is not None:
-            self._memory.eviction.note_use(step.command.places(step.db))
+        if self.memory.eviction is not None:
+            self.memory.eviction.note_use(step.command.places(step.db))
         return reply
 
     def _evict(self, db: int, key: bytes) -> bool:
@@ -303,10 +298,10 @@ class LocalStore:
             raise
         finally:
             self._shared.journal = self._steps = None
-        if self._memory.eviction is not None:
-            self._memory.eviction.note_changes(journal[before:])
-        elif self._memory.cache is not None:
-            self._memory.cache.changed(journal, sequence, effects)
+        if self.memory.eviction is not None:
+            self.memory.eviction.note_changes(journal[before:])
+        elif self.memory.cache is not None:
+            self.memory.cache.changed(journal, sequence, effects)
         if not self._storage.commits_at_once:
             return self.gate.add(sequence, journal, reply)
         if self.under_way is None:
@@ -315,17 +310,17 @@ class LocalStore:
 
     def _undo(self, journal: Journal, *, unknown: bool = False) -> None:
         undo(journal)
-        if self._memory.cache is not None:
-            self._memory.cache.taken_back(journal, unknown=unknown)
-        if self._memory.eviction is not None:
-            self._memory.eviction.note_undo(journal)
+        if self.memory.cache is not None:
+            self.memory.cache.taken_back(journal, unknown=unknown)
+        if self.memory.eviction is not None:
+            self.memory.eviction.note_undo(journal)
 
     # -- reports of storage (`CommitListener`) ----------------------------------------------------------------
 
     def committed(self, sequence: int) -> None:
         """Storage has committed all entries up to this one: the replies that wait for them may leave."""
         self.gate.committed = max(self.gate.committed, sequence)
-        cache = self._memory.cache
+        cache = self.memory.cache
         entries: list[UncommittedEntry] = []
         while (entry := self.gate.commit_oldest(sequence)) is not None:
             if cache is not None:
@@ -348,8 +343,8 @@ class LocalStore:
             entry.fail(self.gate.committed, write_failure, Failure(failures.UNDONE, reason))
             failed.append(entry)
         self._set_checks_commands(self.gate.set_unresolved(unresolved))
-        if self._memory.cache is not None:
-            self._memory.cache.failed()
+        if self.memory.cache is not None:
+            self.memory.cache.failed()
         notify([reply for entry in failed for reply in entry.waiting])
 
     def resolved(self, happened: Sequence[Effect]) -> None:
@@ -362,13 +357,13 @@ class LocalStore:
                 database.delete(key)
             else:
                 database.put(key, value, expiry)
-            if self._memory.eviction is not None:
-                self._memory.eviction.note_change(db, key)
+            if self.memory.eviction is not None:
+                self.memory.eviction.note_change(db, key)
         self.gate.resolve()
         self._set_checks_commands(False)
-        if self._memory.cache is not None:
-            self._memory.cache.resolved(happened)
-            self._memory.cache.cool_some()
+        if self.memory.cache is not None:
+            self.memory.cache.resolved(happened)
+            self.memory.cache.cool_some()
 
     # -- calls that may be interrupted --------------------------------------------------------------------------
 
@@ -392,7 +387,7 @@ class LocalStore:
 
         Copies the dicts of the table, so it takes time in proportion to the number of keys.
         """
-        memory = self._memory
+        memory = self.memory
         store = LocalStore(
             storage=self._storage,
             clock=self.clock,
@@ -404,10 +399,10 @@ class LocalStore:
             copy.copy_undone(database, self.under_way or [])
         store._shared.now, store._shared.lead = self._shared.now, self._shared.lead
         store.log_clock.go_on_from(self.log_clock)
-        if store._memory.eviction is not None:
-            store._memory.eviction.search_all()
-        store._memory.expired, store._memory.evicted = memory.expired, memory.evicted
-        store._commands, store._info.executors = self._commands, self._info.executors
+        if store.memory.eviction is not None:
+            store.memory.eviction.search_all()
+        store.memory.expired, store.memory.evicted = memory.expired, memory.evicted
+        store._commands, store.reports.executors = self._commands, self.reports.executors
         return store
 
     @property
@@ -426,31 +421,31 @@ class LocalStore:
     def add_executor(self, executor: DirectExecutor) -> None:
         """Count the commands of an executor, and switch it off while it must not execute commands."""
         executor.off = not self._allows_executors
-        self._info.executors.append(executor)
+        self.reports.executors.append(executor)
 
     def collector(self, db: int) -> BatchUndo | None:
         """Return the receiver of changes that the native path makes to a database; None: they need no commit."""
         if not self._storage.keeps_effects:
             return None
-        memory = self._memory
+        memory = self.memory
         only_reads = memory.limit is not None if self.loading else memory.cache is not None
         return BatchUndo(self._storage, self.gate, memory, self.databases[db], only_reads=only_reads)
 
     @property
     def plain(self) -> bool:
         """Whether a command needs the databases only: no commit, no memory limit, no check."""
-        return self._storage.commits_at_once and self._memory.limit is None and not self.checks_commands
+        return self._storage.commits_at_once and self.memory.limit is None and not self.checks_commands
 
     @property
     def shows_plainly(self) -> bool:
         """Whether a read must check uncommitted entries and the recorded time only."""
-        return self.plain or (self._storage.keeps_effects and self._memory.limit is None)
+        return self.plain or (self._storage.keeps_effects and self.memory.limit is None)
 
     @property
     def _allows_executors(self) -> bool:
         if self.checks_commands:
             return False
-        memory = self._memory
+        memory = self.memory
         return self.plain or (self._storage.keeps_effects and (memory.limit is None or memory.cache is not None))
 
     # -- limits, housekeeping, INFO -------------------------------------------------------------------------
@@ -460,22 +455,12 @@ class LocalStore:
         """Whether a client with pending writes should wait for them before it executes more commands."""
         return self._storage.is_behind
 
-    @property
-    def used_bytes(self) -> int:
-        """The estimated memory of the entries of all databases, including the LRU order."""
-        return self._memory.used_bytes
-
-    @property
-    def garbage_bytes(self) -> int:
-        """The estimated memory of deleted tables that `housekeep` has not freed yet."""
-        return self._memory.garbage_bytes
-
     def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
         """Change the memory limit, from the next write on; see `Store`.
 
         Keys that no command uses after that are evicted first.
         """
-        memory = self._memory
+        memory = self.memory
         if self._storage.keeps_effects:
             if self.loading and limit != memory.limit:
                 raise OptionError("what is on disk is being read; change the memory limit when all of it is there")
@@ -499,27 +484,23 @@ class LocalStore:
     def housekeep(self) -> bool:
         """Do one bounded slice of background work; see `Store`."""
         self.log_clock()  # storage does not record it: no reply shows it
-        return self._memory.housekeep()
+        return self.memory.housekeep()
 
     @property
     def tidy(self) -> bool:
         """Whether `housekeep` finds nothing to do until another command executes."""
-        return self._memory.eviction is None and self._memory.cache is None and self.database.tidy
+        return self.memory.eviction is None and self.memory.cache is None and self.database.tidy
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""
         self.log_clock()
-        return self._info.pairs()
-
-    def add_info(self, source: InfoSource) -> None:
-        """Add names and values to INFO."""
-        self._info.sources.append(source)
+        return self.reports.pairs()
 
     def _about(self) -> Iterable[tuple[str, str | int]]:
-        return self._info.about(
+        return self.reports.about(
             self._storage,
             self.databases,
-            self._memory,
+            self.memory,
             mode=self.mode,
             loading=self.loading,
             commands=self._commands,
@@ -529,10 +510,6 @@ class LocalStore:
     def back_up(self) -> MakeBackup | None:
         """Makes a backup, in any thread; None if the store keeps nothing on disk."""
         return self._storage.back_up
-
-    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
-        """Set the function that executes BACKUP."""
-        self._info.begin_backup = begin
 
     def deliver_by(self, deliver: Deliver) -> None:
         """Set the function through which threads of storage call into the thread of the store."""

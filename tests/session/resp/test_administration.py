@@ -185,7 +185,7 @@ def test_memory_usage(chat: Chat) -> None:
     assert chat("MEMORY USAGE k") is None
     chat("SET k v")
     alone = chat("MEMORY USAGE k")
-    assert alone == chat("MEMORY USAGE k SAMPLES 5") == chat.store.used_bytes
+    assert alone == chat("MEMORY USAGE k SAMPLES 5") == chat.store.memory.used_bytes
     chat("SET k v EX 10")
     assert chat("MEMORY USAGE k") == chat.store.database.used_bytes > alone
     chat("SELECT 2")

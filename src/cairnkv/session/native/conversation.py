@@ -19,7 +19,7 @@ from cairnkv.session.conversation import (
     QueuedReply,
     cost_of,
 )
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import PendingReply, Store, bytes_made
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -66,7 +66,7 @@ class NativeConversation:
         if isinstance(request, Failure):
             return self.failure(request)
         command = request.command
-        made = self._store.bytes_made(command)
+        made = bytes_made(self._store.databases[0], command)
         outcome = self._execute(request)
         if isinstance(outcome, Failure):
             return self.failure(outcome)

@@ -52,7 +52,7 @@ from cairnkv.session.resp.command_spec import (
 )
 from cairnkv.session.resp.transaction import Transaction
 from cairnkv.session.resp.values import NOTHING, Job, Later, PushEncoder, Several, bytes_of, shown
-from cairnkv.store import Store
+from cairnkv.store import Store, bytes_made
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -390,12 +390,12 @@ class RespConversation:
 
     def _execute_on_keys(self, call: Call | Calls) -> Later:
         if isinstance(call, Calls):
-            made = sum(self.store.bytes_made(step.command, step.db) for step in call.steps)
+            made = sum(bytes_made(self.store.databases[step.db], step.command) for step in call.steps)
             several = self.store.execute_all(call.steps)
             self.own_writes.note(several)
             return Later(several, call.show, WHOLE_TABLE_COST + (made + bytes_of_outcome(several)) // BYTES_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
-        made = self.store.bytes_made(call.command, self.db)
+        made = bytes_made(self.store.databases[self.db], call.command)
         writes = call.command.spec.writes
         local = self.reads_locally and not writes and self.own_writes.are_executed
         outcome = self.store.execute(call.command, self.db, touch=touch, local=local)

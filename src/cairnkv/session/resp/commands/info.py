@@ -108,13 +108,14 @@ def _clients(conversation: RespConversation, facts: Facts) -> Lines:
 
 
 def _memory(conversation: RespConversation, facts: Facts) -> Lines:
-    used = conversation.store.used_bytes + conversation.store.garbage_bytes
+    memory = conversation.store.memory
+    used = memory.used_bytes + memory.garbage_bytes
     yield "used_memory", used
     yield "used_memory_human", _human(used)
     if "resident_bytes" in facts:
         yield "used_memory_rss", facts["resident_bytes"]
         yield "used_memory_rss_human", _human(int(facts["resident_bytes"]))
-    yield "used_memory_dataset", conversation.store.used_bytes
+    yield "used_memory_dataset", memory.used_bytes
     limit = int(facts["memory_limit_bytes"])
     yield "maxmemory", limit
     yield "maxmemory_human", _human(limit)

@@ -16,7 +16,7 @@ from cairnkv.session.resp.command_spec import Arguments, Calls, Errors, Refusal,
 from cairnkv.session.resp.conversation import RespConversation, failed
 from cairnkv.session.resp.transaction import QueuedCommand
 from cairnkv.session.resp.values import NOTHING, Job, Later, Several, Together, shown
-from cairnkv.store import PendingRead, PendingReply
+from cairnkv.store import PendingRead, PendingReply, bytes_made
 
 
 @in_conversation(
@@ -127,7 +127,7 @@ def execute(conversation: RespConversation, arguments: Arguments) -> Value:
         replies = iter(reply.values if isinstance(reply, Replies) else ())
         return Together([one.value_from(replies) for one in planned])
 
-    made = sum(conversation.store.bytes_made(step.command, step.db) for step in steps)
+    made = sum(bytes_made(conversation.store.databases[step.db], step.command) for step in steps)
     outcome = conversation.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
     if not isinstance(outcome, PendingReply):
         act(outcome)
