@@ -24,17 +24,22 @@ def diffs(text: str) -> dict[str, str]:
 
 
 def apply(copy: Path, patches: dict[str, str]) -> None:
-    for patch in patches.values():
-        run(copy, "git", "apply", "--recount", "-", text=patch)
+    for file, patch in patches.items():
+        text = (copy / file).read_text()
+        for hunk in re.split(r"^@@.*\n", patch, flags=re.MULTILINE)[1:]:
+            lines = hunk.splitlines(keepends=True)
+            before, after = ("".join(line[1:] or "\n" for line in lines if line[0] != sign) for sign in "+-")
+            assert text.count(before) == 1, f"{file} has changed: update its diff in docs/contributing.md\n{before}"
+            text = text.replace(before, after)
+        (copy / file).write_text(text)
 
 
-def run(copy: Path, *command: str, text: str = "", **environment: str) -> None:
+def run(copy: Path, *command: str, **environment: str) -> None:
     """Run a command in the copy, with the package of the copy."""
     done = subprocess.run(
         command,
         cwd=copy,
         env={**os.environ, "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}", "CI": "", **environment},
-        input=text,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
