@@ -49,9 +49,9 @@ def test_last_accepting_endpoint_comes_first(three: Endpoints) -> None:
 def test_endpoint_that_is_down_takes_its_share_of_the_timeout(three: Endpoints) -> None:
     left = 6.0
     for untried in (3, 2, 1):
-        assert three.patience(left, untried) == pytest.approx(2.0)
+        assert three.timeout(left, untried) == pytest.approx(2.0)
         left -= 2.0
-    assert three.patience(60.0, 3) == 5.0
+    assert three.timeout(60.0, 3) == 5.0
 
 
 def test_silent_endpoint_is_kept_only_without_a_better_one(three: Endpoints) -> None:

@@ -46,7 +46,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """Retired words that a document or a help text may still have."""
 
 COUNTS: dict[str, int] = {
-    "client": 2,
     "installation": 1,
     "lab": 1,
     "limits": 20,

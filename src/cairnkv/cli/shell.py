@@ -249,7 +249,7 @@ def _history_file() -> str:
         state = str(Path.home() / ".local" / "state")
     file = Path(state) / "cairnkv" / "history"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if file.exists() and not file.is_file():  # a read of a pipe would block for ever
+    if file.exists() and not file.is_file():  # a read of a pipe would block forever
         raise OSError(f"{file} is not a regular file")
     file.touch(mode=0o600)
     return str(file)

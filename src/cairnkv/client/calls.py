@@ -91,7 +91,7 @@ class NotCopied:
 
 
 class Leeway(enum.Enum):
-    """What a call accepts instead of the store's guarantees. Each is a flag in the header of a command."""
+    """A weaker guarantee that a call accepts. Each is a flag in the header of a command."""
 
     MEMORY = "the reply to a write need not wait for the commit"
     LOCAL = "a read may show the state of one node, which may be older than that of others"

@@ -27,15 +27,15 @@ Place: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 """An address family and a socket address of this family."""
 
 
-def dial(host: str, port: int, patience: float) -> socket.socket:
-    """Return a connected, blocking socket. Raises OSError if no address accepts within `patience` seconds."""
-    until = time.monotonic() + patience
+def dial(host: str, port: int, timeout: float) -> socket.socket:
+    """Return a connected, blocking socket. Raises OSError if no address accepts within `timeout` seconds."""
+    until = time.monotonic() + timeout
     places = literal(host, port)
     if places is None:
         try:
-            places = lookup(host, port).result(patience)
+            places = lookup(host, port).result(timeout)
         except TimeoutError:
-            raise no_answer(patience) from None
+            raise no_answer(timeout) from None
     failed = Failed()
     for place, untried in with_untried(places):
         try:
@@ -45,10 +45,10 @@ def dial(host: str, port: int, patience: float) -> socket.socket:
     raise failed.error()
 
 
-def _connected(place: Place, patience: float) -> socket.socket:
+def _connected(place: Place, timeout: float) -> socket.socket:
     connected = socket.socket(place[0], socket.SOCK_STREAM)
     try:
-        connected.settimeout(patience)
+        connected.settimeout(timeout)
         connected.connect(place[1])
         connected.settimeout(None)
         set_tcp_options(connected)
@@ -89,8 +89,8 @@ class Failed:
         return (TimeoutError if timed_out else ConnectionError)(", ".join(reasons) or "the name has no address")
 
 
-def no_answer(patience: float) -> TimeoutError:
-    return TimeoutError(f"the name lookup had no answer in {patience:.3g} s")
+def no_answer(timeout: float) -> TimeoutError:
+    return TimeoutError(f"the name lookup had no answer in {timeout:.3g} s")
 
 
 # -- name lookups ------------------------------------------------------------------------------------------------------

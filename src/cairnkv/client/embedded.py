@@ -167,7 +167,7 @@ class _Job(PendingReply):
         self._leeway = leeway
         self.blocks = blocks
 
-    def carry_out(self, store: LocalStore) -> None:
+    def run(self, store: LocalStore) -> None:
         """Execute the command, and settle the reply after the commit that it waits for."""
         outcome = store.execute(self._command)
         if self._leeway is Leeway.MEMORY and isinstance(outcome, PendingReply):
@@ -246,7 +246,7 @@ class _OnDisk(Shared):
         while (job := self._jobs.get()) is not None:
             try:
                 self._job = job
-                self.call(self._carry_out)
+                self.call(self._run_job)
             except MemoryError:
                 job.settle(NO_MEMORY)
             except Exception:  # a bug in cairnkv
@@ -260,11 +260,11 @@ class _OnDisk(Shared):
             self._ended = True
             self._refuse_the_rest()
 
-    def _carry_out(self) -> None:
+    def _run_job(self) -> None:
         self._calls += 1
         if self._calls % CALLS_PER_SLICE == 0:
             self._store.housekeep()
-        self._job.carry_out(self._store)
+        self._job.run(self._store)
 
     def _refuse_the_rest(self) -> None:
         while True:
@@ -370,18 +370,18 @@ class Embedded(KeyValue[K, V]):
         >>> stored.result(), total.result()
         (True, 1)
         """
-        return Pipeline(self._calls, self._carry_out)
+        return Pipeline(self._calls, self._execute_all)
 
-    def _carry_out(self, pending: list[AnyPending]) -> None:
+    def _execute_all(self, pending: list[AnyPending]) -> None:
         if is_own() and not self._in_memory:
             raise CallerError(
                 "a finalizer executed a pipeline in a thread of the store itself, where the garbage collector ran it; "
                 "that thread cannot wait for replies: use single writes in finalizers"
             )
         for begin in range(0, len(pending), PIPELINE_COMMANDS):
-            self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
+            self._execute_some(pending[begin : begin + PIPELINE_COMMANDS])
 
-    def _carry_some_out(self, pending: list[AnyPending]) -> None:
+    def _execute_some(self, pending: list[AnyPending]) -> None:
         """Execute some commands, and wait once for their pending replies."""
         outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:

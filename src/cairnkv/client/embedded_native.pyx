@@ -204,13 +204,13 @@ cdef class DirectCalls:
         finally:
             self._come_back()
 
-    def _carry_out(self, pending):
+    def _execute_all(self, pending):
         if self._uncommitted is not None:
-            PURE._carry_out(self, pending)
+            PURE._execute_all(self, pending)
             return
         self._leave()
         try:
-            PURE._carry_out(self, pending)
+            PURE._execute_all(self, pending)
         finally:
             self._come_back()
 

@@ -30,7 +30,7 @@ class Endpoints:
         self._order = list(address.endpoints)
         self.several = self.greets = len(self._order) > 1
         self.attempts = address.attempts + len(self._order) - 1
-        self._patience = address.connect_timeout
+        self._connect_timeout = address.connect_timeout
         self._share = min(address.connect_timeout, address.timeout / len(self._order))
         self._troubles: dict[Endpoint, tuple[float, str]] = {}
         if self.several and address.order == "random":
@@ -44,12 +44,12 @@ class Endpoints:
         rest = [endpoint for endpoint in self._order if endpoint not in fine]
         return fine + sorted(rest, key=lambda endpoint: self._troubles[endpoint][0])
 
-    def patience(self, left: float, untried: int) -> float:
+    def timeout(self, left: float, untried: int) -> float:
         """Return the maximum seconds for one endpoint to accept and answer.
 
         left: the seconds left for all untried endpoints. untried: their number.
         """
-        return min(self._patience, left / untried)
+        return min(self._connect_timeout, left / untried)
 
     def silence(self, endpoint: Endpoint, now: float) -> float | None:
         """Return the seconds of silence after which reads leave an endpoint. None: reads wait.

@@ -1,4 +1,4 @@
-"""The hot path of the clients: encodes commands, uses the socket, decodes replies.
+"""The path of a call through a socket: encodes commands, uses the socket, decodes replies.
 
 `command_parts` encodes a command, `ReplyDecoder` decodes replies, `Line` uses the socket: natively where possible
 (`exchange_native.pyx`), else in pure Python. Tests hold both paths equal.
@@ -26,7 +26,7 @@ class PureLine:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._patience = 0.0
+        self._timeout = 0.0
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all bytes. Raises OSError; BlockingIOError or TimeoutError after the deadline."""
@@ -50,10 +50,10 @@ class PureLine:
 
     def _wait_until(self, deadline: float) -> None:
         """Set the system's timeout. An earlier value that differs by less than a tenth stays."""
-        patience = max(deadline - time.monotonic(), 0.001)
-        if not 0.9 * self._patience <= patience <= self._patience:
-            self._patience = patience
-            limit = struct.pack("ll", int(patience), max(1, int(patience % 1 * 1_000_000)))
+        timeout = max(deadline - time.monotonic(), 0.001)
+        if not 0.9 * self._timeout <= timeout <= self._timeout:
+            self._timeout = timeout
+            limit = struct.pack("ll", int(timeout), max(1, int(timeout % 1 * 1_000_000)))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 

@@ -16,14 +16,14 @@ class Pipeline(PipelineMethods[K, V]):
     The commands execute in order, one by one. Commands of other clients may execute in between.
     """
 
-    def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:
+    def __init__(self, calls: Calls[K, V], execute_all: Callable[[list[AnyPending]], None]) -> None:
         super().__init__(calls)
-        self._carry_out = carry_out
+        self._execute_all = execute_all
 
     def execute(self) -> None:
         """Execute the commands. Afterwards raises the first error; each result has its own error."""
         pending = self._take()
-        self._carry_out(pending)
+        self._execute_all(pending)
         raise_first(pending)
 
     def durability(self, how: Durability) -> "Pipeline[K, V]":
@@ -37,7 +37,7 @@ class Pipeline(PipelineMethods[K, V]):
     def _view(self, *, memory: bool, local: bool) -> "Pipeline[K, V]":
         if (memory, local) == (self._memory, self._local):
             return self
-        view = Pipeline(self._calls, self._carry_out)
+        view = Pipeline(self._calls, self._execute_all)
         view._memory, view._local, view._pending = memory, local, self._pending
         return view
 

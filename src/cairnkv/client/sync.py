@@ -109,7 +109,7 @@ class Client(KeyValue[K, V]):
         The client repeats no command, except with several nodes: if a node executed none of the commands in a window of
         some tens of KiB, the client sends them to another node.
         """
-        return Pipeline(self._calls, self._carry_out)
+        return Pipeline(self._calls, self._execute_all)
 
     def backup(self, name: str, *, keep: int | None = None) -> "BackupResult":
         """Make a backup below the server's --backup-dir, and wait until it is complete.
@@ -140,7 +140,7 @@ class Client(KeyValue[K, V]):
             try:
                 reply = self._exchange_in_turn(call, deadline)
             except Unavailable:
-                if not self._goes_on(attempt, deadline, at_once=self._endpoints.fresh(time.monotonic())):
+                if not self._may_retry(attempt, deadline, at_once=self._endpoints.fresh(time.monotonic())):
                     raise
                 continue
             if not isinstance(reply, Failure):
@@ -149,7 +149,7 @@ class Client(KeyValue[K, V]):
                 continue
             now = time.monotonic()
             at_once = reply.code.elsewhere and self._endpoints.fresh(now)
-            if not (at_once or worth_repeating(reply)) or not self._goes_on(attempt, deadline, at_once=at_once):
+            if not (at_once or worth_repeating(reply)) or not self._may_retry(attempt, deadline, at_once=at_once):
                 return call.result(with_story(reply, self._endpoints, now))
 
     def _exchange_in_turn(self, call: Call[T], deadline: float) -> Reply:
@@ -265,7 +265,7 @@ class Client(KeyValue[K, V]):
             turn.drop()
             self._pass_on(turn)
 
-    def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
+    def _may_retry(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
         """Return whether the client may try again. If so, wait before, unless it tries another endpoint at once."""
         if attempt >= self._endpoints.attempts:
             return False
@@ -326,8 +326,8 @@ class Client(KeyValue[K, V]):
     def _leave_after(self, connection: "_Connection", error: Exception, silence: float | None = None) -> str:
         """Leave an endpoint after an error or a timeout. Returns the reason, for an error message."""
         timed_out = isinstance(error, BlockingIOError | TimeoutError)
-        patience = silence or self._address.timeout
-        why = f"no reply in {patience:g} s" if timed_out else f"connection lost ({_why(error)})"
+        limit = silence or self._address.timeout
+        why = f"no reply in {limit:g} s" if timed_out else f"connection lost ({_why(error)})"
         self._leave(connection, why)
         return why + self._endpoints.besides(connection.endpoint, time.monotonic())
 
@@ -357,7 +357,7 @@ class Client(KeyValue[K, V]):
             if now >= deadline:
                 raise TimedOut(f"no time was left to connect to {endpoints.story(now)}")
             try:
-                connection = _Connection(endpoint, endpoints.patience(deadline - now, len(in_turn) - turn))
+                connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_turn) - turn))
                 if endpoints.greets:
                     connection.greet()
             except OSError as error:
@@ -377,7 +377,7 @@ class Client(KeyValue[K, V]):
                     # Last, because another thread of this process may read it meanwhile.
                     self._generation = process.generation
 
-    def _carry_out(self, pending: list[AnyPending]) -> None:
+    def _execute_all(self, pending: list[AnyPending]) -> None:
         """Execute the commands of a pipeline, and settle or fail each result."""
         self._after_fork()
         turn = self._take_turn(time.monotonic() + self._address.timeout)
@@ -465,7 +465,7 @@ class Client(KeyValue[K, V]):
             turn.connection = connection
 
 
-_IN_TURN: Final = frozenset((Client._exchange_in_turn.__code__, Client._carry_out.__code__))
+_IN_TURN: Final = frozenset((Client._exchange_in_turn.__code__, Client._execute_all.__code__))
 """The functions that hold the turn in their variable `turn`."""
 
 _AWAITS_TURN: Final = Client._await_turn.__code__

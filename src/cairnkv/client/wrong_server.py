@@ -78,9 +78,9 @@ def wrong_server_by_probe(answer: bytes, where: str) -> WrongServer | None:
     return None if not answer or _OURS.search(answer) else wrong_server(answer, where)
 
 
-def probe_seconds(patience: float) -> float:
-    """Return the seconds for a probe within `patience` seconds."""
-    return min(PROBE_SECONDS, patience * PROBE_SHARE)
+def probe_seconds(timeout: float) -> float:
+    """Return the seconds for a probe within `timeout` seconds."""
+    return min(PROBE_SECONDS, timeout * PROBE_SHARE)
 
 
 def probe_at(until: float, now: float) -> float:

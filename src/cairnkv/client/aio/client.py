@@ -89,7 +89,7 @@ class Client(AsyncKeyValue[K, V]):
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._generation != process.generation:
-            self._move_in(loop)
+            self._enter_loop(loop)
         deadline = loop.time() + self._address.timeout
         attempt = 0
         while True:
@@ -105,7 +105,7 @@ class Client(AsyncKeyValue[K, V]):
                 if connection is not None and not connection.usable:
                     self._leave(connection, connection.ended)
                 at_once = self._endpoints.fresh(loop.time())
-                if not await self._goes_on(attempt, deadline, at_once=at_once):
+                if not await self._may_retry(attempt, deadline, at_once=at_once):
                     raise
                 continue
             if not isinstance(reply, Failure):
@@ -116,7 +116,7 @@ class Client(AsyncKeyValue[K, V]):
             if elsewhere := self._endpoints.several and reply.code.elsewhere:
                 self._leave(connection, reply.message)
             at_once = elsewhere and self._endpoints.fresh(loop.time())
-            if not (at_once or worth_repeating(reply)) or not await self._goes_on(attempt, deadline, at_once=at_once):
+            if not (at_once or worth_repeating(reply)) or not await self._may_retry(attempt, deadline, at_once=at_once):
                 return call.result(with_story(reply, self._endpoints, loop.time()))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
@@ -125,13 +125,13 @@ class Client(AsyncKeyValue[K, V]):
         `asyncio.gather` also sends calls together, but a call that the client repeats may execute after later calls. A
         pipeline repeats no command, so its commands execute in order.
         """
-        return AsyncPipeline(self._calls, self._carry_out)
+        return AsyncPipeline(self._calls, self._execute_all)
 
-    async def _carry_out(self, pending: list[AnyPending]) -> None:
+    async def _execute_all(self, pending: list[AnyPending]) -> None:
         """Send commands in order and await their replies. Settles or fails each command; never repeats one."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._generation != process.generation:
-            self._move_in(loop)
+            self._enter_loop(loop)
         sent: list[tuple[AnyPending, Connection, Awaitable[Reply]]] = []
         unsent = iter(pending)
         for one in unsent:
@@ -160,13 +160,13 @@ class Client(AsyncKeyValue[K, V]):
                     for _, _, behind in sent[1:]:
                         with contextlib.suppress(CairnError):
                             await behind
-                    await self._carry_out(pending)
+                    await self._execute_all(pending)
                     return
                 one.settle(reply)
                 if self._endpoints.several and isinstance(reply, Failure) and reply.code.elsewhere:
                     self._leave(connection, reply.message)
 
-    async def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
+    async def _may_retry(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
         """Return whether the client may try again. If so, wait before, unless it tries another endpoint at once."""
         if attempt >= self._endpoints.attempts:
             return False
@@ -192,7 +192,7 @@ class Client(AsyncKeyValue[K, V]):
         if len(self._left) > LEFT_MAX:
             self._left.pop(0).close("it was left for another node, with too many others")
 
-    def _move_in(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin anew in this event loop and process, without the connections of another one."""
         if self._loop is not None and self._generation == process.generation and self._loop.is_running():
             raise CallerError("this client is in use by another event loop that runs; make one for each loop")
@@ -248,10 +248,10 @@ class Client(AsyncKeyValue[K, V]):
     async def _try(self, endpoint: Endpoint, until: float, untried: int) -> Connection:
         """Return a connection to an endpoint. Raises OSError."""
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
-        patience = endpoints.patience(until - loop.time(), untried)
+        timeout = endpoints.timeout(until - loop.time(), untried)
         silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None
-        deadline = loop.time() + patience
-        connection = await open_connection(endpoint, patience, self._address.timeout, silence)
+        deadline = loop.time() + timeout
+        connection = await open_connection(endpoint, timeout, self._address.timeout, silence)
         if not endpoints.greets:
             return connection
         try:

@@ -411,9 +411,9 @@ class Connection(asyncio.Protocol):
 
 
 async def open_connection(
-    endpoint: Endpoint, patience: float, call_timeout: float, silence: Silence | None = None
+    endpoint: Endpoint, seconds: float, call_timeout: float, silence: Silence | None = None
 ) -> Connection:
-    """Connect to an endpoint within `patience` seconds. Raises OSError.
+    """Connect to an endpoint within some seconds. Raises OSError.
 
     call_timeout: the timeout of each call in seconds.
     """
@@ -424,11 +424,11 @@ async def open_connection(
 
     if isinstance(endpoint, str):
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 return (await loop.create_unix_connection(connection, endpoint))[1]
         except TimeoutError:
             raise TimeoutError("timed out") from None
-    connected = await dial_async(*endpoint, patience)
+    connected = await dial_async(*endpoint, seconds)
     try:
         return (await loop.create_connection(connection, sock=connected))[1]
     except BaseException:

@@ -7,17 +7,17 @@ from cairnkv.client.dialing import Failed, Place, literal, lookup, no_answer, sh
 from cairnkv.sockets import set_tcp_options
 
 
-async def dial_async(host: str, port: int, patience: float) -> socket.socket:
+async def dial_async(host: str, port: int, seconds: float) -> socket.socket:
     """Return a connected, non-blocking socket. See `cairnkv.client.dialing.dial`."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + patience
+    until = loop.time() + seconds
     places = literal(host, port)
     if places is None:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 places = await asyncio.wrap_future(lookup(host, port))
         except TimeoutError:
-            raise no_answer(patience) from None
+            raise no_answer(seconds) from None
     failed = Failed()
     for place, untried in with_untried(places):
         try:
@@ -27,11 +27,11 @@ async def dial_async(host: str, port: int, patience: float) -> socket.socket:
     raise failed.error()
 
 
-async def _connected(place: Place, patience: float) -> socket.socket:
+async def _connected(place: Place, seconds: float) -> socket.socket:
     connected = socket.socket(place[0], socket.SOCK_STREAM)
     try:
         connected.setblocking(False)
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().sock_connect(connected, place[1])
         set_tcp_options(connected)
     except BaseException:

@@ -44,14 +44,14 @@ class Embedded(AsyncKeyValue[K, V]):
 
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline. See `AsyncKeyValue.pipeline`. On disk, its commands share an fsync."""
-        return AsyncPipeline(self._calls, self._carry_out)
+        return AsyncPipeline(self._calls, self._execute_all)
 
-    async def _carry_out(self, pending: list[AnyPending]) -> None:
+    async def _execute_all(self, pending: list[AnyPending]) -> None:
         for begin in range(0, len(pending), PIPELINE_COMMANDS):
             await asyncio.sleep(0)
-            await self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
+            await self._execute_some(pending[begin : begin + PIPELINE_COMMANDS])
 
-    async def _carry_some_out(self, pending: list[AnyPending]) -> None:
+    async def _execute_some(self, pending: list[AnyPending]) -> None:
         """Execute some commands, and wait once for their pending replies."""
         outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
