@@ -260,7 +260,7 @@ def test_expired_key_does_not_return_if_the_clock_goes_back(tmp_path: Path) -> N
 
 
 def test_second_opener_is_refused(tmp_path: Path) -> None:
-    with cairnkv.open(tmp_path / "data"), pytest.raises(OptionError, match="is open already"):
+    with cairnkv.open(tmp_path / "data"), pytest.raises(OptionError, match="is already open"):
         cairnkv.open(tmp_path / "data")
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
