@@ -100,16 +100,16 @@ def test_build_that_replies_before_commits_is_detected() -> None:
 
 
 def test_build_that_proposes_applied_commands_again_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    came = Proposer.came
+    arrived = Proposer.arrived
 
     def forgetful(self: Proposer, entry: Entry, table: EpochTable, *, counts: bool) -> object:
         flight = self._flights.get(entry.number) if entry.epoch == self._epoch else None
-        proposals = came(self, entry, table, counts=counts)
+        proposals = arrived(self, entry, table, counts=counts)
         if flight is not None and counts and self._wanted:
             self._flights[entry.number] = flight
         return proposals
 
-    monkeypatch.setattr(Proposer, "came", forgetful)
+    monkeypatch.setattr(Proposer, "arrived", forgetful)
     assert _is_found()
 
 

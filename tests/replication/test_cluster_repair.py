@@ -31,7 +31,7 @@ WRITTEN = 25 * node_module.TABLE_GATHER
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe sooner that there is no stream, and that nobody is alive."""
-    monkeypatch.setattr("cairnkv.replication.nats.stream.REFUSAL_PATIENCE", 0.5)
+    monkeypatch.setattr("cairnkv.replication.nats.stream.REFUSAL_TIMEOUT", 0.5)
     monkeypatch.setattr("cairnkv.replication.cluster_repair.ALIVE_SECONDS", 2.5)
 
 
@@ -80,10 +80,10 @@ LOG = Log("CAIRN_x", identity=5, first=1, last=100, silent=60.0)
         (Table(1, True, 5, 100), LOG, None),
         (Table(1, True, 5, 40), LOG, None),
         (Table(1, False), LOG, None),
-        (Table(1, True, 4, 100), LOG, "is of a stream that was made"),
-        (Table(1, True, 5, 101), LOG, "it has lost some"),
+        (Table(1, True, 4, 100), LOG, "belongs to a stream created"),
+        (Table(1, True, 5, 101), LOG, "it has lost entries"),
         (Table(1, True, 5, 100), Log("CAIRN_x"), "no stream CAIRN_x"),
-        (Table(1, True, 5, 100), Log("CAIRN_x", 5, 102, 101), "there is no snapshot"),
+        (Table(1, True, 5, 100), Log("CAIRN_x", 5, 102, 101), "no snapshot has the entries"),
         (Table(1, True, 5, 101), Log("CAIRN_x", 5, 102, 101), None),
         (Table(1, True, wrong=("a block",)), LOG, "the table is damaged: a block"),
     ],
@@ -106,7 +106,7 @@ def test_report_changes_nothing(node: Nodes, capsys: pytest.CaptureFixture[str])
         one.set("k", "v")
         position = told(first)["stream_position"]
         assert repair(node, "a") == 2
-        assert "open already" in capsys.readouterr().err
+        assert "already open" in capsys.readouterr().err
     before = files(node.directory)
     said = looked(node, "a", capsys)
     assert said["problem"] is None
@@ -125,7 +125,7 @@ def test_report_changes_nothing(node: Nodes, capsys: pytest.CaptureFixture[str])
 def test_directory_without_a_node_is_refused(node: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with node("a"):
         assert repair(node, "nothing") == 2
-        assert "no node's directory" in capsys.readouterr().err
+        assert "not the directory of a node" in capsys.readouterr().err
         assert not (tmp_path / "nothing").exists()
 
 
@@ -160,7 +160,7 @@ def test_cluster_recovers_from_the_newest_node_after_loss_of_nats(
         one.set("after", "1")
         with pytest.raises(OptionError, match="cairn cluster repair"), node("b"):
             pass
-        assert "is of a stream that was made" in looked(node, "b", capsys)["problem"]
+        assert "belongs to a stream created" in looked(node, "b", capsys)["problem"]
         assert repair(node, "b", "--rejoin", "--yes") == 0
         with node("b") as second, client(second) as other, node("d") as fourth:  # one that is new, too
             assert other.get("newest") == "only a has it"
@@ -193,7 +193,7 @@ def test_truncated_stream_is_replaced_from_a_newer_node(node: Nodes, capsys: pyt
     in_stream(500)
     with pytest.raises(OptionError, match=r"the stream ends at position .*cairn cluster repair"), node("a"):
         pass
-    assert "lost some" in looked(node, "a", capsys)["problem"]
+    assert "lost entries" in looked(node, "a", capsys)["problem"]
     until(lambda: not looked(node, "a", capsys)["stream"]["alive"])
     assert repair(node, "a", "--begin-from", "--yes") == 0
     with node("a") as first, node("b") as second, client(first) as one, client(second) as other:

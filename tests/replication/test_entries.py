@@ -119,5 +119,5 @@ def test_entries_of_no_node_are_ignored(text: bytes, at: int, flip: int) -> None
 
 def test_time_that_overflows_expiry_times_is_ignored() -> None:
     parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX).packed())
-    with pytest.raises(ValueError, match="nobody proposes"):
+    with pytest.raises(ValueError, match="an invalid entry"):
         parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX + 1).packed())

@@ -65,15 +65,15 @@ def test_start_errors_are_one_line(
     node: Nodes, nats: Nats, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--trust-nats-sync" in refused(capsys, node, nats_system=None)
-    assert "in --nats-system, here user" in refused(capsys, node, nats_system="system:wrong")
+    assert "in --nats-system: user" in refused(capsys, node, nats_system="system:wrong")
     wrong = ",".join(url.replace("a-store", "another") for url in nats.urls)
     assert "the token, in --cluster" in refused(capsys, node, cluster=wrong)
-    monkeypatch.setattr("cairnkv.replication.nats.connection.OPEN_PATIENCE", 1.0)
+    monkeypatch.setattr("cairnkv.replication.nats.connection.OPEN_TIMEOUT", 1.0)
     ports = free_ports(2)
     nobody = ",".join(f"nats://cairn:a-store@127.0.0.1:{port}" for port in ports)
     said = refused(capsys, node, cluster=nobody)
-    assert re.search(rf"no NATS server of 127\.0\.0\.1:{ports[0]}, 127\.0\.0\.1:{ports[1]} answers", said)
-    assert "number 2 is none" in refused(capsys, node, cluster=f"{nats.urls[0]},http://cairn:a-store@127.0.0.1")
+    assert re.search(rf"no NATS server of 127\.0\.0\.1:{ports[0]}, 127\.0\.0\.1:{ports[1]} has answered", said)
+    assert "address 2 is invalid" in refused(capsys, node, cluster=f"{nats.urls[0]},http://cairn:a-store@127.0.0.1")
     with node("a"):
         assert "is already open" in refused(capsys, node)
 
@@ -189,12 +189,12 @@ def test_recreated_stream_is_named_in_the_error_of_a_process(
 def test_nats_without_jetstream_or_without_peers_is_named(
     node: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cairnkv.replication.nats.stream.OPEN_PATIENCE", 0.5)
-    monkeypatch.setattr("cairnkv.replication.nats.stream.REFUSAL_PATIENCE", 0.2)
+    monkeypatch.setattr("cairnkv.replication.nats.stream.OPEN_TIMEOUT", 0.5)
+    monkeypatch.setattr("cairnkv.replication.nats.stream.REFUSAL_TIMEOUT", 0.2)
     text = 'server_name: alone\nlisten: "127.0.0.1:{port}"\n{more}authorization {{ user: cairn, password: a-store }}\n'
     for more, said in (
-        ("", "stream .* cannot be opened after 0.5 s: JetStream is not enabled there"),
-        (f'jetstream {{ store_dir: "{tmp_path / "js"}" }}\n', "It needs 3 servers that are one cluster"),
+        ("", "cannot open stream .* within 0.5 s: JetStream is not enabled"),
+        (f'jetstream {{ store_dir: "{tmp_path / "js"}" }}\n', "The stream needs 3 servers of one cluster"),
     ):
         (port,) = free_ports(1)
         (tmp_path / "nats.conf").write_text(text.format(port=port, more=more))

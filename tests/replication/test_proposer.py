@@ -8,7 +8,7 @@ from cairnkv.replication import epochs, proposer
 from cairnkv.replication.entries import Entry, Kind, parsed
 from cairnkv.replication.epochs import PROPOSERS_MAX, EpochTable, epoch_body
 from cairnkv.replication.node_records import NODE_DB, PART_KEY, PROPOSER_KEY
-from cairnkv.replication.proposer import IN_FLIGHT_MAX, OUTCOME_SECONDS, STRANGER_EPOCHS_MAX, UNSEEN_SECONDS
+from cairnkv.replication.proposer import FOREIGN_EPOCHS_MAX, IN_FLIGHT_MAX, OUTCOME_SECONDS, UNSEEN_SECONDS
 from cairnkv.store import PendingReply
 from tests.support.simulated import Cluster, Node
 
@@ -252,7 +252,7 @@ def test_parts_of_an_earlier_process_are_dropped() -> None:
 
 def test_batch_with_too_many_parts_is_ignored_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all entries after it."""
-    monkeypatch.setattr(epochs, "STAGED_MAX", 1_000)
+    monkeypatch.setattr(epochs, "PARTS_BYTES_MAX", 1_000)
     cluster = settled()
     one, other = cluster.nodes[:2]
     large = held(one.execute(Set(b"k", b"x" * 3_000)))
@@ -372,7 +372,7 @@ def test_late_epoch_of_an_earlier_process_has_no_effect() -> None:
 def test_node_ends_if_another_process_starts_its_epochs() -> None:
     cluster = settled()
     node = cluster.nodes[0]
-    for _ in range(STRANGER_EPOCHS_MAX):
+    for _ in range(FOREIGN_EPOCHS_MAX):
         assert node.running.stopped is None
         epoch = cluster.observer.running.epochs.rows[node.number].epoch + 1
         cluster.append(Entry(Kind.EPOCH, node.number, epoch, 0, 0, epoch_body(b"the twin", 1)).packed())
@@ -389,7 +389,7 @@ def test_node_ends_if_another_process_starts_its_epochs() -> None:
 
 def test_epoch_without_a_proposer_is_ignored() -> None:
     table = EpochTable()
-    with pytest.raises(ValueError, match="does not say whose"):
+    with pytest.raises(ValueError, match="with an invalid body"):
         table.judge(Entry(Kind.EPOCH, 1, 1, 0, 0, b"short"), 1)
     assert not table.judge(Entry(Kind.EPOCH, 1, 0, 0, 0, epoch_body(b"8 bytes.", 1)), 1).counts
     assert not table.rows
@@ -454,7 +454,7 @@ def test_age_of_the_newest_own_entry_counts_from_its_publication() -> None:
     cluster.arrive()
     node.follow()
     assert value(node, b"n") == b"1"
-    assert node.running.proposer.came_sent == published
+    assert node.running.proposer.arrived_sent == published
 
 
 def test_first_of_several_epoch_attempts_may_be_the_one_that_counts() -> None:
@@ -467,7 +467,7 @@ def test_first_of_several_epoch_attempts_may_be_the_one_that_counts() -> None:
     cluster.arrive()
     node.follow(len(cluster.stream))
     assert node.running.proposer.quorum
-    assert node.running.proposer.came_sent == began
+    assert node.running.proposer.arrived_sent == began
 
 
 def test_entry_that_is_always_refused_starts_epochs_at_a_bounded_rate() -> None:

@@ -68,7 +68,7 @@ cdef class NativeTable:
     cdef int64_t _keys, _used  # changes of these numbers
     cdef Place _ahead[AHEAD_MAX]
     cdef int _ahead_count, _ahead_next
-    cdef object _index  # of deadlines
+    cdef object _index  # of expiries
     cdef dict _ticks  # of the index
     cdef Py_ssize_t _bucket_keys, _entry_bytes, _expiry_bytes, _tick_bits
     # If replies wait for commits:

@@ -1,6 +1,6 @@
-"""The log of the quorum size: a stream of NATS JetStream, replicated to a majority of machines.
+"""The replicated mode: a log in NATS JetStream, which a majority of servers stores before a reply leaves.
 
-`entries` says what stands in it, `epochs` which entries count, `proposer` how a node has its own ones logged;
-these three do no I/O. `stream` is the way to NATS, and `snapshots` what stands for the beginning of a stream that is no
-longer kept. `nats-py` is imported where a stream is opened.
+`entries` is the format of log entries, `epochs` decides which entries count, `proposer` publishes this node's entries;
+these three do no I/O. `store` executes the log, and `node` joins the cluster. Only `nats/` knows NATS, and it imports
+nats-py when a node connects.
 """

@@ -1,23 +1,22 @@
-"""What the entries of other nodes say of their clocks, and so of this node's.
+"""Detect a wrong clock of this node by the times in the entries of other nodes.
 
-What always holds: only what is certain is held against a clock: an entry comes late, never early.
+Invariants: only certain errors count, since an entry arrives late but never early.
 
-Not for what follows from a clock that is off (`node`), nor for log time (the store).
+Out of scope: the reaction to a wrong clock (`node`), and log time (the store).
 """
 
 import collections
 from typing import Final, NamedTuple
 
 CLOCK_SECONDS: Final = 10.0
-"""How long others' clocks are remembered."""
+"""Time for which an observation of another node's clock counts."""
 
 CLOCK_OFF_MS: Final = 1_000
-"""By how much a node's clock may be off from the other nodes' clocks."""
+"""Maximum difference between a node's clock and the other nodes' clocks."""
 
 
-class _Sight(NamedTuple):
-    """What an entry says of its node's clock: by how many ms it is ahead of ours that nobody sets, from least to most,
-    as seen when."""
+class _Observation(NamedTuple):
+    """The minimum and maximum lead of another node's clock over this node's monotonic clock, in ms, and its time."""
 
     when: float
     least: float
@@ -25,32 +24,32 @@ class _Sight(NamedTuple):
 
 
 class Clocks:
-    """Whether this node's clock agrees with those of the others, by what their entries say.
+    """The clocks of other nodes.
 
-    An entry comes some time after it was made, never before. So a clock is as late as its entry says or later, by as
-    much as the entry may have been held up: that we are behind it is certain, that we are ahead only beyond that. Of
-    those that came lately, the one that was held up least says most. It is kept against a clock that nobody sets, so
-    that it shows at once when ours was. A node is off if it agrees with nobody.
+    An entry arrives after it was created. So the other clock now shows at least the time in the entry, and at most that
+    time plus the maximum delay of the entry. Of recent entries, the one with the shortest delay tells most. Times are
+    relative to the monotonic clock, so that a change of this node's clock is detected at once. A clock is wrong if it
+    agrees with no other node's.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, collections.deque[_Sight]] = {}  # by node
+        self._seen: dict[int, collections.deque[_Observation]] = {}  # by node
 
     def note(self, node: int, clock: int, late: float, now: float) -> None:
-        """An entry of another node has come, which says that its clock is at so many ms.
+        """Add an entry of another node. clock: the time in the entry, in ms.
 
-        late: by how many ms it may have come late, at most. now: in seconds, never set.
+        late: maximum delay of the entry in ms. now: the monotonic clock, in seconds.
         """
         seen = self._seen.setdefault(node, collections.deque())
         least = clock - now * 1000
         while seen and seen[-1].least <= least:
             seen.pop()
-        seen.append(_Sight(now, least, least + late))
+        seen.append(_Observation(now, least, least + late))
 
     def off(self, clock: int, now: float) -> int:
-        """By how many ms our clock is certainly ahead of the one that is nearest to it; 0: maybe by nothing.
+        """Return the minimum lead in ms of this node's clock over the closest other clock; negative: behind; 0: none.
 
-        Of a node whose entries may have been held up so long that they agree with any clock, nothing is known.
+        Ignores nodes whose entries may have been delayed so long that they agree with any clock.
         """
         for node in list(self._seen):
             seen = self._seen[node]
@@ -59,6 +58,8 @@ class Clocks:
             if not seen:
                 del self._seen[node]
         ours = clock - now * 1000
-        sights = [seen[0] for seen in self._seen.values()]
-        known = [one for one in sights if one.most - one.least < CLOCK_OFF_MS or not one.least <= ours <= one.most]
+        observations = [seen[0] for seen in self._seen.values()]
+        known = [
+            one for one in observations if one.most - one.least < CLOCK_OFF_MS or not one.least <= ours <= one.most
+        ]
         return round(min((max(ours - one.most, min(ours - one.least, 0.0)) for one in known), key=abs, default=0))

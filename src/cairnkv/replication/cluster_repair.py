@@ -1,15 +1,15 @@
-"""What an operator does about a node whose table and stream do not belong together: look, rejoin, begin from a table.
+"""Repair a node whose storage (its table) and stream do not match.
 
-    look          what the table has, what the stream has, what is wrong, and what can be done; changes nothing
-    rejoin        the table is set aside, and the node joins anew, from a snapshot and the log
-    begin_from    the stream, whatever it is, goes on from this table: every other node has to take a snapshot of it
+    look          report the table, the stream, the problem and the possible repairs; change nothing
+    rejoin        rename the table; the node joins again, from a snapshot and the log
+    begin_from    let the stream continue from this table; every other node must fetch a snapshot of it
 
-What always holds: a table is renamed, never removed, and never written to; what becomes of it is a copy. A node has to
-be stopped. Nothing is published that a node could take for an entry: the stream gets a snapshot, and then begins behind
-it, at a position that no node has come to. Until both are done the nodes refuse as they did before.
+Invariants: a table is renamed, never deleted or written to; changes are made to a copy. The node must be stopped.
+Nothing is published that a node could treat as an entry: the stream gets a snapshot, and then begins after it, at a
+position that no node has reached. Until both are done, the nodes refuse to join as before.
 
-Not for which of two histories is the one to keep: only the operator knows. Not for a table that is damaged itself: a
-node sets that aside as it starts.
+Out of scope: the choice between two histories, which only the operator can make; and damaged tables, which a node
+renames when it starts.
 """
 
 import asyncio
@@ -36,22 +36,22 @@ from cairnkv.storage.check import check_directory, not_open
 from cairnkv.storage.files import Progress
 
 GAP: Final = 1_000_000
-"""Positions that are left out before the one that a stream goes on from: a node that has got further than this one, in
-what the stream has lost, is before it nevertheless, and has to take the snapshot."""
+"""Positions to skip before the new beginning of a stream, so that a node that is ahead of this one, by entries that the
+stream has lost, still has to fetch the snapshot."""
 
 ALIVE_SECONDS: Final = 5.0
-"""A stream in which something was logged so lately has a node that is alive: each logs something every second."""
+"""Age of the newest entry below which a node of the stream is alive: each node publishes at least once a second."""
 
 STEPS: Final = 5
-"""How often `begin_from` reads or sends about as much as the table has."""
+"""How many times `begin_from` reads or sends the bytes of the table."""
 
 
 @record
 class Table:
-    """What a node's directory has.
+    """The table in a node's directory.
 
-    node: its number. there: whether it has a table at all. identity: when its stream was made, in nanoseconds since
-    1970. position: of the newest entry in it. digest: what that came to. keys: entries. wrong: what is damaged.
+    node: its number. there: whether there is a table. identity: creation time of its stream, in nanoseconds since 1970.
+    position: of its newest log entry. digest: of the state there. keys: number of entries. wrong: damage.
     """
 
     node: int
@@ -65,9 +65,9 @@ class Table:
 
 @record
 class Log:
-    """What NATS has of the cluster's stream; first is beyond last where it is empty.
+    """The cluster's stream in NATS. first > last if it is empty.
 
-    identity: when it was made, likewise; None: there is none. silent: seconds since something was logged.
+    identity: its creation time, likewise; None: it does not exist. silent: seconds since the newest entry.
     snapshots: of this stream, the newest first.
     """
 
@@ -80,17 +80,17 @@ class Log:
 
     @property
     def alive(self) -> bool:
-        """Whether a node seems to take part."""
+        """Whether a node of the stream seems to be running."""
         return self.identity is not None and self.silent < ALIVE_SECONDS
 
     @property
     def empty(self) -> bool:
-        """Whether a node that joins would begin with nothing."""
+        """Whether a joining node would begin with an empty state."""
         return self.first == 1 and not self.snapshots
 
 
 def when(identity: int) -> str:
-    """When a stream was made, for people.
+    """Format the creation time of a stream.
 
     >>> when(1_700_000_000_123_456_789)
     '2023-11-14 22:13:20.123 UTC'
@@ -100,49 +100,49 @@ def when(identity: int) -> str:
 
 
 def problem(own: Table, log: Log) -> str | None:
-    """Why this node cannot take part; None: as far as can be seen it can."""
+    """Return the reason why this node cannot join; None: no reason is known."""
     if own.wrong:
         return f"the table is damaged: {own.wrong[0]}"
     if log.identity is None:
-        return f"this NATS has no stream {log.name}; a node that starts now makes one, which is empty"
+        return f"NATS has no stream {log.name}; a node that starts now creates an empty one"
     snapshot = log.snapshots[0].position if log.snapshots else 0
     if own.there and own.identity not in (0, log.identity):
-        return f"the table is of a stream that was made {when(own.identity)}, and this one was {when(log.identity)}"
+        return (
+            f"the table belongs to a stream created {when(own.identity)}, but this one was created {when(log.identity)}"
+        )
     if own.position > log.last:
-        return f"the table has entries up to {own.position:,}, and the stream ends at {log.last:,}: it has lost some"
+        return f"the table has entries up to {own.position:,}, but the stream ends at {log.last:,}: it has lost entries"
     if own.position + 1 < log.first and snapshot <= own.position:
-        return f"the stream begins at {log.first:,}, behind the table, and there is no snapshot of what came before"
+        return f"the stream begins at {log.first:,}, after the table's end, and no snapshot has the entries between"
     return None
 
 
 def advice(own: Table, log: Log) -> list[str]:
-    """What can be done about it, the best first."""
-    begin = (
-        "--begin-from: this table, stopped, becomes what the stream goes on from. Only at the node that has the most"
-    )
+    """Return the possible repairs, the best one first."""
+    begin = "--begin-from: the stream continues from this table. Only for a stopped node with the most entries"
     if own.wrong:
         return [
-            "start the node: it sets the table aside by itself and joins anew (--rejoin does so now)",
-            "if no other node has a table: `cairn repair DIR/table NEW` saves what can be read of this one",
+            "start the node: it renames the table and joins again (--rejoin does that now)",
+            "if no other node has a table: `cairn repair DIR/table NEW` copies the readable data of this one",
         ]
     if log.identity is None:
-        lost = ["look whether --cluster and --name are right, and NATS has its disks: no restart loses a stream"]
+        lost = ["check --cluster and --name, and the disks of NATS: a restart never loses a stream"]
         return [*lost, *([f"if all data of NATS are lost: {begin}"] if own.there else ["start the first node"])]
-    rejoin = "--rejoin: the table is set aside, and the node joins anew"
+    rejoin = "--rejoin: the table is renamed, and the node joins again"
     if own.position + 1 < log.first and own.identity in (0, log.identity):
-        return ["start the other nodes: one that has all makes a snapshot", f"if none has more than this one: {begin}"]
+        return ["start the other nodes: one with all entries makes a snapshot", f"if none has more entries: {begin}"]
     if log.empty and not log.alive:
-        return [f"if this node has the most of all: {begin}", f"at all others, after that: {rejoin}"]
+        return [f"if this node has the most entries: {begin}", f"at all others, after that: {rejoin}"]
     return [f"if the others are right: {rejoin}", f"if this node is right: stop all others; {begin}"]
 
 
 class Repair:
-    """One node's directory, its stream, and what is done about them. Use within one event loop."""
+    """The repair of one node. Use it in one event loop."""
 
     def __init__(self, options: ClusterOptions, directory: NodeDirectory) -> None:
-        """Raises `OptionError` for a directory that is no node's."""
+        """Raises `OptionError` if this is not the directory of a node."""
         if not (directory.path / "node").exists():
-            raise OptionError(f"{directory.path} is no node's directory: it has no file `node`")
+            raise OptionError(f"{directory.path} is not the directory of a node: it has no file `node`")
         self._options = options
         self._directory = directory
         self._number = directory.node()
@@ -150,26 +150,25 @@ class Repair:
     # -- looking --------------------------------------------------------------------------------------------------
 
     def own(self, progress: Progress = no_progress) -> Table:
-        """What the table has, all of which is read. Raises `OptionError` where the node is not stopped."""
+        """Read and check the table. Raises `OptionError` if the node is running."""
         path = self._directory.table
         if not path.exists() or not any(path.iterdir()):
             return Table(self._number, there=False)
         with not_open(path):
             found = check_directory(path, progress)
             wrong = found.problems
-            told = None
             if not wrong:
                 try:
-                    told = snapshot_files.node_record(path, POSITION_KEY)
-                    position, identity, _, digest = POSITION.unpack(told) if told is not None else (0, 0, 0, 0)
-                except Exception as error:  # rocksdict's have no class of their own
-                    wrong = [f"its position cannot be read: {error}"]
+                    packed = snapshot_files.node_record(path, POSITION_KEY)
+                    position, identity, _, digest = POSITION.unpack(packed) if packed is not None else (0, 0, 0, 0)
+                except Exception as error:  # rocksdict raises plain `Exception`
+                    wrong = [f"cannot read its position: {error}"]
             if wrong:
                 return Table(self._number, there=True, keys=found.entries, wrong=tuple(wrong))
         return Table(self._number, True, identity, position, digest, found.entries)
 
     async def log(self) -> Log:
-        """What NATS has. Raises `OptionError`, `Unavailable`."""
+        """Read the state of the stream. Raises `OptionError`, `Unavailable`."""
         try:
             async with self._stream(make=False) as (stream, snapshots):
                 return await _seen(stream, snapshots)
@@ -191,28 +190,28 @@ class Repair:
     # -- doing ----------------------------------------------------------------------------------------------------
 
     def rejoin(self) -> Path:
-        """Set the table aside; where it is now. Raises `OptionError` where the node is not stopped, or has none."""
+        """Rename the table. Returns its new path. Raises `OptionError` if the node is running, or has no table."""
         with not_open(self._directory.table):
             return self._directory.set_aside("before")
 
     async def begin_from(
         self, own: Table, *, expect: Callable[[int], None] = no_progress, progress: Progress = no_progress
     ) -> int:
-        """Have the stream go on from this table; at which position.
+        """Let the stream continue from this table. Returns the position of its beginning.
 
-        own: what the table was seen to be. expect: told how many bytes there are to be gone through; progress: how many
-        more were. Raises `OptionError`, `Unavailable`: the node and the stream are as they were then, unless it says
-        otherwise.
+        own: result of `own`. expect: called with the total number of bytes to process; progress: with the bytes done
+        since the last call. Raises `OptionError`, `Unavailable`; then the node and the stream have not changed, unless
+        the text says so.
         """
         if not own.there or own.wrong:
-            raise OptionError(f"{self._directory.table} has no table that a stream could go on from")
+            raise OptionError(f"{self._directory.table} has no undamaged table from which a stream could continue")
         begun = self._directory.path / "table.begun"
         stage = self._directory.path / ".begin"
-        for left in (begun, stage):  # of an attempt that was broken off; both are copies
-            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+        for copy in (begun, stage):  # left by an interrupted attempt
+            await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
         try:
             async with self._stream(make=True) as (stream, snapshots):
-                newest = await snapshots.newest()  # maybe of an attempt that was broken off
+                newest = await snapshots.newest()  # maybe of an interrupted attempt
                 position = max(stream.last, own.position, newest.position if newest is not None else 0) + GAP
                 await self._copy(stage, begun, expect, progress)
                 packed = await asyncio.to_thread(snapshot_files.node_record, begun, POSITION_KEY)
@@ -223,7 +222,7 @@ class Repair:
                 async with snapshots.turn() as mine:
                     if not mine:
                         raise OptionError(
-                            "another node makes a snapshot of this stream: it is alive. Stop it, and wait a minute"
+                            "another node is making a snapshot of this stream. Stop that node, and wait a minute"
                         )
                     await snapshots.put(made.path, position, progress)
                 await stream.begin_behind(position)
@@ -241,7 +240,7 @@ class Repair:
         return position
 
     async def _copy(self, stage: Path, begun: Path, expect: Callable[[int], None], progress: Progress) -> None:
-        """A copy of the table, which shares its files."""
+        """Copy the table, by hard links to its files."""
         copy = await asyncio.to_thread(
             make_of_closed,
             self._directory.table,

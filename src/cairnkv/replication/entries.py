@@ -1,18 +1,17 @@
-"""The format of an entry of the log: who proposes it, and a batch of items. Sans-IO.
+"""The format of a log entry: its proposer, and a batch of items. Sans-IO.
 
     "CK" 2 | format 1 | kind 1 | partition 2 | semantics 2 | node 8 | epoch 8 | number 8 | time 8 | CRC-32 4 | body
-    format 2, where log time is ahead of the proposer's clock: lead 8 in front of the CRC-32
-    body of a batch: items, each  kind 1 | keyspace 1 | length 4 | payload
+    format 2, if log time is ahead of the proposer's clock: lead 8 before the CRC-32
+    body of a batch: items, each  kind 1 | database 1 | length 4 | payload
 
-Integers are unsigned and big-endian. The CRC-32 is that of everything else: what a stray hand has published is told
-from what a newer release has. A batch that is too large for one entry is cut into parts, which are entries of
-their own and mean nothing before the last one is there.
+Integers are unsigned and big-endian. The CRC-32 covers all other bytes, so messages of other programs can be told from
+entries of a newer release. A batch that is too large for one entry is split into parts. These are entries of their own,
+without effect before the last one.
 
-What always holds: whatever bytes come, `parsed` and `items` give an entry and items or raise `ValueError`, on all nodes
-alike, since nobody can ask whoever wrote them. What is none is as if it were not there; what this release is too old
-to read, `Newer`, is not.
+Invariants: for any bytes, `parsed` and `items` return an entry and items or raise `ValueError`, equally on all nodes.
+Nodes ignore a message that is not an entry. A node stops at an entry of a newer release (`Newer`).
 
-Not for which entries count (`epochs`), and not for what commands are: their frames are bytes here.
+Out of scope: the entries that count (`epochs`), and commands, whose frames are bytes here.
 """
 
 import enum
@@ -22,20 +21,20 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 FORMAT: Final = 1
-"""The version of this format. An entry of another one stops a node that does not know it."""
+"""The version of the format. A node stops at an entry of an unknown version."""
 
 FORMAT_AHEAD: Final = 2
 """The version with the lead of log time over the proposer's clock. Nodes use it only if there is a lead."""
 
 PARTITION: Final = 0
-"""The only log there is so far. With more of them, each will be a partition of the keys."""
+"""The number of the only log. Later versions may partition the keys among several logs."""
 
 SEMANTICS: Final = 1
-"""The newest version of what commands do that this release knows. An entry says the one that is in force where it was
-proposed; a node that does not know that version stops rather than apply it otherwise than others do."""
+"""The newest version of the effects of commands that this release supports. An entry has the version in force at its
+proposer; a node that does not support that version stops, since its state would differ from the other nodes'."""
 
 TIME_MAX: Final = 2**53
-"""The latest that an entry may say it is, in milliseconds: far from where a deadline would not fit its record."""
+"""The maximum time of an entry in milliseconds, so that every expiry fits its record."""
 
 _MAGIC: Final = b"CK"
 _HEADER: Final = struct.Struct(">2sBBHHQQQQ")
@@ -49,39 +48,39 @@ ITEM_BYTES: Final = _ITEM.size
 
 
 class Kind(enum.IntEnum):
-    """What an entry is."""
+    """The kinds of entries."""
 
     EPOCH = 1
-    """Its proposer begins an epoch: what it proposed before and nobody has seen yet will never count."""
+    """The beginning of an epoch: earlier entries of the proposer that are not in the log yet will never count."""
     BATCH = 2
-    """Items. Without any it is a barrier: it only says that it was its turn."""
+    """Items. An empty batch is a barrier."""
     PART = 3
-    """A part of a batch, of which more follow."""
+    """A part of a batch, except the last."""
     LAST_PART = 4
     """The last part of a batch."""
 
 
 class ItemKind(enum.IntEnum):
-    """What an item of a batch is."""
+    """The kinds of items."""
 
     COMMANDS = 1
-    """Commands of one keyspace, as frames of the article with two-byte numbers, each carried out by itself."""
+    """Commands on one database, each executed by itself, as frames of the native protocol with two-byte numbers."""
     TRANSACTION = 2
-    """Commands that are carried out as one, if keys that were watched have not changed."""
+    """Commands that are executed as one, if the watched keys have not changed."""
     TRACK = 3
-    """Slots of keys whose changes are to be counted from now on."""
+    """Slots whose versions are tracked from now on."""
     DIGEST = 4
-    """What the proposer's state came to at a position."""
+    """The digest of the proposer's state at a log index."""
     SEMANTICS = 5
-    """Another version of what commands do is in force from now on."""
+    """A version of semantics that is in force from now on."""
 
 
 class Newer(ValueError):
-    """A newer release is needed to read it."""
+    """Only a newer release can read the entry."""
 
 
 class Entry(NamedTuple):
-    """An entry, as it stands in the log.
+    """A log entry.
 
     node: the proposer. epoch, number: identify the entry among the proposer's; see `epochs`. time: the proposed log
     time in milliseconds since 1970: the proposer's clock plus `lead`.
@@ -103,7 +102,7 @@ class Entry(NamedTuple):
         return self.time - self.lead
 
     def packed(self) -> bytes:
-        """The bytes of the entry."""
+        """Return the bytes of the entry."""
         header = _HEADER.pack(
             _MAGIC,
             FORMAT_AHEAD if self.lead else FORMAT,
@@ -121,7 +120,7 @@ class Entry(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One item of a batch."""
+    """An item of a batch."""
 
     kind: ItemKind
     db: int
@@ -129,67 +128,67 @@ class Item(NamedTuple):
 
 
 def parsed(data: bytes) -> Entry:
-    """The entry that these bytes are. Raises `ValueError`, and `Newer` of an entry that others may understand.
+    """Parse an entry. Raises `ValueError`, and `Newer` for an entry that other nodes may be able to read.
 
     >>> entry = Entry(Kind.BATCH, node=7, epoch=1, number=2, time=1_000, body=b"...")
     >>> parsed(entry.packed()) == entry
     True
     """
     if len(data) < HEADER_BYTES:
-        raise ValueError(f"an entry of {len(data)} bytes, which is less than its header has")
+        raise ValueError(f"an entry of {len(data)} bytes, less than its header")
     magic, form, kind, partition, semantics, node, epoch, number, time = _HEADER.unpack_from(data)
     ahead = form == FORMAT_AHEAD and len(data) >= HEADER_BYTES_MAX
-    size = _HEADER.size + (_LEAD.size if ahead else 0)  # in front of the checksum
+    size = _HEADER.size + (_LEAD.size if ahead else 0)  # before the checksum
     (checksum,) = _CHECKSUM.unpack_from(data, size)
     body = data[size + _CHECKSUM.size :]
     if magic != _MAGIC or checksum != zlib.crc32(body, zlib.crc32(data[:size])):
-        raise ValueError("a message that no node has published, or that is damaged")
+        raise ValueError("a message that no node has published, or a damaged entry")
     if form > FORMAT_AHEAD:
-        raise Newer(f"an entry of format {form}; this release knows format {FORMAT_AHEAD}")
+        raise Newer(f"an entry of format {form}; this release supports formats up to {FORMAT_AHEAD}")
     (lead,) = _LEAD.unpack_from(data, _HEADER.size) if ahead else (0,)
     if form < FORMAT or partition != PARTITION or time > TIME_MAX or lead > time:
-        raise ValueError(f"an entry of format {form}, partition {partition} and time {time}, which nobody proposes")
+        raise ValueError(f"an invalid entry, of format {form}, partition {partition} and time {time}")
     return Entry(Kind(kind), node, epoch, number, time, body, semantics, partition, lead)
 
 
 def packed_items(items: Iterable[Item]) -> bytes:
-    """The body of a batch. Runs of one keyspace that follow each other become one."""
-    pieces: list[bytes] = []
-    run: list[bytes] = []
+    """Return the body of a batch. Adjacent items of commands on one database are merged."""
+    packed: list[bytes] = []
+    commands: list[bytes] = []
     db = -1
 
-    def end_batch() -> None:
-        if run:
-            payload = b"".join(run)
-            pieces.append(_ITEM.pack(ItemKind.COMMANDS, db, len(payload)) + payload)
-            run.clear()
+    def pack_commands() -> None:
+        if commands:
+            payload = b"".join(commands)
+            packed.append(_ITEM.pack(ItemKind.COMMANDS, db, len(payload)) + payload)
+            commands.clear()
 
     for item in items:
         if item.kind is not ItemKind.COMMANDS or item.db != db:
-            end_batch()
+            pack_commands()
         if item.kind is ItemKind.COMMANDS:
             db = item.db
-            run.append(item.payload)
+            commands.append(item.payload)
         else:
-            pieces.append(_ITEM.pack(item.kind, item.db, len(item.payload)) + item.payload)
-    end_batch()
-    return b"".join(pieces)
+            packed.append(_ITEM.pack(item.kind, item.db, len(item.payload)) + item.payload)
+    pack_commands()
+    return b"".join(packed)
 
 
 def items(body: bytes) -> Iterator[Item]:
-    """The items of a batch. Raises `ValueError`, maybe behind some of them.
+    """Yield the items of a batch. Raises `ValueError`, maybe after some items.
 
-    >>> run = Item(ItemKind.COMMANDS, 0, b"one")
-    >>> list(items(packed_items([run, run])))
+    >>> item = Item(ItemKind.COMMANDS, 0, b"one")
+    >>> list(items(packed_items([item, item])))
     [Item(kind=<ItemKind.COMMANDS: 1>, db=0, payload=b'oneone')]
     """
     at = 0
     while at < len(body):
         if len(body) - at < ITEM_BYTES:
-            raise ValueError("a batch that ends within an item")
+            raise ValueError("a batch with an incomplete item")
         kind, db, length = _ITEM.unpack_from(body, at)
         at += ITEM_BYTES
         if len(body) - at < length:
-            raise ValueError("a batch that ends within an item")
+            raise ValueError("a batch with an incomplete item")
         yield Item(ItemKind(kind), db, body[at : at + length])
         at += length

@@ -1,6 +1,9 @@
-"""Commands as items of the replicated log, and back: frames of the article with two-byte command numbers.
+"""Encode commands as items of log entries, and decode them: frames of the native protocol with two-byte command
+numbers.
 
-What always holds: what is read back of an item is what was put in, on every node. Not for what commands do.
+Invariants: decoding an item returns the encoded data, on every node.
+
+Out of scope: the effects of commands.
 """
 
 import struct
@@ -13,7 +16,7 @@ from cairnkv.protocol.native import BatchExecutor, CommandDecoder, Limits, Reque
 from cairnkv.replication.entries import Item, ItemKind
 
 _LIMITS: Final = Limits(value=STRING_MAX, frame=2**32 - 1)
-"""A frame in the log was let in by whoever proposed it: here it is only held against what frames can have at all."""
+"""The proposer has checked its own limits, so a frame in the log is only checked against the limits of the format."""
 
 _TRANSACTION: Final = struct.Struct(">QI")
 _WATCH: Final = struct.Struct(">HQQ")
@@ -24,9 +27,9 @@ _SEMANTICS: Final = struct.Struct(">H")
 
 
 class Watch(NamedTuple):
-    """What a watched key has to be like still.
+    """The state that a watched key must still have.
 
-    slot, version: which version its slot has. deadline: when it was to expire, in milliseconds; 0: never.
+    slot, version: the version of the key's slot. expiry: of the key, in milliseconds; 0: never.
     """
 
     slot: int
@@ -35,7 +38,7 @@ class Watch(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """Commands that are carried out as one. bytes_max: of values that they may work on; 0: any number."""
+    """Commands that are executed as one. bytes_max: maximum bytes of the values that they process; 0: no limit."""
 
     watches: Sequence[Watch]
     steps: Sequence[Step]
@@ -43,14 +46,14 @@ class Transaction(NamedTuple):
 
 
 def batch_item(step: Step) -> Item:
-    """One command, to be carried out by itself."""
+    """Return the item of one command."""
     return Item(ItemKind.COMMANDS, step.db, write_command(step.command))
 
 
 def batch_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step]:
-    """The commands of a run. Raises `ValueError`, maybe behind some of them.
+    """Yield the commands of an item. Raises `ValueError`, maybe after some commands.
 
-    executor: carries out what it can of them; only what it leaves is given, each command in its turn.
+    executor: executes the commands that it can, in order; only the other ones are yielded.
     """
     decoder = CommandDecoder(width=2, limits=_LIMITS)
     decoder.feed(item.payload)
@@ -60,24 +63,24 @@ def batch_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step
         if (request := decoder.next()) is None:
             break
         if not isinstance(request, Request):
-            raise ValueError(f"a frame in the log that is none: {request.message}")
+            raise ValueError(f"an invalid frame in the log: {request.message}")
         yield Step(item.db, request.command)
     if decoder.pending:
-        raise ValueError("a run in the log that ends within a frame")
+        raise ValueError("an item of the log with an incomplete frame")
 
 
 def transaction_item(transaction: Transaction) -> Item:
-    """Commands that are carried out as one."""
-    pieces = [_TRANSACTION.pack(transaction.bytes_max, len(transaction.watches))]
-    pieces += [_WATCH.pack(*watch) for watch in transaction.watches]
+    """Return the item of a transaction."""
+    parts = [_TRANSACTION.pack(transaction.bytes_max, len(transaction.watches))]
+    parts += [_WATCH.pack(*watch) for watch in transaction.watches]
     for step in transaction.steps:
         frame = write_command(step.command)
-        pieces += (_STEP.pack(step.db, len(frame)), frame)
-    return Item(ItemKind.TRANSACTION, 0, b"".join(pieces))
+        parts += (_STEP.pack(step.db, len(frame)), frame)
+    return Item(ItemKind.TRANSACTION, 0, b"".join(parts))
 
 
 def transaction_of(item: Item) -> Transaction:
-    """What a transaction has. Raises `ValueError`."""
+    """Decode a transaction. Raises `ValueError`."""
     payload = item.payload
     try:
         bytes_max, count = _TRANSACTION.unpack_from(payload)
@@ -91,43 +94,43 @@ def transaction_of(item: Item) -> Transaction:
             steps += batch_of(Item(ItemKind.COMMANDS, db, payload[at : at + length]))
             at += length
     except struct.error as error:
-        raise ValueError(f"a transaction in the log that is none: {error}") from None
+        raise ValueError(f"an invalid transaction in the log: {error}") from None
     return Transaction(watches, steps, bytes_max)
 
 
 def track_item(slots: Sequence[int]) -> Item:
-    """Slots whose changes are to be counted."""
+    """Return the item of slots to track."""
     return Item(ItemKind.TRACK, 0, b"".join(map(_SLOT.pack, slots)))
 
 
 def slots_of(item: Item) -> list[int]:
-    """These. Raises `ValueError`."""
+    """Decode slots. Raises `ValueError`."""
     if len(item.payload) % _SLOT.size:
-        raise ValueError("slots in the log that are none")
+        raise ValueError("invalid slots in the log")
     return [slot for (slot,) in _SLOT.iter_unpack(item.payload)]
 
 
 def digest_item(position: int, digest: int) -> Item:
-    """What the state came to at a position."""
+    """Return the item of a digest of the state at a log index."""
     return Item(ItemKind.DIGEST, 0, _DIGEST.pack(position, digest))
 
 
 def digest_of(item: Item) -> tuple[int, int]:
-    """Position and digest. Raises `ValueError`."""
+    """Decode a log index and a digest. Raises `ValueError`."""
     if len(item.payload) != _DIGEST.size:
-        raise ValueError("a digest in the log that is none")
+        raise ValueError("an invalid digest in the log")
     position, digest = _DIGEST.unpack(item.payload)
     return position, digest
 
 
 def semantics_item(version: int) -> Item:
-    """Another version of what commands do."""
+    """Return the item of a version of semantics."""
     return Item(ItemKind.SEMANTICS, 0, _SEMANTICS.pack(version))
 
 
 def semantics_of(item: Item) -> int:
-    """The version. Raises `ValueError`."""
+    """Decode a version of semantics. Raises `ValueError`."""
     if len(item.payload) != _SEMANTICS.size:
-        raise ValueError("a version of semantics in the log that is none")
+        raise ValueError("an invalid version of semantics in the log")
     (version,) = _SEMANTICS.unpack(item.payload)
     return int(version)

@@ -432,7 +432,7 @@ class Node:
     @property
     def behind_ms(self) -> int:
         """The maximum age of local reads: the age of this node's newest entry that has come back."""
-        return int((asyncio.get_running_loop().time() - self.store.proposer.came_sent) * 1000)
+        return int((asyncio.get_running_loop().time() - self.store.proposer.arrived_sent) * 1000)
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
         store, stream = self.store, self.stream

@@ -43,7 +43,7 @@ class NodeHealth:
 
     def note_own_entry(self, now: float) -> None:
         """Note that an entry of this node has arrived."""
-        sent = self._store.proposer.came_sent
+        sent = self._store.proposer.arrived_sent
         if sent != self._arrived_sent:
             self._arrived_sent = sent
             self._round_trip = now - sent
@@ -61,9 +61,9 @@ class NodeHealth:
         none is under way, entries take as long as the last own one; the next one, a second later, shows a change.
         """
         proposer = self._store.proposer
-        if not proposer.came_sent:
+        if not proposer.arrived_sent:
             return math.inf  # replayed entries may be of any age
-        return now - proposer.came_sent if proposer.under_way else self._round_trip
+        return now - proposer.arrived_sent if proposer.under_way else self._round_trip
 
     def is_clock_off(self, clock: int, now: float) -> bool:
         """Whether a time of this node's clock differs too much from the other nodes' clocks."""

@@ -46,10 +46,10 @@ class NodeTable:
             if entry.kind is Kind.PART and row.parts:
                 effects.append(node_records.of_part(node, len(row.parts) - 1, row.parts[-1]))
             self._remove_parts(node, len(row.parts), effects)
-            for forgotten in epochs.forgotten:
-                effects.append(node_records.of_proposer(forgotten, None))
+            for removed in epochs.removed:
+                effects.append(node_records.of_proposer(removed, None))
                 effects.append(node_records.of_floor(epochs.floor))
-                self._remove_parts(forgotten, 0, effects)
+                self._remove_parts(removed, 0, effects)
         effects.append(position)
         changes.keep(effects)
         self._pending = now, changes.effects, changes.size

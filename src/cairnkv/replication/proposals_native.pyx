@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled twin of `Changes.count_in`, for the effects of a run. A test holds the two equal."""
+"""The native twin of `Changes.count_in`, for the effects of a batch. A test compares the two."""
 
 import zlib
 
@@ -15,7 +15,7 @@ cdef extern from "crc32.h":
     uint32_t cairn_crc32(const unsigned char *data, size_t length) nogil
 
 cdef enum:
-    GATHERED_BYTES = 65536  # that are put together for one call of zlib
+    BUFFER_BYTES = 65536  # for one call of zlib
     NUMBERS_MAX = 80  # characters of three numbers
     VERSION_SLOTS = 65536  # as in `cairnkv.engine.database`; a test compares them
 
@@ -24,26 +24,26 @@ cdef object _by_key = itemgetter(1)
 
 
 cdef class _Digest:
-    """Bytes that are counted in, gathered so that zlib is asked seldom."""
+    """A digest with a buffer, so that zlib is called seldom."""
 
     cdef object digest
-    cdef bytes _gathered
+    cdef bytes _buffer
     cdef Py_ssize_t _size
 
     def __init__(self, digest):
         self.digest = digest
-        self._gathered = PyBytes_FromStringAndSize(NULL, GATHERED_BYTES)
+        self._buffer = PyBytes_FromStringAndSize(NULL, BUFFER_BYTES)
         self._size = 0
 
     cdef int add(self, const char *data, Py_ssize_t size) except -1:
-        if self._size + size > GATHERED_BYTES:
+        if self._size + size > BUFFER_BYTES:
             self.finish()
-        memcpy(PyBytes_AS_STRING(self._gathered) + self._size, data, size)
+        memcpy(PyBytes_AS_STRING(self._buffer) + self._size, data, size)
         self._size += size
         return 0
 
     cdef int add_object(self, bytes data) except -1:
-        if PyBytes_GET_SIZE(data) > GATHERED_BYTES // 4:
+        if PyBytes_GET_SIZE(data) > BUFFER_BYTES // 4:
             self.finish()
             self.digest = _crc32(data, self.digest)
             return 0
@@ -51,15 +51,15 @@ cdef class _Digest:
 
     cdef int finish(self) except -1:
         if self._size:
-            self.digest = _crc32(memoryview(self._gathered)[: self._size], self.digest)
+            self.digest = _crc32(memoryview(self._buffer)[: self._size], self.digest)
             self._size = 0
         return 0
 
 
 def digest_of(digest, list effects, list groups):
-    """The digest with these effects counted in, all of single keys.
+    """Return the digest after these effects, each of one key.
 
-    groups: begin and end of each command's that has several; they are counted by their keys.
+    groups: begin and end of the effects of each command with several; these are sorted by key.
     """
     cdef _Digest counted = _Digest(digest)
     cdef Py_ssize_t at = 0, group = 0, end
@@ -94,7 +94,7 @@ cdef int _count(_Digest counted, tuple effect) except -1:
 
 
 def slots_changed(list effects, set tracked):
-    """Which of these slots have keys among those of the effects."""
+    """Return the tracked slots that have a key of the effects."""
     cdef tuple effect
     cdef bytes key
     cdef set found = set()

@@ -1,20 +1,20 @@
-"""How a node has its own proposals logged: in which entries, and what became of those that nobody has seen. Sans-IO.
+"""The proposer: publishes this node's proposals in log entries, and handles lost entries. Sans-IO.
 
-Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made of all that waits
-once that is as much as the largest of these: at once where little is under way, and the slower the log and the more
-clients, the more commands share an entry, which costs each server a sync, however small it is. A read is a proposal
-without items: it rides in the next entry that is published after it came, or in an empty one, and is carried out when
-that has come back, so it sees everything that was acknowledged before it came.
+Proposals wait in a queue. At most `IN_FLIGHT_MAX` entries are in flight. The next entry takes all queued proposals as
+soon as they are as much work as the largest entry in flight. So with few proposals an entry leaves at once; the slower
+the log and the more clients, the more commands share an entry, which costs each server an fsync, however small it is. A
+read is a proposal without items: it joins the next entry, maybe an empty one, and is executed when that entry arrives.
+So it sees every write that was acknowledged before the read.
 
-    propose → queue → entries → (NATS) → came → carried out
+    propose → queue → entries → (NATS) → arrived → executed
                  ↑                  |
-                 └── epoch + 1 ←────┘ lost, or unseen for too long
+                 └── epoch + 1 ←────┘ lost, or missing for too long
 
-What always holds: proposals are carried out in the order in which they came. What was in an entry that will never
-count, which is known once an epoch of this node has begun behind it, is proposed again. Nothing is proposed twice that
-could count twice. Every wait ends: in being carried out, or in a failure that says whether that may still happen.
+Invariants: proposals are executed in order. When an epoch of this node begins, its earlier entries that have not
+arrived will never count, and their proposals are proposed again. No proposal that could count twice is proposed twice.
+Each proposal is executed, or fails with a code that tells whether it may still be executed.
 
-Not for time, which is told, nor for what a proposal does (the store).
+Out of scope: clocks, whose times are arguments, and the effects of proposals (the store).
 """
 
 import collections
@@ -25,79 +25,81 @@ from typing import Final, Protocol
 from cairnkv.commands import Failure, failures
 from cairnkv.limits import MIB
 from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Item, Kind, packed_items
-from cairnkv.replication.epochs import STAGED_MAX, EpochTable, epoch_body
+from cairnkv.replication.epochs import PARTS_BYTES_MAX, EpochTable, epoch_body
 
 IN_FLIGHT_MAX: Final = 4
-"""Entries of a node that are under way at once."""
+"""Maximum entries of a node in flight."""
 
 COST_PER_ENTRY: Final = 2_000
-"""Commands in one entry, as the readable way carries them out: to apply it takes some ten milliseconds, in which a node
+"""Maximum commands in one entry, in work of the pure path. Applying it takes some ten milliseconds, in which a node
 does nothing else."""
 
 QUEUED_MAX: Final = 200_000
-"""Proposals that wait for an entry."""
+"""Maximum proposals in the queue."""
 
 QUEUED_BYTES_MAX: Final = 256 * MIB
-"""Bytes that they keep. One that is larger by itself has the queue for itself."""
+"""Maximum bytes of memory of queued proposals. A single larger proposal is accepted if the queue is empty."""
 
 UNSEEN_SECONDS: Final = 5.0
-"""How long an own entry may be under way before the majority counts as lost."""
+"""Time after which a missing own entry means that the quorum is lost."""
 
 OUTCOME_SECONDS: Final = 15.0
-"""How long a client waits at most for what became of a write that was under way then: an election takes some six."""
+"""Maximum time for which a client waits for the outcome of a write in flight then. An election takes about six
+seconds."""
 
-STRANGER_EPOCHS_MAX: Final = 3
-"""Epochs that one other process may begin as this node. An earlier life's that was held somewhere may come late; who
-goes on to begin them is alive."""
+FOREIGN_EPOCHS_MAX: Final = 3
+"""Epochs of another process with this node's number after which that process counts as alive. A delayed epoch of an
+earlier process of this node is normal."""
 
-PROPOSAL_BYTES_MAX: Final = STAGED_MAX - MIB
-"""Bytes of one proposal: with the heads of its items it has to be a batch that counts as one."""
+PROPOSAL_BYTES_MAX: Final = PARTS_BYTES_MAX - MIB
+"""Maximum bytes of one proposal: with the headers of its items it must be a valid batch."""
 
 PROBE_SECONDS: Final = 0.5
-"""How often it is tried again to begin an epoch."""
+"""Interval of attempts to begin an epoch."""
 
 BARREN_EPOCHS_MAX: Final = 2
-"""Epochs in a row in which nothing was logged; behind these, others are begun no more often than tried again. An entry
-that is always refused would fill the log with them else."""
+"""Epochs in a row without an entry, after which new epochs begin only at the interval of attempts. Otherwise an entry
+that is always refused would fill the log with epochs."""
 
 
 class Proposal(Protocol):
-    """Something to be carried out in its turn."""
+    """Work to be executed at its log index."""
 
     @property
     def items(self) -> Sequence[Item]:
-        """What the log has to have of it; nothing of a read."""
+        """The items for the log; none for a read."""
 
     @property
     def weight(self) -> int:
-        """Bytes that it keeps while it waits, its items among them, near enough."""
+        """Estimated bytes of memory, items included."""
 
     @property
     def cost(self) -> int:
-        """How many commands of the readable way it is as much work as."""
+        """Its work, in commands of the pure path."""
 
     @property
     def given_up(self) -> bool:
-        """Whether it has failed: who waited for it was told, whatever becomes of its items."""
+        """Whether it has failed. Its client has a reply; its items may still be executed."""
 
     def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
-        """It will not be carried out, or nobody knows: the failure's code says which.
+        """Fail it: it will not be executed, or its outcome is unknown, as the failure's code tells.
 
-        of_reads: what is said of what only reads; None: the same.
+        of_reads: the failure for its reads; None: the same.
         """
 
     def fail_reads(self, failure: Failure) -> None:
-        """What is in it of clients that only read will not be carried out."""
+        """Fail its clients that only read, whose reads will not be executed."""
 
 
 def _size(proposal: Proposal) -> int:
-    """Bytes that it takes in an entry, near enough; a read takes none."""
+    """Return its approximate bytes in an entry; 0 for a read."""
     return sum(len(item.payload) for item in proposal.items)
 
 
 @dataclasses.dataclass(slots=True)
 class _Flight:
-    """An entry under way, and what is carried out with it: of a batch in parts all with the last."""
+    """An entry in flight, and the proposals to execute with it. The last part of a batch has all proposals of the
+    batch."""
 
     proposals: Sequence[Proposal]
     sent: float
@@ -108,92 +110,90 @@ class Proposer:
     """This node's proposals."""
 
     def __init__(self, node: int, nonce: bytes, *, supports: int = SEMANTICS) -> None:
-        """node: its number. nonce: of this process, by which it knows its own epochs."""
+        """node: its number. nonce: identifies the epochs of this process."""
         self.node: Final = node
         self.room = MIB - HEADER_BYTES_MAX
-        """Bytes of the body of an entry."""
+        """Maximum bytes of the body of an entry."""
         self.semantics = SEMANTICS
-        """What is in force, as entries say."""
+        """The version of semantics in force."""
         self.quorum = False
-        """Whether own entries come back."""
+        """Whether own entries arrive."""
         self.obstacle: str | None = None
-        """Why they do not, where that is this node's own affair."""
-        self.came_sent = 0.0
-        """When the newest own entry that has come back was published: all that was acknowledged before is here."""
+        """The reason, if own entries do not arrive because of this node."""
+        self.arrived_sent = 0.0
+        """When the newest arrived own entry was published: this node has all writes that were acknowledged before."""
         self.taken_over = False
-        """Whether another process has begun an epoch of this node."""
+        """Whether another process uses this node's number."""
         self._nonce = nonce
         self._supports = supports
-        self._epoch = 0  # none has begun
-        self._number = 0  # of the newest entry of this epoch that was sent
-        self._wanted = 0  # the epoch that is to begin; 0: none is
-        self._epoch_sent: float | None = None  # when one was logged last; None: the next waits for nothing
+        self._epoch = 0  # 0: none has begun
+        self._number = 0  # of the newest published entry of this epoch
+        self._wanted = 0  # the epoch to begin; 0: none
+        self._epoch_sent: float | None = None  # time of the last attempt to begin one; None: the next attempt is due
         self._barren_epochs = 0
-        self._wanted_since: float | None = None  # when it, or one before it that has not begun, was logged first
-        self._newest = 0  # the latest that this process has wanted
-        self._stranger = b"", 0  # another process that has begun an epoch of this node, and how many
+        self._wanted_since: float | None = None  # time of the first attempt since an epoch has begun
+        self._newest = 0  # the latest epoch that this process has tried to begin
+        self._foreign = b"", 0  # nonce of another process with this node's number, and its epochs
         self._queue: collections.deque[Proposal] = collections.deque()
         self._queued_bytes = self._queued_cost = 0
         self._flights: dict[int, _Flight] = {}  # by number, oldest first
-        self._parts: collections.deque[bytes] = collections.deque()  # of a batch that is being sent
-        self._parted: Sequence[Proposal] = ()  # what that batch is of
-        self._no_room: Failure | None = None  # for writes that are found not to be in the log
+        self._parts: collections.deque[bytes] = collections.deque()  # of a batch that is being published
+        self._parted: Sequence[Proposal] = ()  # the proposals of that batch
+        self._no_room: Failure | None = None  # for writes that are not in the log
         self._closed: Failure | None = None
 
-    # -- what the store says ----------------------------------------------------------------------------------
+    # -- called by the store ----------------------------------------------------------------------------------
 
     def propose(self, proposal: Proposal) -> None:
-        """Queue a proposal; or fail it at once where it could only wait."""
+        """Queue a proposal, or fail it at once."""
         if self._closed is not None:
             proposal.fail(self._closed)
         elif not self.quorum:
             proposal.fail(self._no_quorum())
         elif (size := _size(proposal)) > PROPOSAL_BYTES_MAX:
-            text = f"{size:,} bytes in one piece; the log takes {PROPOSAL_BYTES_MAX:,}"
+            text = f"a command of {size:,} bytes is longer than the maximum of {PROPOSAL_BYTES_MAX:,}"
             proposal.fail(Failure(failures.UNDONE, text))
         elif len(self._queue) >= QUEUED_MAX or (
             self._queued_bytes and self._queued_bytes + proposal.weight > QUEUED_BYTES_MAX
         ):
-            proposal.fail(
-                Failure(failures.UNDONE, "more is waiting for the log than this node has room for; try again")
-            )
+            proposal.fail(Failure(failures.UNDONE, "the queue of proposals of this node is full; try again"))
         else:
             self._queue.append(proposal)
             self._queued_bytes += proposal.weight
             self._queued_cost += proposal.cost
 
     @property
-    def takes(self) -> bool:
-        """Whether there is quorum, and room for another run of commands."""
+    def accepts_batch(self) -> bool:
+        """Whether there is a quorum, and space in the queue for another batch of commands."""
         if self._closed is not None or not self.quorum:
             return False
         return len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
 
     def close(self, failure: Failure) -> None:
-        """Propose nothing more, and fail what waits: nobody will say what comes back."""
+        """Propose nothing more, and fail all proposals, since arrivals are not reported any more."""
         self._closed = failure
         self.fail_waiting(failure, under_way=True)
 
     @property
     def waiting(self) -> int:
-        """Proposals that are neither carried out nor failed."""
+        """The number of proposals that are neither executed nor failed."""
         return len(self._queue) + len(self._parted) + sum(len(flight.proposals) for flight in self._flights.values())
 
     @property
     def under_way(self) -> bool:
-        """Whether an entry was published that has not come back yet."""
+        """Whether a published entry has not arrived yet."""
         return bool(self._flights or (self._wanted and self._wanted_since is not None))
 
-    # -- what is to be published ------------------------------------------------------------------------------
+    # -- publishing ------------------------------------------------------------------------------------------
 
     @property
     def may_publish(self) -> bool:
-        """Whether `entries` would give something now, or maybe a new epoch."""
+        """Whether `entries` may return an entry now."""
         return self.has_more or bool(self._wanted)
 
     @property
     def has_more(self) -> bool:
-        """Whether `entries` would give something now, but for a new epoch, which waits for its time."""
+        """Whether `entries` would return an entry now, other than the beginning of an epoch."""
         if self._closed is not None or self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
             return False
         if self._parts:
@@ -203,7 +203,7 @@ class Proposer:
         )
 
     def entries(self, now: float, time: int, lead: int = 0) -> Iterator[bytes]:
-        """The entries to publish, in this order.
+        """Yield the entries to publish, in this order.
 
         now: seconds of a monotonic clock. time, lead: log time, and its lead over this node's clock, in milliseconds.
         """
@@ -233,7 +233,7 @@ class Proposer:
                 self._parted = proposals
 
     def _taken(self) -> list[Proposal]:
-        """The proposals of the next entry, out of the queue."""
+        """Remove the proposals of the next entry from the queue, and return them."""
         taken: list[Proposal] = []
         size = cost = 0
         while self._queue:
@@ -251,21 +251,22 @@ class Proposer:
         self._flights[self._number] = _Flight(proposals, now, sum(proposal.cost for proposal in proposals))
         return Entry(kind, self.node, self._epoch, self._number, time, body, self.semantics, lead=lead).packed()
 
-    # -- what comes back --------------------------------------------------------------------------------------
+    # -- arrivals ---------------------------------------------------------------------------------------------
 
     def begin(self, table: EpochTable) -> None:
-        """Begin an epoch behind all of this node's that are in the table: as it starts, or what it proposed is lost.
+        """Begin an epoch after all epochs of this node in the table, at the start or after an entry was lost.
 
-        Until it has begun nothing else is logged.
+        Until it has begun, no other entry is published.
         """
         self._wanted = self._newest = max(self._newest, table.newest_epoch(self.node)) + 1
         if self._barren_epochs < BARREN_EPOCHS_MAX:
             self._epoch_sent = None
 
     def interrupt(self, failure: Failure) -> None:
-        """Another table takes the place of this node's, and may have entries of this node that it will not be told of.
+        """Prepare for another epoch table, which may include entries of this node whose arrival is not reported.
 
-        What waits fails, and what is under way as unknown: to propose it again could do it twice. `begin` goes on.
+        Queued proposals fail; those in flight fail with UNKNOWN, since proposing them again could execute them twice.
+        Call `begin` to continue.
         """
         self.quorum = False
         self.fail_waiting(failure, under_way=True)
@@ -275,52 +276,52 @@ class Proposer:
         self._parts.clear()
         self._parted = ()
 
-    def came(self, entry: Entry, table: EpochTable, *, counts: bool) -> Sequence[Proposal]:
-        """An entry of this node has come, which counts or not: what is to be carried out with it, in order.
+    def arrived(self, entry: Entry, table: EpochTable, *, counts: bool) -> Sequence[Proposal]:
+        """Return the proposals to execute with an arrived entry of this node, in order.
 
-        table: as it is behind that entry. A batch that this process has not proposed has nobody who waits.
+        counts: whether the entry counts. table: after the entry. Batches of earlier processes have no proposals here.
         """
         if entry.kind is Kind.EPOCH:
-            self._epoch_came(entry, table, counts=counts)
+            self._epoch_arrived(entry, table, counts=counts)
             return ()
         if entry.epoch != self._epoch or not self._epoch:
-            return ()  # of an earlier life, or given up
+            return ()  # of an earlier process or epoch
         if counts:
             self.quorum = True
             flight = self._flights.pop(entry.number, None)
             if flight is None:
                 return ()
-            self.came_sent = flight.sent
+            self.arrived_sent = flight.sent
             self._barren_epochs = 0
             return flight.proposals
         row = table.rows.get(self.node)
-        # It has come twice; or one before it is missing, or this node was forgotten.
+        # A duplicate; or an earlier entry is missing, or this node was removed from the table.
         if row is None or row.epoch != self._epoch or entry.number > row.number:
             self.lost(table)
         return ()
 
-    def _epoch_came(self, entry: Entry, table: EpochTable, *, counts: bool) -> None:
+    def _epoch_arrived(self, entry: Entry, table: EpochTable, *, counts: bool) -> None:
         row = table.rows.get(self.node)
         if row is not None and counts and row.nonce != self._nonce:
-            self._stranger_came(row.nonce, table)
+            self._foreign_epoch(row.nonce, table)
             return
         if not self._wanted:
             return
-        if not counts:  # its number was used before
+        if not counts:  # the epoch was used before
             if table.newest_epoch(self.node) >= self._wanted:
                 self.begin(table)
             return
         if entry.epoch < self._wanted:
-            return  # one that was given up; the wanted one is on its way
+            return  # an earlier attempt; the current one is in flight
         self._begun(entry.epoch)
 
     def _begun(self, epoch: int) -> None:
-        """The epoch that was wanted has begun: what is under way will never count, and is proposed again, in order."""
+        """Handle the beginning of an epoch: entries in flight will never count, so propose them again, in order."""
         self.quorum = True
         self._epoch, self._number = epoch, 0
         self._barren_epochs += 1
-        if self._wanted_since is not None:  # it is not known which of several it was
-            self.came_sent = self._wanted_since
+        if self._wanted_since is not None:  # unknown which of several attempts it was
+            self.arrived_sent = self._wanted_since
         self._wanted, self._wanted_since = 0, None
         under_way = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         again = [proposal for proposal in [*under_way, *self._parted] if not proposal.given_up]
@@ -338,40 +339,40 @@ class Proposer:
             for proposal in refused:
                 proposal.fail(no_room)
 
-    def _stranger_came(self, nonce: bytes, table: EpochTable) -> None:
-        """An earlier life's epoch was late, or somebody else is this node: what is under way will not count."""
+    def _foreign_epoch(self, nonce: bytes, table: EpochTable) -> None:
+        """Handle an epoch of an earlier or another process of this node: entries in flight will not count."""
         if not self._epoch:
-            return  # it is known by the next of this process that none was
-        before, epochs = self._stranger
-        self._stranger = nonce, epochs + 1 if nonce == before else 1
-        if self._stranger[1] >= STRANGER_EPOCHS_MAX:
+            return  # the next epoch of this process handles it
+        before, epochs = self._foreign
+        self._foreign = nonce, epochs + 1 if nonce == before else 1
+        if self._foreign[1] >= FOREIGN_EPOCHS_MAX:
             self.taken_over = True
         else:
             self.begin(table)
 
     @property
     def epoch(self) -> int:
-        """The epoch of what `entries` gives now; 0 while none is there: what begins one is tried again by itself."""
+        """The epoch of entries published now; 0 if none has begun: then `entries` tries to begin one."""
         return 0 if self._wanted else self._epoch
 
     def lost(self, table: EpochTable, epoch: int | None = None) -> None:
-        """Something that was published has not come into the log, as far as is known: find out by a new epoch.
+        """Begin a new epoch, since a published entry is probably not in the log.
 
-        epoch: of what is lost; of one that is over nothing is to be found out any more. None: this one.
+        epoch: of the lost entry; an earlier epoch than the current one needs nothing. None: the current one.
         """
         if self._epoch and not self._wanted and epoch in (None, self._epoch):
             self.begin(table)
 
     def no_room(self, failure: Failure, table: EpochTable, epoch: int | None = None) -> None:
-        """The same, and the log has no room for it: writes that are under way fail, as soon as they cannot count."""
+        """As `lost`, because the log is full: writes in flight fail as soon as they cannot count any more."""
         if epoch in (None, self._epoch) or (self._wanted and not epoch):
             self._no_room = failure
             self.lost(table, epoch)
 
-    # -- as time goes on --------------------------------------------------------------------------------------
+    # -- time -------------------------------------------------------------------------------------------------
 
     def tick(self, now: float, table: EpochTable) -> None:
-        """Look at what takes too long. To be called several times a second."""
+        """Check timeouts. Call it several times a second."""
         waits = [flight.sent for flight in self._flights.values()]
         if self._wanted and self._wanted_since is not None:
             waits.append(self._wanted_since)
@@ -388,13 +389,13 @@ class Proposer:
             self.fail_waiting(self._no_quorum(), under_way=True)
 
     def fail_waiting(self, failure: Failure, *, under_way: bool) -> None:
-        """Fail what waits, and reads that are under way; with `under_way` also writes that are, as unknown.
+        """Fail queued proposals, and reads in flight. under_way: also writes in flight, with UNKNOWN.
 
-        What is under way stays where it is: if it comes, it is carried out as on all nodes.
+        Entries in flight stay: if one arrives, all nodes execute it.
         """
         queued, self._queue = self._queue, collections.deque()
         self._queued_bytes = self._queued_cost = 0
-        unknown = Failure(failures.UNKNOWN, f"{failure.text}, while this was on its way into the log")
+        unknown = Failure(failures.UNKNOWN, f"{failure.text}, while the command was on its way to the log")
         sent = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         for proposal in [*sent, *self._parted]:
             if proposal.given_up:
@@ -407,5 +408,5 @@ class Proposer:
             proposal.fail(failure)
 
     def _no_quorum(self) -> Failure:
-        text = self.obstacle or "this node's log has no majority of its machines, or the node cannot reach it"
+        text = self.obstacle or "the log has no majority of its servers, or this node cannot reach it"
         return Failure(failures.NOQUORUM, text)

@@ -1,16 +1,19 @@
-"""A node's table on its way into a snapshot and out of it: the files that are sent, and a directory made of them.
+"""The files of a snapshot of a node's storage, their installation on another node, and the thread for such work.
 
-What always holds: a table is only read, but for `put_node_record`, which is for a copy. What is sent is a backup with
-its manifest, so whoever receives it has the SHA-256 of each file, too. All of this takes its time, and is for a thread.
+Invariants: storage is only read, except by `put_node_record`, which is for a copy. The files are a backup with its
+manifest, so the receiver has the SHA-256 of each file. Jobs of a `SideThread` run one after the other; so the deletion
+of a directory runs after a job that writes to it, even if the task of that job was cancelled.
 
-Not for how the files travel (`snapshots`).
+Out of scope: the transfer of the files (`nats.snapshots`).
 """
 
+import asyncio
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from cairnkv.errors import OptionError
 from cairnkv.storage.backup import MANIFEST, damaged_files, read
@@ -21,19 +24,48 @@ from cairnkv.storage.files import Progress, sync
 from cairnkv.storage.record_format import NODE_DB, Parts, parsed_value, part_key, record_key, record_value
 from cairnkv.storage.rocksdb import open_rocksdb
 
-STAGED: Final = ".snapshot"
-"""What the name of the directory ends with, beside a table, in which the files for a snapshot are meanwhile."""
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+STAGE: Final = ".snapshot"
+"""The suffix of the name of the directory for the files of a snapshot, beside the directory of storage."""
+
+
+class SideThread:
+    """A thread beside the event loop for file work. It starts with the first job."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, name)
+
+    def close(self) -> None:
+        """End the thread after its jobs. Does not block."""
+        self._executor.shutdown(wait=False)
+
+    async def run(self, job: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        """Run a job, and return or raise its result. The job continues if the caller is cancelled."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: job(*args, **named))
+
+    @contextlib.asynccontextmanager
+    async def entered(self, manager: contextlib.AbstractContextManager[_T]) -> AsyncIterator[_T]:
+        """Enter and exit a context manager in the thread. It cannot suppress exceptions."""
+        value = await self.run(manager.__enter__)
+        try:
+            yield value
+        except BaseException as error:
+            await asyncio.shield(self.run(manager.__exit__, type(error), error, error.__traceback__))
+            raise
+        await asyncio.shield(self.run(manager.__exit__, None, None, None))
 
 
 @contextlib.contextmanager
 def staged(storage: DiskStorage, progress: Progress = no_progress) -> Iterator[Path]:
-    """The files of a table that is in use, as of now, for as long as the block lasts. They share the disk with it.
+    """Yield a directory with the files of open storage as of now, as hard links, and delete it after the block.
 
-    progress: told how many bytes more were looked at. Raises `StorageRefused`, `OptionError`, `OSError`.
+    progress: called with the bytes read since the last call. Raises `StorageRefused`, `OptionError`, `OSError`.
     """
     table = storage.directory.absolute()
-    stage = table.with_name(f".{table.name}{STAGED}")
-    shutil.rmtree(stage, ignore_errors=True)  # what a crash has left
+    stage = table.with_name(f".{table.name}{STAGE}")
+    shutil.rmtree(stage, ignore_errors=True)  # left by a crash
     try:
         yield storage.back_up(stage, progress=progress).path
     finally:
@@ -41,15 +73,15 @@ def staged(storage: DiskStorage, progress: Progress = no_progress) -> Iterator[P
 
 
 def install(fetched: Path, table: Path, progress: Progress = no_progress) -> None:
-    """Make a node's table of fetched files, which are taken for it, in a directory that is empty or not there.
+    """Move fetched files to the directory of a node's storage, which must be empty or missing.
 
-    progress: told how many bytes more were compared. Raises `OptionError`, and nothing was done then.
+    progress: called with the bytes verified since the last call. Raises `OptionError`; then nothing has changed.
     """
     backup = read(fetched)
     if wrong := damaged_files(backup, progress):
         raise OptionError(f"{fetched} is damaged: {'; '.join(wrong[:3])}")
     if table.exists() and any(table.iterdir()):
-        raise OptionError(f"{table} is there and is not empty")
+        raise OptionError(f"{table} is not empty")
     (fetched / MANIFEST).unlink()
     sync(fetched)
     fetched.rename(table)
@@ -57,9 +89,9 @@ def install(fetched: Path, table: Path, progress: Progress = no_progress) -> Non
 
 
 def node_record(directory: Path, key: bytes) -> bytes | None:
-    """What a node keeps for itself under a key, in a table that nobody has open or in its files; None: nothing.
+    """Read a record of a node in closed storage; None: absent.
 
-    Reads little else. Raises `ValueError` where it is not whole, and what RocksDB raises.
+    Reads little else. Raises `ValueError` for an incomplete record, and exceptions of RocksDB.
     """
     at = record_key(NODE_DB, key)
     with opened(directory) as database:
@@ -69,14 +101,14 @@ def node_record(directory: Path, key: bytes) -> bytes | None:
         value, _ = parsed_value(record)
         if not isinstance(value, Parts):
             return value
-        whole = b"".join(database.get(part_key(value.number, index)) or b"" for index in range(value.pieces))
+        whole = b"".join(database.get(part_key(value.number, index)) or b"" for index in range(value.part_count))
         if len(whole) != value.length:
             raise ValueError(f"{key!r} has {len(whole):,} of {value.length:,} bytes")
         return whole
 
 
 def put_node_record(directory: Path, key: bytes, value: bytes) -> None:
-    """Write a short record of a node's own into a table that nobody has open. Raises `OptionError`."""
+    """Write a short record of a node to closed storage. Raises `OptionError`."""
     engine = open_rocksdb(directory)
     try:
         batch = engine.batch()

@@ -433,7 +433,7 @@ class ReplicatedStore:
     def _execute_entry(self, entry: Entry, judged: Judged, changes: Changes) -> None:
         own: Sequence[Proposal] = ()
         if entry.node == self.proposer.node:
-            own = self.proposer.came(entry, self.epochs, counts=judged.counts)
+            own = self.proposer.arrived(entry, self.epochs, counts=judged.counts)
         if not judged.counts:
             return
         if entry.kind is not Kind.EPOCH:  # the proposer of an epoch may not know yet that its clock is wrong
@@ -483,7 +483,7 @@ class ReplicatedStore:
     def takes_batches(self) -> bool:
         """Whether commands may be proposed without a check of each."""
         return (
-            self.proposer.takes
+            self.proposer.accepts_batch
             and not self.loading
             and self.stopped is None
             and self.stopping is None

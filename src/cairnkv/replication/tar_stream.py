@@ -1,9 +1,9 @@
-"""A flat directory of files as one stream of bytes, and back: a tar file that is never there as a whole.
+"""Pack the files of a directory into a tar archive, and unpack it, chunk by chunk.
 
-What always holds: an archive has plain files with plain names and nothing else; what has anything else is refused, so
-that unpacking writes into its own directory only. Memory holds a piece.
+Invariants: an archive contains only regular files with plain names. Any other archive is refused, so unpacking writes
+only to its own directory. Memory holds one chunk.
 
-Not for whether the bytes are those that were packed (`snapshots` compares digests).
+Out of scope: damage of the bytes (`nats.snapshots` compares digests).
 """
 
 import re
@@ -13,38 +13,39 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 BLOCK: Final = tarfile.BLOCKSIZE
-"""What headers and files are rounded up to, in bytes."""
+"""Bytes to a multiple of which headers and files are padded."""
 
 FILES_MAX: Final = 1_000_000
-"""Files in an archive: RocksDB's tables have 64 MiB each."""
+"""Maximum files in an archive: RocksDB's tables have 64 MiB each."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _END: Final = bytes(2 * BLOCK)
 
 
 class BadArchive(ValueError):
-    """It is none, or not one of ours; the text says why."""
+    """An invalid archive, or one with unsupported contents. The text has the reason."""
 
 
 def packed(directory: Path, size: int) -> Iterator[bytes]:
-    """The files of a directory, in pieces of `size` bytes; the last one may be shorter.
+    """Yield an archive of a directory, in chunks of `size` bytes; the last one may be shorter.
 
-    Raises `BadArchive` where there is anything but plain files, and `OSError`, also for a file that changes meanwhile.
+    Raises `BadArchive` if the directory has anything but regular files, and `OSError`, also if a file changes
+    meanwhile.
     """
-    piece = bytearray()
+    chunk = bytearray()
     for part in _parts(directory, size):
-        piece += part
-        while len(piece) >= size:
-            yield bytes(piece[:size])
-            del piece[:size]
-    if piece:
-        yield bytes(piece)
+        chunk += part
+        while len(chunk) >= size:
+            yield bytes(chunk[:size])
+            del chunk[:size]
+    if chunk:
+        yield bytes(chunk)
 
 
 def _parts(directory: Path, size: int) -> Iterator[bytes]:
     for path in sorted(directory.iterdir()):
         if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
-            raise BadArchive(f"{path} is no file with a plain name")
+            raise BadArchive(f"{path} is not a regular file with a plain name")
         with path.open("rb") as file:
             header = tarfile.TarInfo(path.name)
             header.size = left = path.stat().st_size
@@ -61,20 +62,20 @@ def _parts(directory: Path, size: int) -> Iterator[bytes]:
 
 
 class Unpacking:
-    """Makes files of pieces, in an empty directory. Closed by `finish` or `stop`."""
+    """Unpacks an archive into an empty directory. Call `finish` or `stop` at the end."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._header = bytearray()
         self._file: BinaryIO | None = None
-        self._left = 0  # bytes of the file that are yet to come
-        self._padding = 0  # bytes behind it
+        self._left = 0  # missing bytes of the current file
+        self._padding = 0  # padding bytes after it
         self._files = 0
-        self._zeros = 0  # bytes of the archive's end
+        self._zeros = 0  # bytes of the end mark
 
-    def feed(self, piece: bytes) -> None:
-        """Write what comes next. Raises `BadArchive`, `OSError`."""
-        rest = memoryview(piece)
+    def feed(self, chunk: bytes) -> None:
+        """Unpack the next chunk. Raises `BadArchive`, `OSError`."""
+        rest = memoryview(chunk)
         while rest:
             if self._file is not None:
                 rest = self._written(self._file, rest)
@@ -91,13 +92,13 @@ class Unpacking:
                     self._header.clear()
 
     def finish(self) -> None:
-        """All has come. Raises `BadArchive` when that cannot be."""
+        """Check that the archive is complete. Raises `BadArchive`."""
         self.stop()
         if self._zeros < len(_END) or self._header:
-            raise BadArchive("it ends in the middle")
+            raise BadArchive("the archive is incomplete")
 
     def stop(self) -> None:
-        """Let go of the file under way."""
+        """Close the current file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -117,18 +118,18 @@ class Unpacking:
         try:
             header = tarfile.TarInfo.frombuf(block, "ascii", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
-            raise BadArchive(f"it is no archive: {error}") from None
+            raise BadArchive(f"not a tar archive: {error}") from None
         if self._zeros:
-            raise BadArchive("it goes on behind its end")
+            raise BadArchive("the archive has data after its end")
         if header.type != tarfile.REGTYPE or not _NAME.fullmatch(header.name) or header.size < 0:
-            raise BadArchive(f"it has something else than a file with a plain name: {header.name[:100]!r}")
+            raise BadArchive(f"the archive has something other than a file with a plain name: {header.name[:100]!r}")
         self._files += 1
         if self._files > FILES_MAX:
-            raise BadArchive(f"it has more than {FILES_MAX:,} files")
+            raise BadArchive(f"the archive has more than {FILES_MAX:,} files")
         try:
             file = (self._directory / header.name).open("xb")
         except FileExistsError:
-            raise BadArchive(f"it has {header.name} twice") from None
+            raise BadArchive(f"the archive has {header.name} twice") from None
         self._padding = -header.size % BLOCK
         if header.size:
             self._file, self._left = file, header.size

@@ -268,7 +268,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
                     found.loose += 1
                 elif not owner.add(index, value):
                     del parted[number]
-                    found.wrong(f"the value of {shown(owner.key)} has no part {owner.pieces}")
+                    found.wrong(f"the value of {shown(owner.key)} has no part {owner.parts_read}")
             elif key == STATE_KEY and len(value) == STATE.size:
                 found.sequence, found.log_time_ms = STATE.unpack(value)
             elif key == FORMAT_KEY:

@@ -63,7 +63,7 @@ class _Parted(PartedValue):
     def add(self, index: int, part: bytes) -> bool:
         """Add a part. Raises `ValueError` if it is not the next one."""
         if not super().add(index, part):
-            raise ValueError(f"part {self.pieces} of the value of {self.key[:64]!r} is missing")
+            raise ValueError(f"part {self.parts_read} of the value of {self.key[:64]!r} is missing")
         if not self._cold:
             self._parts.append(part)
         return True

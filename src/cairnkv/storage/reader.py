@@ -148,15 +148,15 @@ class Reader:
             return error
 
     def _joined(self, engine: RocksDB, parts: Parts) -> bytes:
-        pieces: list[bytes] = []
+        joined: list[bytes] = []
         together = READ_BYTES // PART_BYTES
-        for first in range(0, parts.pieces, together):
-            keys = [part_key(parts.number, index) for index in range(first, min(first + together, parts.pieces))]
-            for piece in self._read(engine, keys):
-                if piece is None:
-                    raise ValueError(f"part {len(pieces)} is missing")
-                pieces.append(piece)
-        return b"".join(pieces)  # releases the GIL for a long result
+        for first in range(0, parts.part_count, together):
+            keys = [part_key(parts.number, index) for index in range(first, min(first + together, parts.part_count))]
+            for part in self._read(engine, keys):
+                if part is None:
+                    raise ValueError(f"part {len(joined)} is missing")
+                joined.append(part)
+        return b"".join(joined)  # releases the GIL for a long result
 
     def _read(self, engine: RocksDB, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1

@@ -43,7 +43,7 @@ EXPIRES: Final = 1
 PARTED: Final = 2
 """The number of the value's parts and its length follow."""
 EXPIRES_PARTED: Final = 3
-"""A deadline, the number of the value's parts and its length follow."""
+"""The expiry, the number of the value's parts and its length follow."""
 
 _EXPIRES: Final = struct.Struct(">BQ")
 _PARTED: Final = struct.Struct(">BQQ")
@@ -67,7 +67,7 @@ class Parts(NamedTuple):
     length: int
 
     @property
-    def pieces(self) -> int:
+    def part_count(self) -> int:
         """The number of parts."""
         return -(-self.length // PART_BYTES)
 
@@ -80,20 +80,20 @@ class Parts(NamedTuple):
 class PartedValue:
     """A value whose parts are being read.
 
-    pieces, length: the number of parts read, and their total length.
+    parts_read, length: the number of parts read, and their total length.
     """
 
     def __init__(self, key: bytes, parts: Parts) -> None:
         self.key = key
         self.parts = parts
-        self.pieces = 0
+        self.parts_read = 0
         self.length = 0
 
     def add(self, index: int, part: bytes) -> bool:
         """Add a part. Returns False if it is not the next one."""
-        if index != self.pieces:
+        if index != self.parts_read:
             return False
-        self.pieces += 1
+        self.parts_read += 1
         self.length += len(part)
         return True
 

@@ -129,7 +129,7 @@ class Recorder:
     def _write_parts(self, value: bytes) -> Parts:
         parts = Parts(self._number, len(value))
         self._number += 1
-        for index in range(parts.pieces):
+        for index in range(parts.part_count):
             batch = self._engine.batch()
             batch.put(part_key(parts.number, index), value[index * PART_BYTES : (index + 1) * PART_BYTES])
             self._engine.write(batch)

@@ -295,7 +295,7 @@ class Writer:
         self._close()
 
     def resume(self, failure: int) -> None:
-        """Accept entries again, after the store was told about a failure. Does nothing after another failure."""
+        """Accept entries again, after the store has handled a failure. Does nothing after another failure."""
         with self._condition:
             if self.state is not State.RECOVERING or failure != self.failures:
                 return

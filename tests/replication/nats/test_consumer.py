@@ -59,7 +59,7 @@ class JetStream:
         self._inboxes += 1
         return f"_INBOX.{self._inboxes}"
 
-    async def hear(self, subject: str, told: Callable[[Any], None]) -> Any:
+    async def on_message(self, subject: str, told: Callable[[Any], None]) -> Any:
         self._told = told
 
         async def unsubscribe() -> None:

@@ -11,7 +11,7 @@ from nats.js.errors import APIError, BadRequestError, ServiceUnavailableError
 
 from cairnkv.errors import Unavailable
 from cairnkv.replication.nats import retry
-from cairnkv.replication.nats.retry import patiently
+from cairnkv.replication.nats.retry import retried
 
 
 class Connected(Client):
@@ -35,7 +35,7 @@ async def asked(*answers: Exception | int, patience: float = 10.0) -> tuple[int,
             raise answer
         return answer
 
-    return await patiently(Connected(), "doing it", ask, patience), left
+    return await retried(Connected(), "doing it", ask, patience), left
 
 
 async def test_temporary_error_is_repeated() -> None:
@@ -53,10 +53,10 @@ async def test_temporary_error_is_repeated() -> None:
     ("error", "told"),
     [
         (errors.ConnectionClosedError(), "doing it: connection closed"),
-        (BadRequestError(code=400, err_code=10_058, description="in use"), "doing it: NATS says 'in use'"),
+        (BadRequestError(code=400, err_code=10_058, description="in use"), "doing it: NATS reports 'in use'"),
         (
             ServiceUnavailableError(code=503, err_code=10_077, description="maximum bytes exceeded"),
-            "doing it: NATS says 'maximum bytes exceeded'",
+            "doing it: NATS reports 'maximum bytes exceeded'",
         ),
     ],
 )
@@ -77,7 +77,7 @@ async def test_no_request_is_sent_without_a_connection() -> None:
     client = Connected()
     client.is_connected = False
     with pytest.raises(Unavailable, match="doing it: "):
-        await patiently(client, "doing it", ask, 0.05)
+        await retried(client, "doing it", ask, 0.05)
 
 
 async def test_lost_cancellation_counts() -> None:
@@ -94,9 +94,9 @@ async def test_lost_cancellation_counts() -> None:
 
     async def work() -> None:
         try:
-            await patiently(Connected(), "doing it", ask)
+            await retried(Connected(), "doing it", ask)
         finally:  # which may ask as well
-            cleaned.append(await patiently(Connected(), "cleaning up", quick))
+            cleaned.append(await retried(Connected(), "cleaning up", quick))
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0.01)

@@ -57,7 +57,7 @@ class TestEntries:
             one.publish(bytes(one.payload_max + 1), refused.append)
             assert not refused, "told within the call"
             await reader.has(lambda: [len(text) for text in reader.texts] == [one.payload_max])
-            assert "than the 1047552 that NATS takes" in refused[0]
+            assert "NATS accepts at most 1047552" in refused[0]
 
     async def test_too_many_unacknowledged_entries_are_refused(
         self, nats: Nats, monkeypatch: pytest.MonkeyPatch
@@ -69,7 +69,7 @@ class TestEntries:
                 one.publish(b"", nobody)
             one.publish(b"", refused.append)
             await eventually(lambda: bool(refused))
-            assert "has not answered" in refused[0]
+            assert "has not acknowledged" in refused[0]
             await reader.has(lambda: len(reader.got) == 10)
             await eventually(lambda: not one._awaited)
             one.publish(b"", nobody)
@@ -226,7 +226,7 @@ class TestLogIndexes:
 
     async def test_truncation_does_not_move_the_end(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         """A purge beyond the end would, and skip log indexes."""
-        monkeypatch.setattr(stream, "TRUNCATE_PATIENCE", 0.3)
+        monkeypatch.setattr(stream, "TRUNCATE_TIMEOUT", 0.3)
         async with opened(nats.options()) as one:
             await put(one, *[b"x"] * 3)
             with pytest.raises(Unavailable, match="ends at position 3"):
@@ -246,7 +246,7 @@ class TestLogIndexes:
             await api(one, f"STREAM.DELETE.{name}")
             await api(one, f"STREAM.CREATE.{name}", stream.declared(options, 3))
             await put(one, b"x", b"y", b"z")
-            with pytest.raises(Replaced, match="made anew") as caught:
+            with pytest.raises(Replaced, match="created again") as caught:
                 await reader.has(lambda: len(reader.got) > 2)
             assert caught.value.identity is not None
             assert caught.value.identity.created > one.identity.created
@@ -255,7 +255,7 @@ class TestLogIndexes:
 
             monkeypatch.setattr(consumer_module, "DOUBT", 0.3)
             await api(one, f"STREAM.DELETE.{name}")
-            with pytest.raises(Replaced, match="is gone"):
+            with pytest.raises(Replaced, match="does not exist"):
                 await anext(one.entries(1))
 
 
@@ -270,7 +270,7 @@ class TestConsumer:
 
     def test_entries_after_a_gap_are_not_accepted(self) -> None:
         reading = consumer_module.Consumption(None, Identity("x", 1), 5, None)  # type: ignore[arg-type]
-        assert reading.take(7, b"7") == "it goes on at position 7"
+        assert reading.take(7, b"7") == "it skips to position 7"
         assert reading._waiting == []
         assert reading.take(6, b"6") is None
 
@@ -280,8 +280,8 @@ class TestConsumer:
             reading = consumer_module.Consumption(one.nc, one.identity, 5, one.state)
             for headers, ended in (
                 ({"Nats-Last-Consumer": "0", "Nats-Last-Stream": "5"}, None),
-                ({"Nats-Last-Consumer": "2", "Nats-Last-Stream": "7"}, "of its messages 1 to 2 were lost"),
-                ({"Nats-Last-Consumer": "0", "Nats-Last-Stream": "7"}, "it goes on at position 8"),
+                ({"Nats-Last-Consumer": "2", "Nats-Last-Stream": "7"}, "its messages 1 to 2 were lost"),
+                ({"Nats-Last-Consumer": "0", "Nats-Last-Stream": "7"}, "it skips to position 8"),
             ):
                 consumer = consumer_module._Consumer(reading, one.nc, "x")
                 consumer._silences = 3
@@ -291,7 +291,7 @@ class TestConsumer:
     async def test_error_of_an_ended_consumer_is_kept_for_a_slow_reader(
         self, nats: Nats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(consumer_module, "LOOK_EVERY", 0.01)
+        monkeypatch.setattr(consumer_module, "CHECK_EVERY", 0.01)
         async with opened(nats.options()) as one:
             reading = consumer_module.Consumption(one.nc, one.identity, 0, one.state)
             consumer = await consumer_module._Consumer.make(reading, one.nc, one.identity.stream, 1)
@@ -302,7 +302,7 @@ class TestConsumer:
 
     async def test_idle_consumer_is_kept(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(consumer_module, "HEARTBEAT", 0.1)
-        monkeypatch.setattr(consumer_module, "LOOK_EVERY", 0.1)
+        monkeypatch.setattr(consumer_module, "CHECK_EVERY", 0.1)
         made = counted_consumers(monkeypatch)
         async with opened(nats.options()) as one, Reader(one):
             await asyncio.sleep(1.5)
@@ -334,7 +334,7 @@ class TestFullStream:
             refused: list[str] = []
             one.publish(b"x", refused.append)
             await eventually(lambda: bool(refused))
-            assert "nobody takes" in refused[0]
+            assert "has no leader" in refused[0]
             await eventually(lambda: one.trouble == "stream not found")
 
 
@@ -365,7 +365,7 @@ class TestMessages:
             other.on_broadcast(heard.append)
             with caplog.at_level(logging.INFO):
                 one.broadcast(bytes(one.payload_max + 1))
-            assert "reaches this node only" in caplog.text
+            assert "reaches only this node" in caplog.text
             async with asyncio.timeout(PATIENCE):
                 while not heard:  # servers have to tell each other who listens
                     one.broadcast(bytes(one.payload_max))

@@ -23,7 +23,7 @@ from cairnkv.errors import OptionError
 from cairnkv.lab.cluster.child import Child
 from cairnkv.limits import MIB
 from cairnkv.records import record
-from cairnkv.replication.nats.leadership import leads_alone
+from cairnkv.replication.nats.stream_config import leads_alone
 
 PROGRAM: Final = "nats-server"
 

@@ -1,1 +1,1 @@
-"""The replicated log in NATS JetStream. No other package knows NATS; `nats-py` is imported when a node connects."""
+"""The replicated log in NATS JetStream. No other package knows NATS, except for test clusters (`lab`)."""

@@ -1,10 +1,10 @@
-"""A connection to NATS as a node needs it: it notices silence within seconds, and comes back for ever.
+"""A connection to NATS that detects a silent server within seconds, and always reconnects.
 
-What always holds: nothing that nats-py meets on its way is fatal once the connection was made, and none of it prints a
-traceback; it is logged in a line, and the next server tried. Nothing is kept to be sent later while there is no
-connection. Answers of JetStream's API are plain dictionaries: what they leave out of nats-py's classes matters here.
+Invariants: after the first connection, no error of nats-py is fatal or prints a traceback; it is logged in one line,
+and the next server is tried. Without a connection, no message is kept for later. Replies of JetStream's API are plain
+dictionaries, since nats-py's classes lack fields that are needed here.
 
-Not for who a node is (`credentials`), nor for what is asked or consumed (`stream`, `consumer`, `fsync_check`).
+Out of scope: credentials (`credentials`), and requests and messages (`stream`, `consumer`, `fsync_check`).
 """
 
 import asyncio
@@ -23,33 +23,34 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.replication.nats.credentials import credentials, is_refusal, what_to_check
+from cairnkv.replication.nats.credentials import advice, credentials, is_refusal
 from cairnkv.replication.nats.options import ClusterOptions
 
 PING_INTERVAL: Final = 1
 PINGS_MAX: Final = 2
-"""Seconds between pings, and how many may be without an answer: a server that is paused is left after some three
-seconds. nats-py's defaults take minutes."""
+"""Seconds between pings, and maximum unanswered pings. A paused server is left after about three seconds; with
+nats-py's defaults, after minutes."""
 
-CONNECT_PATIENCE: Final = 1
-"""Seconds for each step of connecting to one server, before the next is tried."""
+CONNECT_TIMEOUT: Final = 1
+"""Seconds for each step of a connection to one server, before the next server is tried."""
 
 RECONNECT_WAIT: Final = 0.25
 """Seconds between two attempts at the same server."""
 
-OPEN_PATIENCE: Final = 30.0
-"""Seconds until there is a connection, and a JetStream with a leader, before a node gives up starting: machines that
-boot together need some."""
+OPEN_TIMEOUT: Final = 30.0
+"""Seconds for a connection, and for a leader of JetStream, before the start of a node fails. Hosts that boot together
+need some time."""
 
-ASK_PATIENCE: Final = 1.0
-"""Seconds for one answer of JetStream's API, which takes milliseconds unless there is no leader."""
+ASK_TIMEOUT: Final = 1.0
+"""Seconds for a reply of JetStream's API. It takes milliseconds, unless there is no leader."""
 
 REPEAT_AFTER: Final = 30.0
-"""Seconds before the same trouble is logged again."""
+"""Seconds before the same message is logged again."""
 
 PUBLISHES: Final = ("$JS.>", "$O.>", "$KV.>", "cairn.>")
 SUBSCRIBES: Final = ("_INBOX.>", "cairn.>")
-"""What NATS has to permit a node's user: JetStream, its object stores and key-value stores, our log and channels."""
+"""Subjects that NATS must permit to a node's user: JetStream, its object stores and key-value stores, the log and
+channels."""
 
 Answer: TypeAlias = dict[str, Any]
 
@@ -57,13 +58,13 @@ logger: Final = logging.getLogger("cairnkv.cluster")
 
 
 class NoAnswer(Exception):
-    """JetStream did not answer, or there is no connection: whether it did what it was asked is unknown."""
+    """JetStream did not answer, or there is no connection. The request may have been executed."""
 
 
 class ApiError(Exception):
-    """JetStream answered with an error.
+    """An error of JetStream.
 
-    number: JetStream's own, which says more than the status.
+    number: JetStream's error code, more specific than the status.
     """
 
     def __init__(self, number: int, text: str) -> None:
@@ -72,30 +73,31 @@ class ApiError(Exception):
 
 
 class Connection(Client):
-    """nats-py's client, some of whose ways are mended here.
+    """nats-py's client, with fixes.
 
-    It waits until a connection is closed in good order before it tries the next server, and a paused server never
-    takes what is still to be sent; and it forgets connections that were not answered. So they are cut. It ends for good
-    upon most errors that a server may name, such as an authentication that took too long while that server was paused.
+    nats-py closes a connection gracefully before it tries the next server, but a paused server never reads the
+    remaining data; and it leaks connections that were not answered. So this class aborts connections. nats-py stops at
+    most errors of a server, such as a timeout of the authentication while that server was paused; this class
+    reconnects.
 
-    It has a task for what is sent, and one for each subscription, so a message takes several turns of the loop: what an
-    entry waits for goes by `send` and `hear` instead.
+    nats-py sends in a task, and has a task for each subscription, so a message takes several iterations of the event
+    loop. `send` and `on_message` avoid that for log entries.
     """
 
     forbidden = ""
-    """What NATS said last that our user may not do, over this connection."""
+    """The last permissions error of this connection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._hearers: dict[int, Callable[[Msg], None]] = {}  # by the number of their subscription
+        self._callbacks: dict[int, Callable[[Msg], None]] = {}  # by the number of the subscription
 
     def send(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Publish a message at once: the system has it, or asyncio until that takes it. Raises nats-py's errors.
+        """Publish a message at once, to the system's buffer or to asyncio's. Raises nats-py's errors.
 
-        reply: where an answer goes to, if one is wanted.
+        reply: the subject for an answer, if one is wanted.
         """
         writer = self._writer
-        # One that is lost is closing before nats-py knows; then uvloop raises what is no error of a connection.
+        # A lost connection may be closing before nats-py knows; then uvloop raises another kind of error.
         if not self.is_connected or writer is None or writer.transport.is_closing():
             raise errors.OutboundBufferLimitError
         if len(data) > self.max_payload:
@@ -105,61 +107,61 @@ class Connection(Client):
 
     @property
     def _writer(self) -> asyncio.StreamWriter | None:
-        """Where all is written to that is sent; None: there has been no connection yet."""
+        """The writer of the connection, or None before the first one."""
         writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
         return writer
 
     @property
     def unsent(self) -> int:
-        """Bytes that the system has not taken yet."""
+        """Bytes in asyncio's buffer."""
         writer = self._writer
         return writer.transport.get_write_buffer_size() if writer is not None else 0
 
-    async def hear(self, subject: str, told: Callable[[Msg], None]) -> Subscription:
-        """Subscribe: `told` is called with each message as it is read; it is to be quick. Raises nats-py's errors.
+    async def on_message(self, subject: str, callback: Callable[[Msg], None]) -> Subscription:
+        """Subscribe: call `callback`, which must be fast, with each message when it is read. Raises nats-py's errors.
 
-        What it raises itself is logged as a fault of ours, and the next message is heard.
+        An exception of the callback is logged as a bug, and the next message is delivered.
         """
         subscription = await self.subscribe(subject)
-        self._hearers[subscription._id] = told
-        # nats-py leaves SUB to a task, and `send` and its `flush` write at once: their bytes would leave before it.
+        self._callbacks[subscription._id] = callback
+        # nats-py sends SUB in a task, but `send` and `flush` write at once: their bytes would overtake it.
         await self._flush_pending(force_flush=True)
         return subscription
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
-        self._hearers.pop(sid, None)
+        self._callbacks.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        told = self._hearers.get(sid)
-        if told is None:
+        callback = self._callbacks.get(sid)
+        if callback is None:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         try:
-            told(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
-        except Exception:  # nats-py would read nothing any more
-            logger.exception("a fault of cairnkv itself")
+            callback(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
+        except Exception:  # nats-py would stop reading
+            logger.exception("a bug of cairnkv")
 
     async def leave(self, why: str) -> None:
-        """Go to another server, or maybe to this one again: which is left to chance."""
+        """Reconnect to a random server, maybe to the same one."""
         await self._process_op_err(errors.Error(why))
 
-    def cut(self) -> None:
-        """End the connection to a server, whatever is still to be sent."""
+    def abort(self) -> None:
+        """Close the connection at once, without sending the remaining data."""
         for name in ("_io_writer", "_bare_io_writer"):
             writer: asyncio.StreamWriter | None = getattr(self._transport, name, None)
             if writer is not None:
                 writer.transport.abort()
 
     async def _connect_to_server(self, s: Srv) -> None:
-        self.cut()
-        self.forbidden = ""  # that may have changed meanwhile
+        self.abort()
+        self.forbidden = ""  # permissions may have changed
         await super()._connect_to_server(s)
 
     async def _process_op_err(self, e: Exception) -> None:
         if not self.is_closed and not self.is_reconnecting:
             note(f"NATS: left {_shown(self.connected_url)}: {text_of(e)}")
-            self.cut()
+            self.abort()
         await super()._process_op_err(e)
 
     async def _process_err(self, err_msg: str) -> None:
@@ -174,7 +176,7 @@ _noted: dict[str, float] = {}
 
 
 def note(text: str) -> None:
-    """Log a trouble, but not the same one again and again."""
+    """Log a message, unless it was logged recently."""
     now = time.monotonic()
     for old in [old for old, at in _noted.items() if now - at > REPEAT_AFTER]:
         del _noted[old]
@@ -184,12 +186,12 @@ def note(text: str) -> None:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception of nats-py says, on one line; some say nothing but their class."""
+    """Return the text of an exception of nats-py on one line, or the name of its class."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _host(url: Any) -> str:
-    """What a URL names, without user and password."""
+    """Return the host and port of a URL."""
     return str(url.netloc.rpartition("@")[2])
 
 
@@ -202,22 +204,22 @@ async def connect(
 ) -> Connection:
     """Connect to any of the servers.
 
-    what: shown in NATS' lists of connections. back: called upon each later connection. system: as one of the system
-    account. Raises `OptionError` for credentials or files that are not right, `Unavailable` after `OPEN_PATIENCE`.
+    what: name in NATS' list of connections. back: called after each reconnection. system: use the system account.
+    Raises `OptionError` for wrong credentials or files, `Unavailable` after `OPEN_TIMEOUT`.
     """
     client = Connection()
     refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     last = "no answer"
 
-    async def met(error: Exception) -> None:
+    async def on_error(error: Exception) -> None:
         nonlocal last
         last = text_of(error)
         note(f"NATS: {last}")
         if not refused.done() and (is_refusal(last) or isinstance(error, ssl.SSLError)):
             refused.set_result(error)
 
-    async def returned() -> None:
-        note(f"NATS: back, by way of {_shown(client.connected_url)}")
+    async def on_reconnect() -> None:
+        note(f"NATS: reconnected to {_shown(client.connected_url)}")
         if back is not None:
             back()
 
@@ -225,12 +227,12 @@ async def connect(
         client.connect(
             servers=[f"{parts.scheme}://{_host(parts)}" for parts in map(urlsplit, options.urls)],
             name=what,
-            error_cb=met,
-            reconnected_cb=returned,
+            error_cb=on_error,
+            reconnected_cb=on_reconnect,
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=PINGS_MAX,
-            connect_timeout=CONNECT_PATIENCE,
-            reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]  # it only sleeps so long
+            connect_timeout=CONNECT_TIMEOUT,
+            reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]  # nats-py only sleeps for it
             max_reconnect_attempts=-1,
             no_echo=True,
             pending_size=0,
@@ -240,7 +242,7 @@ async def connect(
     )
     either: set[asyncio.Future[Any]] = {connecting, refused}
     try:
-        await asyncio.wait(either, timeout=OPEN_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=OPEN_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         await _give_up(connecting, client)
         raise
@@ -250,10 +252,8 @@ async def connect(
             why = refused.result()
             if isinstance(why, ssl.SSLError):
                 raise OptionError(f"TLS with NATS fails ({text_of(why)}): check --nats-ca, --nats-cert and --nats-key")
-            raise OptionError(
-                f"NATS does not let this node in ({text_of(why)}): {what_to_check(options, system=system)}"
-            )
-        raise Unavailable(f"no NATS server of {_hosts(options)} answers after {OPEN_PATIENCE:g} s: {last}")
+            raise OptionError(f"NATS refuses this node ({text_of(why)}): {advice(options, system=system)}")
+        raise Unavailable(f"no NATS server of {_hosts(options)} has answered within {OPEN_TIMEOUT:g} s: {last}")
     refused.cancel()
     try:
         await connecting
@@ -263,7 +263,7 @@ async def connect(
     if _wants_tls(options) and not client._server_info.get("tls_required"):
         await close(client)
         raise OptionError(
-            f"NATS at {_hosts(options)} does not speak TLS; without --nats-ca it is spoken to in the clear"
+            f"NATS at {_hosts(options)} does not use TLS; without --nats-ca, the connection is not encrypted"
         )
     return client
 
@@ -276,34 +276,32 @@ async def _give_up(connecting: "asyncio.Future[Any]", client: Connection) -> Non
 
 
 async def close(client: Connection) -> None:
-    """End a connection, whatever its state."""
+    """Close a connection in any state."""
     with suppress(errors.Error, OSError, asyncio.TimeoutError):
-        async with asyncio.timeout(CONNECT_PATIENCE):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
             await client.close()
-    client.cut()
+    client.abort()
 
 
-async def ask(
-    client: Connection, subject: str, request: Answer | None = None, patience: float = ASK_PATIENCE
-) -> Answer:
-    """One request to JetStream's API. Raises `NoAnswer`, `ApiError`."""
-    if not client.is_connected:  # nats-py would keep the request's future for ever
+async def ask(client: Connection, subject: str, request: Answer | None = None, seconds: float = ASK_TIMEOUT) -> Answer:
+    """Send a request to JetStream's API, and return the reply. Raises `NoAnswer`, `ApiError`."""
+    if not client.is_connected:  # nats-py would never complete the request
         raise NoAnswer("not connected to NATS")
     try:
-        message = await client.request(subject, json.dumps(request).encode() if request else b"", timeout=patience)
+        message = await client.request(subject, json.dumps(request).encode() if request else b"", timeout=seconds)
     except errors.NoRespondersError:
-        raise NoAnswer("JetStream is not enabled there, or not there yet") from None
+        raise NoAnswer("JetStream is not enabled, or has not started yet") from None
     except errors.TimeoutError:
         if lacking := _lacking(client.forbidden.lower(), subject):
             raise NoAnswer(
-                f"NATS does not let its user {lacking}: a node needs all of {', '.join(PUBLISHES)} and "
+                f"the NATS user may not {lacking}: a node publishes to {', '.join(PUBLISHES)} and "
                 f"subscribes to {', '.join(SUBSCRIBES)}"
             ) from None
-        raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
+        raise NoAnswer(f"JetStream has not answered within {seconds:g} s: it has no leader at present") from None
     except (errors.Error, OSError) as error:
         raise NoAnswer(text_of(error)) from error
     finally:
-        # It waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes with the answer.
+        # nats-py uses `asyncio.wait_for`, which in Python 3.11 loses a cancellation that arrives with the reply.
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError
     answer: Answer = json.loads(message.data)
@@ -313,10 +311,10 @@ async def ask(
 
 
 def _lacking(forbidden: str, subject: str) -> str | None:
-    """What a request to a subject did not come to because of what NATS has forbidden, if anything."""
+    """Return the missing permission that a request to a subject needs, or None."""
     if subject.lower() in forbidden:
         return f"publish to {subject}"
-    return "subscribe to _INBOX.>, where answers come" if 'subscription to "_inbox.' in forbidden else None
+    return "subscribe to _INBOX.>, the subject of replies" if 'subscription to "_inbox.' in forbidden else None
 
 
 def _hosts(options: ClusterOptions) -> str:
@@ -328,7 +326,7 @@ def _wants_tls(options: ClusterOptions) -> bool:
 
 
 def _tls(options: ClusterOptions) -> dict[str, Any]:
-    """What nats-py is told of TLS. Raises `OptionError`."""
+    """Return the TLS arguments of nats-py. Raises `OptionError`."""
     if not _wants_tls(options):
         return {}
     try:
@@ -336,5 +334,5 @@ def _tls(options: ClusterOptions) -> dict[str, Any]:
         if options.cert is not None:
             context.load_cert_chain(options.cert, options.key)
     except (OSError, ValueError) as error:
-        raise OptionError(f"nats-ca, nats-cert or nats-key cannot be used: {error}") from error
+        raise OptionError(f"cannot use nats-ca, nats-cert or nats-key: {error}") from error
     return {"tls": context}

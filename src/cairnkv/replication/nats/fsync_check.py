@@ -1,7 +1,7 @@
-"""Whether NATS syncs every write before it acknowledges it, which only its system account can see.
+"""Check whether NATS fsyncs every write before it acknowledges it. Only its system account can see that.
 
-NATS' default is to sync every two minutes, and acknowledged writes are lost when machines lose power before that (as
-Jepsen found with NATS 2.12.1). A server that is down now is looked at when it is back.
+By default, NATS fsyncs every two minutes, and loses acknowledged writes if hosts lose power before that (as Jepsen
+found with NATS 2.12.1). A server that is down is checked when it is back.
 """
 
 import asyncio
@@ -16,24 +16,24 @@ from cairnkv.records import record
 from cairnkv.replication.nats.connection import close, connect, text_of
 from cairnkv.replication.nats.options import ClusterOptions
 
-LOOK_PATIENCE: Final = 2.0
-"""Seconds for all servers to answer; they take milliseconds."""
+LOOK_TIMEOUT: Final = 2.0
+"""Seconds for the replies of all servers. They take milliseconds."""
 
 _EVERY_SERVER: Final = "$SYS.REQ.SERVER.PING.VARZ"
 
-NOBODY_CAN_SEE: Final = (
-    "nobody can see whether this NATS syncs every write before it acknowledges it, and by default it does not, and "
-    "loses acknowledged writes: name a user of its system account (--nats-system USER:PASSWORD, or a file of "
-    "credentials), or have sync_interval: always in each server's jetstream block and say --trust-nats-sync"
+UNKNOWN: Final = (
+    "cannot check whether NATS fsyncs every write before it acknowledges it; by default it does not, and loses "
+    "acknowledged writes. Give a user of its system account (--nats-system USER:PASSWORD or a file of credentials), or "
+    "set sync_interval: always in the jetstream block of each server and use --trust-nats-sync"
 )
 
 
 @record
-class Sight:
-    """What the system account sees of the servers that may keep the stream.
+class Findings:
+    """The state of the servers that may store the stream.
 
-    unsynced: servers that do not sync every write. unseen: servers that should be there and did not answer.
-    payload: the smallest max_payload. fill: the greatest part of a server's storage limit that is used.
+    unsynced: servers that do not fsync every write. unseen: servers that did not answer.
+    payload: the smallest max_payload. fill: the largest used part of a server's storage limit.
     """
 
     unsynced: tuple[str, ...]
@@ -43,39 +43,39 @@ class Sight:
 
     @property
     def unsynced_text(self) -> str:
-        """What is wrong, and what would be right."""
+        """The error for servers that do not fsync every write."""
         return (
-            f"NATS server {', '.join(self.unsynced)} does not sync every write before it acknowledges it, and would "
-            "lose acknowledged writes: put sync_interval: always in its jetstream block, and start it again"
+            f"NATS server {', '.join(self.unsynced)} does not fsync every write before it acknowledges it, and would "
+            "lose acknowledged writes: set sync_interval: always in its jetstream block, and restart it"
         )
 
 
-async def look(options: ClusterOptions, cluster: str, peers: frozenset[str]) -> Sight:
+async def check(options: ClusterOptions, cluster: str, peers: frozenset[str]) -> Findings:
     """Ask all servers.
 
-    cluster: NATS' own name for those that may keep the stream; peers: the names of those that do.
-    Raises `OptionError` where the credentials show nothing, `Unavailable`.
+    cluster: the name of the NATS cluster that stores the stream; peers: the names of the stream's servers.
+    Raises `OptionError` for credentials without access, `Unavailable`.
     """
     client = await connect(options, f"cairnkv {options.name} system", system=True)
-    told: dict[str, dict[str, Any]] = {}
+    servers: dict[str, dict[str, Any]] = {}
     expected = set(peers)
     done = asyncio.Event()
-    blind = False
+    no_access = False
 
     async def answered(message: Msg) -> None:
-        nonlocal blind
-        if not message.data:  # the status that nobody answers such requests
-            blind = True
+        nonlocal no_access
+        if not message.data:  # the status for no responders
+            no_access = True
             done.set()
             return
         answer = json.loads(message.data)
         server = answer.get("server", {})
         if server.get("cluster") != cluster:
             return
-        about = told[server["name"]] = answer.get("data", {})
+        about = servers[server["name"]] = answer.get("data", {})
         meta = about.get("jetstream", {}).get("meta", {})
         expected.update(peer["name"] for peer in meta.get("replicas", ()) if not peer.get("offline"))
-        if expected <= told.keys():
+        if expected <= servers.keys():
             done.set()
 
     try:
@@ -83,26 +83,26 @@ async def look(options: ClusterOptions, cluster: str, peers: frozenset[str]) -> 
         await client.subscribe(inbox, cb=answered)
         await client.publish(_EVERY_SERVER, b"", reply=inbox)
         try:
-            async with asyncio.timeout(LOOK_PATIENCE):
+            async with asyncio.timeout(LOOK_TIMEOUT):
                 await done.wait()
         except TimeoutError:
             pass
     except errors.Error as error:
-        raise OptionError(f"--nats-system cannot ask NATS: {text_of(error)}") from error
+        raise OptionError(f"cannot query NATS with --nats-system: {text_of(error)}") from error
     finally:
         await close(client)
-    if blind or not told:
-        raise OptionError("--nats-system is not a user of NATS' system account: it sees no server")
-    return _seen(told, peers)
+    if no_access or not servers:
+        raise OptionError("--nats-system is not a user of NATS' system account: no server answers its queries")
+    return _findings(servers, peers)
 
 
-def _seen(told: dict[str, dict[str, Any]], peers: frozenset[str]) -> Sight:
-    keepers = {name: about["jetstream"] for name, about in told.items() if about.get("jetstream", {}).get("config")}
-    return Sight(
-        unsynced=tuple(sorted(name for name, one in keepers.items() if not one["config"].get("sync_always"))),
-        unseen=tuple(sorted(peers - told.keys())),
-        payload=min(about["max_payload"] for about in told.values()),
-        fill=max((_fill(one) for one in keepers.values()), default=0.0),
+def _findings(servers: dict[str, dict[str, Any]], peers: frozenset[str]) -> Findings:
+    stores = {name: about["jetstream"] for name, about in servers.items() if about.get("jetstream", {}).get("config")}
+    return Findings(
+        unsynced=tuple(sorted(name for name, one in stores.items() if not one["config"].get("sync_always"))),
+        unseen=tuple(sorted(peers - servers.keys())),
+        payload=min(about["max_payload"] for about in servers.values()),
+        fill=max((_fill(one) for one in stores.values()), default=0.0),
     )
 
 

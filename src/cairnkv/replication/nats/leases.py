@@ -1,10 +1,10 @@
-"""Leases in a KV bucket of JetStream: who has one renews it, and when nobody does it is over by itself.
+"""Leases in a KV bucket of JetStream. The holder renews its lease; without renewals it expires.
 
-What always holds: a lease has one holder at a time, as NATS tells the time. It is over when its holder has not renewed
-it for the bucket's TTL. A holder that cannot reach NATS for so long knows so by its own clock (`Lease.held`).
+Invariants: a lease has one holder at a time, by the clocks of NATS. It expires if its holder has not renewed it for the
+bucket's TTL. A holder that cannot reach NATS for that time knows it by its own clock (`Lease.held`).
 
-Not to rely on for what must never be wrong: a server with another clock may end one early. What a lease keeps others
-from doing must do no harm that goes unnoticed, only cost time.
+Out of scope: correctness. A server with a wrong clock may end a lease early, so two holders may only waste time, not
+cause undetected damage.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from nats.nuid import NUID
 
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import REPLICAS
-from cairnkv.replication.nats.connection import ASK_PATIENCE
-from cairnkv.replication.nats.retry import WRONG_LAST, patiently
+from cairnkv.replication.nats.connection import ASK_TIMEOUT
+from cairnkv.replication.nats.retry import WRONG_LAST, retried
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js.kv import KeyValue
 
 LEASE_SECONDS: Final = 60.0
-"""How long a lease lasts that is not renewed: longer than NATS takes to get over a server (`retry.PATIENCE`)."""
+"""Time to live of a lease without renewals: longer than NATS takes to replace a server (`retry.RETRY_SECONDS`)."""
 
 RENEWALS: Final = 5
-"""How often one is renewed in that time."""
+"""Number of renewals in that time."""
 
-RELEASE_PATIENCE: Final = 2.0
-"""Seconds for which releasing one is asked again, since it is over by itself."""
+RELEASE_TIMEOUT: Final = 2.0
+"""Seconds of retries of a release, since the lease also expires by itself."""
 
 
 class Lease:
-    """One that was taken."""
+    """A lease of this process."""
 
     def __init__(self, leases: "Leases", key: str, value: bytes, revision: int, asked: float) -> None:
-        """asked: when, by the monotonic clock."""
+        """asked: monotonic time of the request."""
         self._leases = leases
         self._key = key
         self._value = value
@@ -51,11 +51,11 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether it is certainly not over, but for clocks that are wrong."""
+        """Whether it has certainly not expired, except if clocks are wrong."""
         return time.monotonic() < self._until
 
     async def release(self) -> None:
-        """Let another one have it, soon; where NATS cannot be reached, when its time is over."""
+        """Release it. If NATS cannot be reached, it expires later."""
         self._until = 0.0
         self._renewing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -69,7 +69,7 @@ class Lease:
             asked = time.monotonic()
             with contextlib.suppress(Unavailable):
                 revision = await self._leases.write(self._key, self._value, self._revision)
-                if revision is None:  # it was over; nobody else may have it yet
+                if revision is None:  # it has expired, but maybe has no new holder
                     revision = await self._leases.write(self._key, self._value, None)
                 if revision is None:
                     self._until = 0.0
@@ -78,19 +78,19 @@ class Lease:
 
 
 class Leases:
-    """The bucket. seconds: how long a lease lasts, which is for the bucket to say."""
+    """The bucket of leases. seconds: time to live of a lease, a property of the bucket."""
 
     def __init__(self, nc: "Client", bucket: str, *, replicas: int = REPLICAS, seconds: float = LEASE_SECONDS) -> None:
-        """seconds: in a bucket that is not there yet."""
+        """seconds: for a new bucket."""
         self._nc = nc
-        self._js = nc.jetstream(timeout=ASK_PATIENCE)
+        self._js = nc.jetstream(timeout=ASK_TIMEOUT)
         self._bucket = bucket
         self._replicas = replicas
         self.seconds = seconds
         self._values: KeyValue | None = None
 
     async def open(self) -> None:
-        """Make the bucket if it is not there. Raises `OptionError` if it is another one, and `Unavailable`."""
+        """Create the bucket if it is missing. Raises `OptionError` for an unsuitable one, and `Unavailable`."""
         stream = f"KV_{self._bucket}"
 
         async def ask() -> None:
@@ -103,7 +103,7 @@ class Leases:
                     replicas=self._replicas,
                     history=1,
                     storage=StorageType.FILE,
-                    direct=False,  # the leader answers, who knows all that was written
+                    direct=False,  # only the leader has all writes
                 )
                 await self._js.create_key_value(wanted)
                 config = (await self._js.stream_info(stream)).config
@@ -111,33 +111,34 @@ class Leases:
                 raise OptionError(
                     f"NATS has a stream {stream} with {config.num_replicas} replicas, a max age of {config.max_age} s "
                     f"and direct get {'on' if config.allow_direct else 'off'}; leases need {self._replicas}, some "
-                    "seconds, and off: remove it, and it is made anew"
+                    "seconds, and off: delete the stream; a node will create it again"
                 )
             self.seconds = float(config.max_age)
             self._values = await self._js.key_value(self._bucket)
 
-        await patiently(self._nc, f"opening {stream}", ask)
+        await retried(self._nc, f"opening {stream}", ask)
 
-    async def take(self, key: str, told: dict[str, Any]) -> Lease | None:
-        """Have this lease; None: somebody else has it. told: what others are told of it. Raises `Unavailable`."""
-        value = json.dumps({**told, "token": NUID().next().decode()}).encode()
+    async def take(self, key: str, info: dict[str, Any]) -> Lease | None:
+        """Take a lease, or return None if it has a holder. info: for `info`. Raises `Unavailable`."""
+        value = json.dumps({**info, "token": NUID().next().decode()}).encode()
         asked = time.monotonic()
         revision = await self.write(key, value, None)
         return Lease(self, key, value, revision, asked) if revision is not None else None
 
-    async def told(self, key: str) -> dict[str, Any] | None:
-        """What is told of a lease; None: nobody has it. Raises `Unavailable`."""
-        found = await patiently(self._nc, f"reading the lease {key}", lambda: self._read(key))
+    async def info(self, key: str) -> dict[str, Any] | None:
+        """Return the holder's information about a lease; None: it has no holder. Raises `Unavailable`."""
+        found = await retried(self._nc, f"reading the lease {key}", lambda: self._read(key))
         if found is None:
             return None
-        told: dict[str, Any] = {}
+        info: dict[str, Any] = {}
         with contextlib.suppress(ValueError):
             if isinstance(parsed := json.loads(found[1]), dict):
-                told = parsed
-        return told
+                info = parsed
+        return info
 
     async def write(self, key: str, value: bytes, revision: int | None) -> int | None:
-        """Have this value under a key whose newest has this revision, or none; its own. None: that is not so."""
+        """Write a value if the key has this revision (None: no value). Returns the new revision, or None if it has
+        not."""
 
         async def ask() -> int | None:
             try:
@@ -145,13 +146,13 @@ class Leases:
                     return await self._bucket_open.create(key, value)
                 return await self._bucket_open.update(key, value, last=revision)
             except (KeyWrongLastSequenceError, KeyNotFoundError):
-                found = await self._read(key)  # maybe it was written already, and only the answer was lost
+                found = await self._read(key)  # maybe it was written, and only the reply was lost
                 return found[0] if found is not None and found[1] == value else None
 
-        return await patiently(self._nc, f"writing the lease {key}", ask, self.seconds)
+        return await retried(self._nc, f"writing the lease {key}", ask, self.seconds)
 
     async def remove(self, key: str, value: bytes) -> None:
-        """Have no such lease, if it has this value. Raises `Unavailable`, soon: it is over by itself."""
+        """Delete a lease if it has this value. Raises `Unavailable` after a short time."""
 
         async def ask() -> None:
             found = await self._read(key)
@@ -162,9 +163,9 @@ class Leases:
             except BadRequestError as error:
                 if error.err_code not in WRONG_LAST:
                     raise
-                raise errors.TimeoutError from None  # a renewal that was cancelled was on its way: ask again
+                raise errors.TimeoutError from None  # a cancelled renewal was in flight: retry
 
-        await patiently(self._nc, f"releasing the lease {key}", ask, RELEASE_PATIENCE)
+        await retried(self._nc, f"releasing the lease {key}", ask, RELEASE_TIMEOUT)
 
     async def _read(self, key: str) -> tuple[int, bytes] | None:
         try:
@@ -175,5 +176,5 @@ class Leases:
 
     @property
     def _bucket_open(self) -> "KeyValue":
-        assert self._values is not None, "opened before"
+        assert self._values is not None, "call open first"
         return self._values

@@ -1,4 +1,4 @@
-"""How a node finds its NATS, and what it insists on there. Where options come from is the server's affair."""
+"""The options of a node's connection to NATS. `server` reads them from the command line."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,21 +12,21 @@ BREAKS: Final = ("early-replies", "stale-reads")
 linearizable one."""
 
 LOG_LIMIT: Final = 4_096 * MIB
-"""Bytes that the stream may have, by default."""
+"""Default maximum bytes of the stream."""
 
 LOG_LIMIT_LEAST: Final = 64 * MIB
-"""The least that it can be set to: some of the largest commands."""
+"""Minimum of that option: some of the largest commands."""
 
 
 @record
 class ClusterOptions:
-    """What a node is told about its NATS.
+    """The options for NATS.
 
-    urls: of its servers, nats://[USER:PASSWORD@]HOST:PORT or tls://... name: of the cluster, and so of its stream.
-    creds: a file with a NATS user's JWT and seed, or with an nkey's seed alone. ca, cert, key: PEM files, for TLS.
-    system: how to say to NATS that one is of its system account, which may see how it syncs: USER:PASSWORD, or a file
-    of credentials; None: nobody can look. trust_sync: whether to serve even so.
-    limit: bytes of the stream.
+    urls: of its servers, nats://[USER:PASSWORD@]HOST:PORT or tls://... name: of the cluster, and part of its stream's.
+    creds: a file with a NATS user's JWT and seed, or with only an nkey's seed. ca, cert, key: PEM files, for TLS.
+    system: USER:PASSWORD or a file of credentials of NATS' system account, which can check the fsync option; None: no
+    check is possible. trust_sync: whether to serve without a check.
+    limit: maximum bytes of the stream.
     """
 
     urls: tuple[str, ...]
@@ -41,7 +41,7 @@ class ClusterOptions:
 
 
 def parsed_urls(text: str) -> tuple[str, ...]:
-    """The addresses in a list with commas. Raises `ValueError`.
+    """Parse a list of addresses, separated by commas. Raises `ValueError`.
 
     >>> parsed_urls("nats://a:4222, nats://b:4222")
     ('nats://a:4222', 'nats://b:4222')
@@ -55,15 +55,15 @@ def parsed_urls(text: str) -> tuple[str, ...]:
         except ValueError:
             well = False
         if not well:
-            text = "addresses like nats://HOST:4222 or nats://USER:PASSWORD@HOST:4222, with commas between"
-            raise ValueError(f"{text}, and number {number} is none (within a password a comma is %2C)")
+            text = "addresses such as nats://HOST:4222 or nats://USER:PASSWORD@HOST:4222, separated by commas"
+            raise ValueError(f"{text}; address {number} is invalid (in a password, write a comma as %2C)")
     if not urls:
-        raise ValueError("at least one address like nats://HOST:4222")
+        raise ValueError("at least one address such as nats://HOST:4222")
     return urls
 
 
 def without_user(url: str) -> str:
-    """An address as anybody may see it.
+    """Return an address without user and password.
 
     >>> without_user("nats://cairn:s3cr@t@a:4222")
     'nats://a:4222'
@@ -73,7 +73,7 @@ def without_user(url: str) -> str:
 
 
 def parsed_name(text: str) -> str:
-    """A cluster's name, which is a part of subjects and streams. Raises `ValueError`.
+    """Parse a cluster's name, which is a part of names in NATS. Raises `ValueError`.
 
     >>> parsed_name("prod-1")
     'prod-1'
@@ -86,5 +86,5 @@ def parsed_name(text: str) -> str:
 
 
 def cluster_wants_data() -> OptionError:
-    """Said where a node has no directory."""
-    return OptionError("a node of a cluster keeps its table in a directory: --data DIR")
+    """Return the error for a node without a directory."""
+    return OptionError("a cluster node needs a directory for its storage: --data DIR")

@@ -1,9 +1,9 @@
-"""Requests to JetStream, asked again while nobody can answer: a server that fails is replaced within seconds.
+"""Requests to JetStream with retries, since NATS replaces a failed server within seconds.
 
-What always holds: only what passes by itself is asked again, and not for ever. A request may have been executed though
-nobody said so; whoever asks again has to make sure that this does no harm. Who is cancelled meanwhile, is.
+Invariants: only temporary errors are retried, for a bounded time. A request without an answer may have been executed,
+so the caller must ensure that a repetition is harmless. Cancellation is never lost.
 
-Not for entries of the log, of which it matters what became of each (`proposer`).
+Out of scope: log entries, whose outcomes matter (`proposer`).
 """
 
 import asyncio
@@ -20,61 +20,61 @@ from cairnkv.replication.nats.connection import ApiError, NoAnswer, text_of
 
 _T = TypeVar("_T")
 
-PATIENCE: Final = 45.0
-"""Seconds for which something is asked again. NATS takes some 6 to agree on another leader; where one is paused, and
-connections to it fill up with chunks, it waits another 10 or 20 before it lets go of them (its write_deadline)."""
+RETRY_SECONDS: Final = 45.0
+"""Maximum seconds of retries. NATS needs about 6 s to elect a leader. If a server is paused and connections to it fill
+up with chunks, NATS waits another 10 or 20 s before it closes them (its write_deadline)."""
 
 PAUSE_SECONDS: Final = 0.2
-"""How long is waited before it is."""
+"""Seconds between two attempts."""
 
 NO_ROOM: Final = (10_023, 10_047, 10_077)
-"""Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
+"""JetStream's error codes for a full account, disk or stream."""
 
 WRONG_LAST: Final = (10_071, 10_164)
-"""Codes of JetStream that say another message is a subject's last one than was expected, or is about to be."""
+"""JetStream's error codes for a last message of a subject other than expected."""
 
 _NO_PEERS: Final = 10_005
-"""The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
+"""JetStream's error code for too few servers for a new stream, as just after their start."""
 
 
-async def patiently(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], patience: float = PATIENCE) -> _T:
-    """What comes of asking, again and again if need be.
+async def retried(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], seconds: float = RETRY_SECONDS) -> _T:
+    """Return the result of a request, with retries.
 
-    what: is being done, for the error. Raises `Unavailable` with what is wrong, after `patience` or where it does not
-    pass, and what `ask` raises that NATS has not said.
+    what: description of the request, for the error. Raises `Unavailable` after `seconds` or for a permanent error, and
+    all exceptions of `ask` that are not from NATS.
     """
     task = asyncio.current_task()
     assert task is not None
     cancelled = task.cancelling()
-    end = time.monotonic() + patience
+    end = time.monotonic() + seconds
     while True:
         trouble: Exception | None = None
         try:
-            if not nc.is_connected and not nc.is_closed:  # nats-py would keep the request's future for ever
+            if not nc.is_connected and not nc.is_closed:  # nats-py would never complete the request
                 raise errors.ConnectionReconnectingError
             answer = await ask()
         except (errors.Error, Error, OSError, NoAnswer, ApiError) as error:
             trouble = error
-        if task.cancelling() > cancelled:  # Python 3.11's `wait_for`, in nats-py, may lose it to what comes just then
+        if task.cancelling() > cancelled:  # nats-py may lose it: see `ask` in `connection`
             raise asyncio.CancelledError
         if trouble is None:
             return answer
-        if not _passes(trouble) or time.monotonic() >= end:
+        if not _is_temporary(trouble) or time.monotonic() >= end:
             raise Unavailable(f"{what}: {in_words(trouble)}") from trouble
         await asyncio.sleep(PAUSE_SECONDS)
 
 
 def in_words(error: Exception) -> str:
-    """What NATS, or its client, says."""
+    """Return the text of an error of NATS or nats-py."""
     if isinstance(error, NoStreamResponseError):
-        return "nobody answers for the stream"
+        return "the stream has no leader"
     if isinstance(error, APIError) and error.description:
-        return f"NATS says {error.description!r}"
+        return f"NATS reports {error.description!r}"
     return text_of(error).removeprefix("nats: ")
 
 
-def _passes(error: Exception) -> bool:
-    if isinstance(error, NoAnswer | ApiError):  # which of those pass nobody says
+def _is_temporary(error: Exception) -> bool:
+    if isinstance(error, NoAnswer | ApiError):  # they do not tell which are temporary
         return True
     if isinstance(error, ServiceUnavailableError):
         return error.err_code not in NO_ROOM

@@ -1,19 +1,19 @@
-"""Snapshots in JetStream's object store: what stands for the beginning of a log that is no longer kept.
+"""Snapshots in JetStream's object store. They replace the truncated beginning of the log.
 
-A snapshot is a node's table as of some position, one object: an archive of files in chunks, and a record, which
-other programs read as well (`nats object`).
+A snapshot is the storage of a node as of a position of the log. It is one object: an archive of files in chunks, and a
+record, which other programs can read too (`nats object`).
 
-What always holds:
-- A snapshot counts once its record is there. That is written when all chunks were read back and came to the same
-  digest, and only if they are still there then, which NATS sees to. So a broken upload never counts.
-- Two snapshots are kept, and those that a joining node has pinned. The log may be truncated up to the older of the two
-  (`Snapshots.floor`): if the newest cannot be read, there is another one, and the log behind it.
-- Snapshots of another stream of the same name count for nothing, and are left alone.
+Invariants:
+- A snapshot counts if its record exists. The record is written after all chunks were read back with the right digest,
+  and only if they still exist, which NATS checks. So a failed upload never counts.
+- The two newest snapshots are kept, and those pinned by a joining node. The log may be truncated up to the older one of
+  the two (`Snapshots.floor`): if the newest cannot be read, the other one and the log after it remain.
+- Snapshots of another stream with the same name do not count, and are never deleted.
 
-Pins and turns are leases, which clocks may end early; then a joiner finds its snapshot gone, or a gap in the log, and
-begins again with a newer one.
+Pins and turns are leases, which wrong clocks may end early. Then a joining node finds its snapshot deleted, or a gap in
+the log, and begins again with a newer one.
 
-Not for what the files are (`table`), nor for when it is time for a snapshot (the node).
+Out of scope: the files (`snapshot_files`), and the time of a snapshot (the node).
 """
 
 import asyncio
@@ -37,12 +37,12 @@ from nats.nuid import NUID
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, REPLICAS
 from cairnkv.records import record
-from cairnkv.replication.nats.connection import ASK_PATIENCE, logger
+from cairnkv.replication.nats.connection import ASK_TIMEOUT, logger
 from cairnkv.replication.nats.leases import LEASE_SECONDS, Lease, Leases
-from cairnkv.replication.nats.retry import PATIENCE, PAUSE_SECONDS, WRONG_LAST, patiently
+from cairnkv.replication.nats.retry import PAUSE_SECONDS, RETRY_SECONDS, WRONG_LAST, retried
 from cairnkv.replication.nats.stream import HEADERS_MAX
 from cairnkv.replication.nats.stream_config import Identity
-from cairnkv.replication.side_thread import SideThread
+from cairnkv.replication.snapshot_files import SideThread
 from cairnkv.replication.tar_stream import BadArchive, Unpacking, packed
 from cairnkv.storage.base import no_progress
 from cairnkv.storage.files import Progress, becoming, unfinished
@@ -53,46 +53,46 @@ if TYPE_CHECKING:
     from nats.js.api import RawStreamMsg
 
 CHUNK_BYTES: Final = 256 * KIB
-"""A message of a snapshot. Measured: longer ones are not much faster, and hold up the log's entries for longer."""
+"""Maximum bytes of a chunk. Measured: longer ones are not much faster, and delay log entries more."""
 
 KEPT: Final = 2
-"""Snapshots that are kept: if the newest cannot be read, there is another one."""
+"""Number of snapshots to keep, so that there is another one if the newest cannot be read."""
 
 PINS_MAX: Final = 4
-"""Snapshots that are pinned at a time: each may keep the log from being truncated."""
+"""Maximum pinned snapshots: each may prevent a truncation of the log."""
 
 MISSING_SECONDS: Final = 5.0
-"""How long a chunk has to be missing until that is believed: a server that was paused takes itself for the leader for a
-moment, and does not know what came meanwhile."""
+"""Seconds for which a chunk must be missing before an error is raised: a server that was paused considers itself the
+leader for a moment, and lacks newer data."""
 
-TIDY_PATIENCE: Final = 5.0
-"""Seconds for which it is tried to remove an upload that has failed; the next one removes what is left."""
+TIDY_TIMEOUT: Final = 5.0
+"""Seconds of retries to delete a failed upload. The next upload deletes its remains."""
 
 _EXPECTED_LAST_OF: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
-"""The header that says of which subject: by itself it is that of the message."""
+"""The header for the subject of an expected sequence, if it is not the message's."""
 
 _DIGEST: Final = "SHA-256="
 
 
 class SnapshotError(Exception):
-    """A snapshot could not be made or used; the text says why. Nothing was changed that counts."""
+    """A snapshot cannot be made or used. The text has the reason. No snapshot that counts has changed."""
 
 
 class Damaged(SnapshotError):
-    """It is not as it was put. Another one may be."""
+    """The snapshot is damaged. Another one may be undamaged."""
 
 
 class PinsTaken(SnapshotError):
-    """So many nodes are joining that no more can."""
+    """Too many nodes are joining at the same time."""
 
 
 @record
 class Snapshot:
-    """One that counts.
+    """A snapshot that counts.
 
-    position: of the newest entry that its files have. created: when the log's stream was made, in nanoseconds since
-    1970, by which it is told from others of its name. node: has made it. made: when, in ISO 8601.
-    size: bytes of its archive, in so many chunks. digest: their SHA-256, in hexadecimal.
+    position: of the newest entry in its files. created: creation time of the log's stream, in nanoseconds since 1970.
+    node: its maker. made: its time, in ISO 8601.
+    size: bytes of the archive. chunks: number of its chunks. digest: SHA-256 of the archive, in hexadecimal.
     """
 
     position: int
@@ -106,12 +106,12 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """Names sort by position. There is one snapshot of a position of a stream."""
+        """A unique name. Names sort by position."""
         return f"{self.position:020}@{self.created}"
 
 
 class Snapshots:
-    """The snapshots of a cluster, as one node sees them. Methods raise `Unavailable` when NATS does not answer."""
+    """The snapshots of a cluster, for one node. Methods raise `Unavailable` if NATS does not answer."""
 
     def __init__(
         self,
@@ -123,29 +123,29 @@ class Snapshots:
         chunk: int = CHUNK_BYTES,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """nc: a connection. name: of the cluster. chunk: bytes of a message at most, if NATS takes so many.
+        """nc: a connection. name: of the cluster. chunk: maximum bytes of a chunk, if NATS accepts so many.
 
-        lease_seconds: if the leases' bucket is not there yet.
+        lease_seconds: for a new bucket of leases.
         """
         self._nc = nc
-        self._js = nc.jetstream(timeout=ASK_PATIENCE)
+        self._js = nc.jetstream(timeout=ASK_TIMEOUT)
         self._bucket = f"CAIRN_{name}_snapshots"
         self._stream = f"OBJ_{self._bucket}"
         self._node = node
         self._replicas = replicas
         self._chunk = chunk
-        self._created = 0  # when the stream was made whose snapshots count
+        self._created = 0  # of the stream whose snapshots count
         self._leases = Leases(nc, f"CAIRN_{name}_leases", replicas=replicas, seconds=lease_seconds)
-        self._made = True  # the bucket is there, whoever has made it
+        self._made = True  # whether the bucket exists
         self._turn: Lease | None = None
         self.side: Final = SideThread(f"{self._bucket} files")
-        """Where its file work is done; others may use it for theirs."""
+        """The thread for file work."""
 
     async def open(self, identity: Identity, *, make: bool = True) -> None:
-        """Make the buckets if they are not there. identity: of the stream whose snapshots count.
+        """Create the buckets if they are missing. identity: of the stream whose snapshots count.
 
-        make: False: only to look what there is, by `listed`.
-        Raises `OptionError` if they are there and would not keep what they are given.
+        make: False if only `listed` will be called.
+        Raises `OptionError` if a bucket has an unsuitable configuration.
         """
 
         async def ask() -> None:
@@ -165,29 +165,29 @@ class Snapshots:
         self._made = make
         if not make:
             return
-        await patiently(self._nc, f"opening {self._stream}", ask)
+        await retried(self._nc, f"opening {self._stream}", ask)
         await self._leases.open()
 
     def close(self) -> None:
-        """Let the thread end."""
+        """End the thread."""
         self.side.close()
 
-    # -- what there is -------------------------------------------------------------------------------------------
+    # -- list ----------------------------------------------------------------------------------------------------
 
     async def listed(self) -> list[Snapshot]:
-        """All that count, the newest first. There may be more than are kept for a while."""
-        found = [_parsed(told) for told in await self._records()]
+        """Return the snapshots that count, the newest first. For some time there may be more than are kept."""
+        found = [_parsed(record) for record in await self._records()]
         ours = [snapshot for snapshot in found if snapshot is not None and snapshot.created == self._created]
         return sorted(ours, key=lambda snapshot: snapshot.position, reverse=True)
 
     async def newest(self) -> Snapshot | None:
-        """The one with the highest position; None: there is none."""
+        """Return the snapshot with the highest position, or None."""
         return next(iter(await self.listed()), None)
 
     async def floor(self, least: int = KEPT) -> int:
-        """The log may be truncated up to this position, that one included; 0: not at all.
+        """Return the position up to which the log may be truncated, inclusive; 0: not at all.
 
-        least: so many snapshots have to have what is truncated.
+        least: number of snapshots that must have the truncated entries.
         """
         kept = (await self.listed())[:least]
         if len(kept) < least:
@@ -195,13 +195,13 @@ class Snapshots:
         return min([kept[-1].position, *(position for _, position in await self._pins())])
 
     async def _records(self) -> list[dict[str, Any]]:
-        """What the records of all objects tell, also of those that are none of ours."""
+        """Return the records of all objects, also of other programs."""
         records = []
         for subject in await self._subjects("M.>"):
-            message = await patiently(self._nc, "reading a snapshot's record", functools.partial(self._last, subject))
+            message = await retried(self._nc, "reading a snapshot's record", functools.partial(self._last, subject))
             with contextlib.suppress(ValueError):
-                if message is not None and isinstance(told := json.loads(message.data or b""), dict):
-                    records.append(told)
+                if message is not None and isinstance(parsed := json.loads(message.data or b""), dict):
+                    records.append(parsed)
         return records
 
     async def _subjects(self, below: str) -> list[str]:
@@ -214,10 +214,10 @@ class Snapshots:
                 return []
             return list(info.state.subjects or ())
 
-        return await patiently(self._nc, "listing snapshots", ask)
+        return await retried(self._nc, "listing snapshots", ask)
 
     async def _last(self, subject: str) -> "RawStreamMsg | None":
-        """The newest message of a subject, by the stream's leader."""
+        """Return the newest message of a subject, from the stream's leader."""
         try:
             return await self._js.get_last_msg(self._stream, subject)
         except NotFoundError:
@@ -227,7 +227,7 @@ class Snapshots:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[bool]:
-        """Whether it is this node's turn to make a snapshot, for as long as the block lasts: else it is another's."""
+        """Yield whether this node may make a snapshot during the block, since no other node does."""
         lease = await self._leases.take("turn", {"node": self._node})
         if lease is None:
             yield False
@@ -241,93 +241,93 @@ class Snapshots:
 
     @contextlib.asynccontextmanager
     async def pinned(self, snapshot: Snapshot) -> AsyncIterator[Lease]:
-        """Keep a snapshot, and the log behind it, while the block lasts.
+        """Keep a snapshot, and the log after it, during the block.
 
-        Raises `PinsTaken`, and `SnapshotError` where it is gone already.
+        Raises `PinsTaken`, and `SnapshotError` if it does not exist any more.
         """
-        told = {"node": self._node, "name": snapshot.name, "position": snapshot.position}
+        info = {"node": self._node, "name": snapshot.name, "position": snapshot.position}
         for number in range(PINS_MAX):
-            if (lease := await self._leases.take(f"pin.{number}", told)) is not None:
+            if (lease := await self._leases.take(f"pin.{number}", info)) is not None:
                 break
         else:
-            raise PinsTaken(f"{PINS_MAX} nodes are joining already, which is as many as may: try again later")
+            raise PinsTaken(f"{PINS_MAX} nodes are already joining, the maximum: try again later")
         try:
             if snapshot not in await self.listed():
-                raise SnapshotError(f"snapshot {snapshot.name} is there no more: take a newer one")
+                raise SnapshotError(f"snapshot {snapshot.name} does not exist any more: use a newer one")
             yield lease
         finally:
             await lease.release()
 
     async def _pins(self) -> list[tuple[str, int]]:
-        """Names and positions of the snapshots of this stream that are pinned."""
-        told = [await self._leases.told(f"pin.{number}") for number in range(PINS_MAX)]
-        pins = [(str(pin.get("name", "")), pin.get("position", 0)) for pin in told if pin is not None]
+        """Return names and positions of the pinned snapshots of this stream."""
+        infos = [await self._leases.info(f"pin.{number}") for number in range(PINS_MAX)]
+        pins = [(str(pin.get("name", "")), pin.get("position", 0)) for pin in infos if pin is not None]
         return [(name, position) for name, position in pins if name.endswith(f"@{self._created}")]
 
-    # -- putting one there ---------------------------------------------------------------------------------------
+    # -- make ----------------------------------------------------------------------------------------------------
 
     async def put(self, directory: Path, position: int, progress: Progress = no_progress) -> Snapshot:
-        """Make a snapshot of the files in a directory, which does not change meanwhile. Within `turn` only.
+        """Make a snapshot of the files in a directory, which must not change meanwhile. Only within `turn`.
 
-        progress: told how many bytes more were sent or read back, so about twice the files'.
-        Raises `SnapshotError` where there is a newer one, the turn is lost, or what comes back is not what was sent;
-        `BadArchive` for a directory that has more than files; `OSError`. After `Unavailable` it may count even so.
+        progress: called with the bytes sent or read back since the last call, in total about twice the files' bytes.
+        Raises `SnapshotError` if there is a newer one, the turn is lost, or the data read back differs; `BadArchive`
+        for a directory with other things than files; `OSError`. After `Unavailable` the snapshot may count.
         """
-        self._refuse_if_not_our_turn()
+        self._check_turn()
         await self._tidy()
         newest = await self.newest()
         if newest is not None and newest.position >= position:
-            raise SnapshotError(f"there is snapshot {newest.name} already, and this one would be of {position:,}")
+            raise SnapshotError(f"snapshot {newest.name} exists already, and this one would have position {position:,}")
         nuid = NUID().next().decode()
         try:
             snapshot, last = await self._upload(directory, position, nuid, progress)
             await self._verify(snapshot, progress)
-            self._refuse_if_not_our_turn()
+            self._check_turn()
         except BaseException:
             with contextlib.suppress(Unavailable):
-                await self._purge(self._chunks_of(nuid), TIDY_PATIENCE)
+                await self._purge(self._chunks_of(nuid), TIDY_TIMEOUT)
             raise
-        await self._record(snapshot, last)  # if this fails it may be there, or be yet to come: so its chunks stay
+        await self._record(snapshot, last)  # after a failure the record may exist, or appear later; so keep the chunks
         try:
             await self._tidy()
         except Unavailable as error:
-            logger.warning("older snapshots were not removed; the next one will do it: %s", error)
+            logger.warning("cannot delete older snapshots; the next one will do it: %s", error)
         return snapshot
 
-    def _refuse_if_not_our_turn(self) -> None:
+    def _check_turn(self) -> None:
         if self._turn is None or not self._turn.held:
-            raise SnapshotError("it is not this node's turn to make a snapshot, or not any more")
+            raise SnapshotError("this node has no turn to make a snapshot, or has lost it")
 
     async def _upload(self, directory: Path, position: int, nuid: str, progress: Progress) -> tuple[Snapshot, int]:
-        """Send all chunks. Also says the sequence of the last one."""
-        pieces = packed(directory, min(self._chunk, self._nc.max_payload - HEADERS_MAX))
+        """Send all chunks. Also returns the sequence of the last one."""
+        archive = packed(directory, min(self._chunk, self._nc.max_payload - HEADERS_MAX))
         digest = hashlib.sha256()
         size = chunks = last = 0
-        while piece := await self.side.run(_next_of, pieces, digest):
-            last = await self._sent(self._chunks_of(nuid), piece, last)
-            size += len(piece)
+        while chunk := await self.side.run(_next_of, archive, digest):
+            last = await self._sent(self._chunks_of(nuid), chunk, last)
+            size += len(chunk)
             chunks += 1
-            progress(len(piece))
+            progress(len(chunk))
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         snapshot = Snapshot(position, self._created, self._node, size, chunks, digest.hexdigest(), nuid, made)
         return snapshot, last
 
     async def _verify(self, snapshot: Snapshot, progress: Progress) -> None:
         digest = hashlib.sha256()
-        async for piece in self._pieces(snapshot):
-            await self.side.run(digest.update, piece)
-            progress(len(piece))
+        async for chunk in self._chunks(snapshot):
+            await self.side.run(digest.update, chunk)
+            progress(len(chunk))
         _compare(snapshot, digest.hexdigest())
 
     async def _record(self, snapshot: Snapshot, last: int) -> None:
-        """Have it count, if its last chunk is still the last one of them."""
+        """Write the record, if the last chunk is still the last one."""
         await self._sent(self._record_of(snapshot), _rendered(snapshot, self._bucket, self._chunk), last, snapshot)
 
     async def _sent(self, subject: str, payload: bytes, last: int, after: Snapshot | None = None) -> int:
-        """Publish one message, once, behind the last one of its subject; of which sequence it is.
+        """Publish a message once, after the last one of its subject. Returns its sequence.
 
-        A message that was held somewhere and comes later is not the next any more, and refused by NATS.
-        last: the sequence of the one before; 0: none. after: a snapshot whose chunks' last it is, instead.
+        NATS refuses a delayed message, which is not the next one any more.
+        last: the sequence of the last message; 0: none. after: if given, `last` is of this snapshot's chunks.
         """
         headers = {str(Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value): str(last)}
         if after is not None:
@@ -340,38 +340,38 @@ class Snapshots:
             except BadRequestError as error:
                 if error.err_code not in WRONG_LAST:
                     raise
-            there = await self._last(subject)  # maybe it was stored already, and only the answer was lost
+            there = await self._last(subject)  # maybe it was stored, and only the reply was lost
             if there is not None and there.data == payload and (there.seq or 0) > last:
                 return there.seq or 0
             before = there if after is None else await self._last(self._chunks_of(after.nuid))
             if (before.seq if before is not None else 0) == last:
                 raise errors.TimeoutError  # it is being stored
-            raise SnapshotError("somebody else has written to this snapshot, or removed it, while it was made")
+            raise SnapshotError("another process has written to this snapshot or deleted it meanwhile")
 
-        return await patiently(self._nc, "writing a snapshot", ask)
+        return await retried(self._nc, "writing a snapshot", ask)
 
-    # -- using one -----------------------------------------------------------------------------------------------
+    # -- fetch ---------------------------------------------------------------------------------------------------
 
     async def fetch(self, snapshot: Snapshot, directory: Path, progress: Progress = no_progress) -> None:
-        """Have a snapshot's files in a directory, which is empty or not there, whole or not at all.
+        """Fetch the files of a snapshot to an empty or new directory, atomically. Pin the snapshot before.
 
-        progress: told how many bytes more have come. Pin it before.
-        Raises `Damaged`, `SnapshotError` where there is no room, `OptionError` where there is something already.
+        progress: called with the bytes received since the last call. Raises `Damaged`, `SnapshotError` if there is too
+        little disk space, `OptionError` if the directory is not empty.
         """
-        await self.side.run(shutil.rmtree, unfinished(directory), ignore_errors=True)  # what a crash has left
+        await self.side.run(shutil.rmtree, unfinished(directory), ignore_errors=True)  # left by a crash
         try:
             async with self.side.entered(becoming(directory)) as part:
                 room = shutil.disk_usage(part).free
                 if room < snapshot.size:
                     raise SnapshotError(
-                        f"{directory}: the file system has {room:,} bytes free; {snapshot.size:,} are needed"
+                        f"{directory}: the file system has {room:,} bytes free, but {snapshot.size:,} are needed"
                     )
                 unpacking = Unpacking(part)
                 digest = hashlib.sha256()
                 try:
-                    async for piece in self._pieces(snapshot):
-                        await self.side.run(_take, piece, unpacking, digest)
-                        progress(len(piece))
+                    async for chunk in self._chunks(snapshot):
+                        await self.side.run(_unpack, chunk, unpacking, digest)
+                        progress(len(chunk))
                     _compare(snapshot, digest.hexdigest())
                     await self.side.run(unpacking.finish)
                 finally:
@@ -379,13 +379,13 @@ class Snapshots:
         except BadArchive as error:
             raise Damaged(f"snapshot {snapshot.name} is damaged: {error}") from None
 
-    async def _pieces(self, snapshot: Snapshot) -> AsyncIterator[bytes]:
-        """Its chunks, one after the other. Raises `Damaged` where one is missing."""
+    async def _chunks(self, snapshot: Snapshot) -> AsyncIterator[bytes]:
+        """Yield the chunks of a snapshot. Raises `Damaged` if one is missing."""
         reader = _Reader(self._js, self._stream, self._chunks_of(snapshot.nuid))
         for number in range(snapshot.chunks):
             end = time.monotonic() + MISSING_SECONDS
             while True:
-                message = await patiently(self._nc, f"reading snapshot {snapshot.name}", reader.next)
+                message = await retried(self._nc, f"reading snapshot {snapshot.name}", reader.next)
                 if message is not None or time.monotonic() >= end:
                     break
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -393,27 +393,27 @@ class Snapshots:
                 raise Damaged(f"snapshot {snapshot.name} is damaged: chunk {number} of {snapshot.chunks} is missing")
             yield message.data or b""
 
-    # -- removing ------------------------------------------------------------------------------------------------
+    # -- delete --------------------------------------------------------------------------------------------------
 
     async def remove(self, snapshot: Snapshot) -> None:
-        """Have it count no more, then give its room back. For one that was found to be damaged."""
+        """Delete a damaged snapshot: its record first, then its chunks."""
         await self._purge(self._record_of(snapshot))
         await self._purge(self._chunks_of(snapshot.nuid))
 
     async def _tidy(self) -> None:
-        """Remove what is neither kept nor pinned, and chunks without a record."""
-        there = set(await self._subjects("C.>"))  # first: what is recorded meanwhile is not among them
+        """Delete snapshots that are neither kept nor pinned, and chunks without a record."""
+        subjects = set(await self._subjects("C.>"))  # first, since records may be written meanwhile
         pinned = {name for name, _ in await self._pins()}
         for snapshot in (await self.listed())[KEPT:]:
             if snapshot.name not in pinned:
                 await self.remove(snapshot)
-        used = {self._chunks_of(str(told.get("nuid"))) for told in await self._records()}
-        for subject in there - used:
+        used = {self._chunks_of(str(record.get("nuid"))) for record in await self._records()}
+        for subject in subjects - used:
             await self._purge(subject)
 
-    async def _purge(self, subject: str, patience: float = PATIENCE) -> None:
+    async def _purge(self, subject: str, seconds: float = RETRY_SECONDS) -> None:
         ask = functools.partial(self._js.purge_stream, self._stream, subject=subject)
-        await patiently(self._nc, "removing a snapshot", ask, patience)
+        await retried(self._nc, "deleting a snapshot", ask, seconds)
 
     def _chunks_of(self, nuid: str) -> str:
         return f"$O.{self._bucket}.C.{nuid}"
@@ -433,9 +433,10 @@ class _Reader:
         self._direct = True
 
     async def next(self) -> "RawStreamMsg | None":
-        """The next one; None: there is none. Any server may say what it has, but only the leader that there is none.
+        """Return the next message, or None. Any server may return a message, but only the leader may report that there
+        is none.
 
-        One that says nothing may be asked again by chance; so after that it is the leader only.
+        After a timeout, only the leader is asked, since a random server may be the silent one again.
         """
         for direct in (True, False) if self._direct else (False,):
             try:
@@ -456,9 +457,9 @@ class _Reader:
 
 
 def _rendered(snapshot: Snapshot, bucket: str, chunk: int) -> bytes:
-    """A record, as JetStream's object stores have them; what is ours stands in its metadata."""
+    """Return the record of a snapshot, in the format of JetStream's object stores. Own fields are in the metadata."""
     digest = base64.urlsafe_b64encode(bytes.fromhex(snapshot.digest)).decode()
-    told = {
+    record = {
         "name": snapshot.name,
         "bucket": bucket,
         "nuid": snapshot.nuid,
@@ -469,44 +470,44 @@ def _rendered(snapshot: Snapshot, bucket: str, chunk: int) -> bytes:
         "options": {"max_chunk_size": chunk},
         "metadata": {"position": str(snapshot.position), "created": str(snapshot.created), "node": snapshot.node},
     }
-    return json.dumps(told).encode()
+    return json.dumps(record).encode()
 
 
-def _parsed(told: dict[str, Any]) -> Snapshot | None:
-    """The snapshot that a record tells of; None: it is none, or was deleted."""
+def _parsed(record: dict[str, Any]) -> Snapshot | None:
+    """Return the snapshot of a record; None: the object is none, or was deleted."""
     try:
-        if told.get("deleted"):
+        if record.get("deleted"):
             return None
         snapshot = Snapshot(
-            int(told["metadata"]["position"]),
-            int(told["metadata"]["created"]),
-            str(told["metadata"]["node"]),
-            int(told["size"]),
-            int(told["chunks"]),
-            base64.urlsafe_b64decode(told["digest"].removeprefix(_DIGEST)).hex(),
-            str(told["nuid"]),
-            str(told["mtime"]),
+            int(record["metadata"]["position"]),
+            int(record["metadata"]["created"]),
+            str(record["metadata"]["node"]),
+            int(record["size"]),
+            int(record["chunks"]),
+            base64.urlsafe_b64decode(record["digest"].removeprefix(_DIGEST)).hex(),
+            str(record["nuid"]),
+            str(record["mtime"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    return snapshot if snapshot.name == told.get("name") else None
+    return snapshot if snapshot.name == record.get("name") else None
 
 
 # -- in the thread -------------------------------------------------------------------------------------------------
 
 
-def _next_of(pieces: Iterator[bytes], digest: "hashlib._Hash") -> bytes:
-    """The next piece, which the digest has then; empty: there is none."""
-    piece = next(pieces, b"")
-    digest.update(piece)
-    return piece
+def _next_of(chunks: Iterator[bytes], digest: "hashlib._Hash") -> bytes:
+    """Return the next chunk, and update the digest; empty: no chunk is left."""
+    chunk = next(chunks, b"")
+    digest.update(chunk)
+    return chunk
 
 
-def _take(piece: bytes, unpacking: Unpacking, digest: "hashlib._Hash") -> None:
-    digest.update(piece)
-    unpacking.feed(piece)
+def _unpack(chunk: bytes, unpacking: Unpacking, digest: "hashlib._Hash") -> None:
+    digest.update(chunk)
+    unpacking.feed(chunk)
 
 
 def _compare(snapshot: Snapshot, digest: str) -> None:
     if digest != snapshot.digest:
-        raise Damaged(f"snapshot {snapshot.name} is damaged: its SHA-256 is another one")
+        raise Damaged(f"snapshot {snapshot.name} is damaged: its SHA-256 differs")

@@ -1,11 +1,11 @@
-"""The way to the stream: open it or make it, publish to it, consume it, truncate it; and messages that are not kept.
+"""The stream of a cluster: create or open it, publish, read and truncate it; and messages on channels.
 
-What always holds: a stream is opened only if it is declared as a log has to be (`stream_config`), and only if NATS
-syncs every write, as was seen or as we are told to trust (`fsync_check`). What comes back through `entries` is in the
-log; nothing else proves that anything is: neither an acknowledgement nor what JetStream says of the stream's end.
+Invariants: a stream is opened only with the configuration of a log (`stream_config`), and only if NATS fsyncs every
+write, by a check or by an option (`fsync_check`). Only `entries` proves that an entry is in the log; neither an
+acknowledgement nor JetStream's report of the stream's end does. All waits are bounded, except in `entries`, which
+survives all failures of servers and connections.
 
-Everything waits for a bounded time but `entries`, which goes on whatever happens to servers and connections. Not for
-what stands in an entry, nor for which entries count (`entries`, `epochs`). Importing this imports nats-py.
+Out of scope: the format of entries, and the entries that count (`entries`, `epochs`).
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from nats.js import JetStreamContext
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB, REPLICAS
 from cairnkv.replication.nats import connection, fsync_check
-from cairnkv.replication.nats.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, logger, note
+from cairnkv.replication.nats.connection import OPEN_TIMEOUT, Answer, ApiError, Connection, NoAnswer, ask, logger, note
 from cairnkv.replication.nats.consumer import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
-from cairnkv.replication.nats.leadership import leads_alone
 from cairnkv.replication.nats.options import ClusterOptions
-from cairnkv.replication.nats.retry import NO_ROOM, patiently
+from cairnkv.replication.nats.retry import NO_ROOM, retried
 from cairnkv.replication.nats.stream_config import (
     Identity,
     StreamState,
     channels_subject,
     declared,
+    leads_alone,
     log_subject,
     nanoseconds,
     problems,
@@ -41,71 +41,70 @@ from cairnkv.replication.nats.stream_config import (
 __all__ = ["Identity", "Interrupted", "Missing", "PastEnd", "Purged", "Replaced", "Stream", "StreamState", "Sync"]
 
 Sync: TypeAlias = Literal["proven", "trusted", "unproven"]
-"""Whether NATS syncs every write before it acknowledges it: seen; not seen, but we are told so; seen not to, after the
+"""Whether NATS fsyncs every write before it acknowledges it: checked; assumed by an option; found false after the
 stream was opened."""
 
 HEADERS_MAX: Final = KIB
-"""Bytes of a message that are left to headers."""
+"""Bytes of a message that are reserved for headers."""
 
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at how full the stream is."""
+CHECK_EVERY: Final = 1.0
+"""Seconds between two requests for the state of the stream."""
 
 UNANSWERED_MAX: Final = 6
-"""Looks in a row without an answer, some two seconds each, after which another server is tried: this one may be cut off
-from the others, and we are not. An election takes about six seconds."""
+"""Unanswered requests in a row, about two seconds each, after which another server is tried, since this one may be cut
+off from the others. An election takes about six seconds."""
 
 ACCOUNT_EVERY: Final = 5
-"""Of these looks one at the limits of the account."""
+"""One of so many requests also asks for the limits of the account."""
 
 SYNC_EVERY: Final = 60.0
 SYNC_UNSEEN_EVERY: Final = 5.0
-"""Seconds between two looks at whether NATS syncs; the latter while a server of the stream was not seen yet."""
+"""Seconds between two fsync checks; the latter if a server of the stream has not been seen yet."""
 
-REFUSAL_PATIENCE: Final = 5.0
-"""Seconds for which JetStream has to refuse the stream until that is believed: servers that have just started do not
-know yet of each other."""
+REFUSAL_TIMEOUT: Final = 5.0
+"""Seconds for which JetStream must refuse the stream before an error is raised: servers that have just started do not
+know each other yet."""
 
 RETRY_WAIT: Final = 0.1
-"""Seconds between two attempts, where one waits for a leader."""
+"""Seconds between two attempts to open the stream."""
 
-TRUNCATE_PATIENCE: Final = 10.0
-"""Seconds for a truncation, an election included."""
+TRUNCATE_TIMEOUT: Final = 10.0
+"""Seconds for a truncation, including an election."""
 
 PUBLISHES_MAX: Final = 1_024
 PUBLISH_BYTES_MAX: Final = 64 * MIB
-"""Messages published that JetStream has neither taken nor refused, and their bytes; more are refused here. A node has
-a few under way."""
+"""Maximum unacknowledged messages, and their bytes; more are refused. A node has a few in flight."""
 
 FORGET_AFTER: Final = 30.0
-"""Seconds after which an answer to a publish is not waited for any more."""
+"""Seconds for the acknowledgement of a message."""
 
 UNSENT_MAX: Final = 16 * MIB
-"""Bytes that NATS has not taken from which on messages on channels are dropped, as they are on any other trouble."""
+"""Unsent bytes above which messages on channels are dropped, as after any other error."""
 
 _OFFLINE: Final = "offline"
-"""In JetStream's refusal of a stream for which there are servers enough, but not at present."""
+"""Part of JetStream's error for a stream with enough servers, of which too few are online."""
 
 _DIFFERENT: Final = 10_058
-_PASSING: Final = (_DIFFERENT, 10_008, 10_009)
-"""Another node was first; or JetStream itself says that it is temporary: it has no leader, or another one."""
+_TEMPORARY: Final = (_DIFFERENT, 10_008, 10_009)
+"""Error codes for a stream that another node has created, and for a missing or new leader."""
 _NOT_ENABLED: Final = (10_035, 10_039, 10_076)
 _PEERS: Final = (10_005, 10_023, 10_047, 10_074)
-"""JetStream's error numbers."""
+"""JetStream's error codes for a disabled JetStream, and for too few servers or too little space."""
 
 
 class Missing(OptionError):
-    """There is no such stream."""
+    """The stream does not exist."""
 
 
 def _log_fault(error: BaseException) -> None:
-    logger.error("a fault of cairnkv itself", exc_info=error)
+    logger.error("a bug of cairnkv", exc_info=error)
 
 
 class Stream:
-    """A node's way to its cluster's log."""
+    """A node's access to its cluster's log."""
 
     def __init__(self, options: ClusterOptions, *, replicas: int = REPLICAS) -> None:
-        """replicas: how many servers keep it."""
+        """replicas: number of servers that store the stream."""
         self._options = options
         self._replicas = replicas
         self._name = stream_name(options.name)
@@ -116,8 +115,8 @@ class Stream:
         self._closed = False
         self._connections = 0
         self._consumptions: set[Consumption] = set()
-        self._told: list[Callable[[bytes], None]] = []
-        # Publishes by their number: until when an answer is waited for, whom to tell of a refusal, bytes.
+        self._callbacks: list[Callable[[bytes], None]] = []  # for messages on channels
+        # Unacknowledged messages by number: deadline, callback for a refusal, bytes.
         self._awaited: dict[int, tuple[float, Callable[[str], None], int]] = {}
         self._awaited_bytes = 0
         self._number = 0
@@ -128,50 +127,46 @@ class Stream:
         self._sync: Sync = "unproven"
         self._sync_unseen: tuple[str, ...] = ()
         self.failed: Callable[[BaseException], None] = _log_fault
-        """Told of a fault of ours, behind which this is of no use any more."""
+        """Called after a bug, which makes this object unusable."""
         self.trouble: str | None = None
-        """What is wrong with JetStream as far as it can be seen without publishing, in words; None: nothing."""
+        """The error of the last request for the stream's state, or None."""
 
     # -- open and close ------------------------------------------------------------------------------------------------
 
     async def open(self, *, make: bool = True) -> None:
-        """Connect, make the stream or check the one there, and see whether NATS syncs. Called once.
+        """Connect, create the stream or check the existing one, and check fsync. Called once.
 
-        make: whether to make it where there is none; else that is `Missing`.
-        Raises `OptionError` for what is not as it should be, saying what would be right; `Unavailable` where NATS or
-        JetStream's leader is not there after `OPEN_PATIENCE`.
+        make: whether to create a missing stream; if not, raises `Missing`. Raises `OptionError` for a wrong
+        configuration, `Unavailable` if NATS or JetStream's leader is not available within `OPEN_TIMEOUT`.
         """
         options = self._options
         if options.system is None and not options.trust_sync:
-            raise OptionError(fsync_check.NOBODY_CAN_SEE)
-        self._client = await connection.connect(options, f"cairnkv {options.name}", back=self._connected_again)
+            raise OptionError(fsync_check.UNKNOWN)
+        self._client = await connection.connect(options, f"cairnkv {options.name}", back=self._reconnected)
         try:
             self._see_payload(self._client.max_payload)
-            state = await self._stream_there(make=make)
+            state = await self._existing(make=make)
             self._check(state.config)
             if (most := state.config.get("max_msg_size", -1)) > 0:
                 self._see_payload(most)
             self._keep(state)
-            await self._see_sync(state)
+            await self._check_sync(state)
             self._answers_prefix = self._client.new_inbox()
-            await self._client.hear(f"{self._answers_prefix}.*", self._answered)
-            await self._client.hear(self._channels_subject, self._heard)
+            await self._client.on_message(f"{self._answers_prefix}.*", self._acknowledged)
+            await self._client.on_message(self._channels_subject, self._received)
             await self._client.flush()
-        except Unavailable:  # it says why itself
+        except BaseException as error:
             await connection.close(self._client)
+            if isinstance(error, errors.Error | OSError) and not isinstance(error, Unavailable):
+                text = connection.text_of(error)
+                raise Unavailable(f"the connection to NATS failed while the stream was opened: {text}") from error
             raise
-        except (errors.Error, OSError) as error:
-            await connection.close(self._client)
-            raise Unavailable(f"NATS was lost while the stream was opened: {connection.text_of(error)}") from error
-        except BaseException:
-            await connection.close(self._client)
-            raise
-        self._begin(self._look())
+        self._begin(self._check_often())
         if options.system is not None:
-            self._begin(self._look_at_sync())
+            self._begin(self._check_sync_often())
 
     async def close(self) -> None:
-        """End everything; `entries` ends too. What was published may still be logged."""
+        """Close the connection, and end `entries`. Published messages may still be logged."""
         self._closed = True  # nats-py may swallow what cancels a task
         for consumption in self._consumptions:
             consumption.stop()
@@ -190,11 +185,11 @@ class Stream:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failed(error)
 
-    async def _stream_there(self, *, make: bool) -> StreamState:
-        """The stream, which is made if it is not there."""
+    async def _existing(self, *, make: bool) -> StreamState:
+        """Return the state of the stream. make: create it if it is missing."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        refused: float | None = None  # since when
+        refused: float | None = None  # since this time
         while True:
             try:
                 try:
@@ -202,9 +197,9 @@ class Stream:
                 except ApiError as error:
                     if error.number != STREAM_NOT_FOUND:
                         raise
-                    # Servers that have just started do not know yet what there is.
-                    if not make and loop.time() - began > REFUSAL_PATIENCE:
-                        raise Missing(f"this NATS has no stream {self._name}") from None
+                    # Servers that have just started may not know the stream yet.
+                    if not make and loop.time() - began > REFUSAL_TIMEOUT:
+                        raise Missing(f"NATS has no stream {self._name}") from None
                 if make:
                     await self._ask("STREAM.CREATE", declared(self._options, self._replicas))
                     continue
@@ -215,82 +210,82 @@ class Stream:
                 refused = None
             except ApiError as error:
                 trouble = error
-                passes = error.number in _PASSING or _OFFLINE in str(error)
-                if not passes:
+                temporary = error.number in _TEMPORARY or _OFFLINE in str(error)
+                if not temporary:
                     refused = loop.time() if refused is None else refused
-                    if loop.time() - refused > REFUSAL_PATIENCE:
+                    if loop.time() - refused > REFUSAL_TIMEOUT:
                         raise OptionError(self._refusal(error)) from None
-            if loop.time() - began > OPEN_PATIENCE:
-                raise Unavailable(f"stream {self._name} cannot be opened after {OPEN_PATIENCE:g} s: {trouble}")
+            if loop.time() - began > OPEN_TIMEOUT:
+                raise Unavailable(f"cannot open stream {self._name} within {OPEN_TIMEOUT:g} s: {trouble}")
             note(f"stream {self._name}: {trouble}")
             await asyncio.sleep(RETRY_WAIT)
 
     def _refusal(self, error: ApiError) -> str:
-        text = f"NATS does not make the stream {self._name}: {error}"
+        text = f"NATS refuses to create the stream {self._name}: {error}"
         if error.number in _NOT_ENABLED:
             return f"{text}. Enable JetStream in the servers' configuration, and for this account"
         if error.number in _PEERS:
             return (
-                f"{text}. It needs {self._replicas} servers that are one cluster and have JetStream, each with room "
-                f"for {self._options.limit:,} bytes more (max_file_store there, --log-limit here)"
+                f"{text}. The stream needs {self._replicas} servers of one cluster with JetStream, each with space for "
+                f"{self._options.limit:,} more bytes (max_file_store of NATS, --log-limit of cairn)"
             )
         return text
 
     def _check(self, config: Answer) -> None:
         if found := problems(config, self._options, self._replicas):
             raise OptionError(
-                f"stream {self._name} of this NATS cannot be a log: {'; '.join(found)}. "
-                "Change it (nats stream edit), or choose another --name"
+                f"stream {self._name} has a wrong configuration for a log: {'; '.join(found)}. "
+                "Change it (nats stream edit), or use another --name"
             )
 
-    # -- whether NATS syncs --------------------------------------------------------------------------------------------
+    # -- fsync checks --------------------------------------------------------------------------------------------------
 
-    async def _see_sync(self, state: StreamState) -> None:
+    async def _check_sync(self, state: StreamState) -> None:
         if self._options.system is None:
             self._sync = "trusted"
             return
-        sight = await self._sight(state)
-        if not sight.unsynced:
+        found = await self._sync_findings(state)
+        if not found.unsynced:
             self._sync = "proven"
         elif self._options.trust_sync:
             self._sync = "trusted"
-            logger.error("%s; --trust-nats-sync has us go on", sight.unsynced_text)
+            logger.error("%s; continuing because of --trust-nats-sync", found.unsynced_text)
         else:
-            raise OptionError(sight.unsynced_text)
+            raise OptionError(found.unsynced_text)
 
-    async def _sight(self, state: StreamState) -> fsync_check.Sight:
-        sight = await fsync_check.look(self._options, state.cluster, state.peers)
-        self._see_payload(sight.payload)
-        self._servers_fill = sight.fill
-        self._sync_unseen = sight.unseen
-        return sight
+    async def _sync_findings(self, state: StreamState) -> fsync_check.Findings:
+        found = await fsync_check.check(self._options, state.cluster, state.peers)
+        self._see_payload(found.payload)
+        self._servers_fill = found.fill
+        self._sync_unseen = found.unseen
+        return found
 
-    async def _look_at_sync(self) -> None:
-        """A server may be started with another configuration, or be seen only later."""
+    async def _check_sync_often(self) -> None:
+        """Check at intervals, since servers may restart with another configuration, or be seen only later."""
         while not self._closed:
             await asyncio.sleep(SYNC_UNSEEN_EVERY if self._sync_unseen else SYNC_EVERY)
             assert self._state is not None
             try:
-                sight = await self._sight(self._state)
+                found = await self._sync_findings(self._state)
             except (OptionError, Unavailable) as error:
-                note(f"whether NATS syncs cannot be seen at present: {error}")
+                note(f"cannot check whether NATS fsyncs: {error}")
                 continue
-            if sight.unsynced:
-                logger.error("%s", sight.unsynced_text)
-            seen: Sync = "trusted" if self._options.trust_sync else "unproven"
-            self._sync = seen if sight.unsynced else "proven"
+            if found.unsynced:
+                logger.error("%s", found.unsynced_text)
+            unsynced: Sync = "trusted" if self._options.trust_sync else "unproven"
+            self._sync = unsynced if found.unsynced else "proven"
 
     @property
     def sync(self) -> Sync:
-        """Whether NATS syncs every write."""
+        """Whether NATS fsyncs every write."""
         return self._sync
 
     @property
     def sync_unseen(self) -> tuple[str, ...]:
-        """Servers that keep the stream and were down, or cut off, when it was last seen that all others sync."""
+        """Servers of the stream that did not answer the last fsync check."""
         return self._sync_unseen
 
-    # -- what it is like -----------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     @property
     def nc(self) -> Connection:
@@ -300,55 +295,56 @@ class Stream:
 
     @property
     def js(self) -> JetStreamContext:
-        """JetStream, for what else is kept there."""
-        return self.nc.jetstream(timeout=connection.ASK_PATIENCE)
+        """JetStream, for other data there."""
+        return self.nc.jetstream(timeout=connection.ASK_TIMEOUT)
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection to a server, which may be cut off itself."""
+        """Whether there is a connection to a server. The server may be cut off from the others."""
         return self._client is not None and self._client.is_connected
 
     @property
     def led_alone(self) -> bool:
-        """Whether the stream's leader, when it was asked last, was out of touch with a majority of its servers.
+        """Whether the stream's leader was out of touch with a majority of its servers at the last request.
 
-        False where it did not answer: then nobody knows.
+        False if it did not answer.
         """
-        return self.trouble is None and self._seen.led_alone
+        return self.trouble is None and self._last_state.led_alone
 
     @property
     def connections(self) -> int:
-        """How many connections there have been behind the first."""
+        """The number of reconnections."""
         return self._connections
 
     @property
-    def _seen(self) -> StreamState:
+    def _last_state(self) -> StreamState:
         assert self._state is not None, "the stream is not open"
         return self._state
 
     @property
     def identity(self) -> Identity:
-        """Which stream it is. Does not change: `entries` says when another stands in its place."""
-        return self._seen.identity
+        """The identity of the stream. It does not change: `entries` raises `Replaced`."""
+        return self._last_state.identity
 
     @property
     def first(self) -> int:
-        """Position of the first message, as last seen."""
-        return self._seen.first
+        """Position of the first message, at the last request."""
+        return self._last_state.first
 
     @property
     def last(self) -> int:
-        """Position of the last message, as last seen."""
-        return self._seen.last
+        """Position of the last message, at the last request."""
+        return self._last_state.last
 
     @property
     def fill(self) -> float:
-        """Part of the limit that is used, as last seen: of the stream's, the account's, or a server's disk's."""
+        """The largest used part of the limits of the stream, the account and the servers' disks, at the last
+        request."""
         return max(self._stream_fill, self._account_fill, self._servers_fill)
 
     @property
     def payload_max(self) -> int:
-        """Bytes that every server takes in one message, as far as they were seen."""
+        """Maximum bytes of a message, for all servers seen so far."""
         assert self._payload is not None, "the stream is not open"
         return self._payload
 
@@ -356,15 +352,15 @@ class Stream:
         most -= HEADERS_MAX
         if self._payload is None or most < self._payload:
             if self._payload is not None:
-                logger.info("NATS takes messages of at most %d bytes", most)
+                logger.info("NATS accepts messages of at most %d bytes", most)
             self._payload = most
 
-    def _connected_again(self) -> None:
+    def _reconnected(self) -> None:
         self._connections += 1
         self._see_payload(self.nc.max_payload)
 
     async def state(self) -> StreamState:
-        """Ask what the stream is like now. It may be behind. Raises `NoAnswer`, `ApiError`."""
+        """Request the state of the stream, which may be outdated. Raises `NoAnswer`, `ApiError`."""
         answer = await self._ask("STREAM.INFO")
         state, cluster = answer["state"], answer.get("cluster", {})
         peers = [cluster.get("leader", ""), *(peer["name"] for peer in cluster.get("replicas") or ())]
@@ -386,18 +382,18 @@ class Stream:
         self._state = state
         self._stream_fill = state.bytes / min(self._options.limit, state.config["max_bytes"])
 
-    async def _look(self) -> None:
-        """Look at the stream every second."""
-        looks = unanswered = 0
+    async def _check_often(self) -> None:
+        """Request the state of the stream every second."""
+        requests = unanswered = 0
         while not self._closed:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_EVERY)
             try:
                 state = await self.state()
                 if state.identity == self.identity:
                     self._keep(state)
                     for consumption in self._consumptions:
                         consumption.stream_ends(state.last)
-                if looks % ACCOUNT_EVERY == 0:
+                if requests % ACCOUNT_EVERY == 0:
                     account = await ask(self.nc, "$JS.API.INFO")
                     limit = account.get("limits", {}).get("max_storage", -1)
                     self._account_fill = account.get("storage", 0) / limit if limit > 0 else 0.0
@@ -409,31 +405,31 @@ class Stream:
                 unanswered = unanswered + 1 if isinstance(error, NoAnswer) and self.connected else 0
                 if unanswered >= UNANSWERED_MAX:
                     unanswered = 0
-                    await self.try_another_server("JetStream does not answer by way of it")
-            looks += 1
+                    await self.try_another_server("JetStream does not answer through it")
+            requests += 1
 
     async def try_another_server(self, why: str) -> None:
-        """Leave this one, by way of which nothing seems to go on. The next may be the same, by chance."""
+        """Reconnect to a random server, since this one seems to be cut off. It may be the same one."""
         await self.nc.leave(why)
 
     # -- publish -------------------------------------------------------------------------------------------------------
 
     def publish(self, data: bytes, refused: Callable[[str], None]) -> None:
-        """Send a message to be logged, in the order of the calls; only `entries` tells whether it was.
+        """Publish a message to the log, in the order of calls. Only `entries` proves that it was logged.
 
-        refused: called with the reason when it was not sent, or JetStream says that it does not take it; never within
-        this call, and not for an answer that does not come. It was not logged then.
+        refused: called with the reason if the message was not sent, or JetStream has refused it; then it was not
+        logged. Never called before `publish` returns, nor for a missing acknowledgement.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._awaited and next(iter(self._awaited.values()))[0] < now:
             self._resolve(next(iter(self._awaited)))
         if not self.connected:
-            loop.call_soon(refused, "there is no connection to NATS")
+            loop.call_soon(refused, "no connection to NATS")
         elif len(data) > self.payload_max:
-            loop.call_soon(refused, f"an entry has {len(data)} bytes, more than the {self.payload_max} that NATS takes")
+            loop.call_soon(refused, f"an entry has {len(data)} bytes, and NATS accepts at most {self.payload_max}")
         elif len(self._awaited) >= PUBLISHES_MAX or self._awaited_bytes + len(data) > PUBLISH_BYTES_MAX:
-            loop.call_soon(refused, "NATS has not answered to what was published before")
+            loop.call_soon(refused, "NATS has not acknowledged earlier messages")
         else:
             self._number += 1
             self._awaited[self._number] = now + FORGET_AFTER, refused, len(data)
@@ -442,36 +438,36 @@ class Stream:
                 self.nc.send(self._log_subject, data, f"{self._answers_prefix}.{self._number}")
             except (errors.Error, OSError) as error:
                 self._resolve(self._number)
-                loop.call_soon(refused, f"it was not sent to NATS: {connection.text_of(error)}")
+                loop.call_soon(refused, f"sending to NATS failed: {connection.text_of(error)}")
 
     def _resolve(self, number: int) -> Callable[[str], None] | None:
-        """Do not wait for this answer any more. Returns whom to tell of a refusal."""
+        """Stop waiting for an acknowledgement. Returns the callback for a refusal."""
         awaited = self._awaited.pop(number, None)
         if awaited is None:
             return None
         self._awaited_bytes -= awaited[2]
         return awaited[1]
 
-    def _answered(self, message: Msg) -> None:
-        """JetStream took a message, or did not."""
+    def _acknowledged(self, message: Msg) -> None:
+        """Handle an acknowledgement or a refusal of JetStream."""
         refused = self._resolve(int(message.subject.rpartition(".")[2]))
         if refused is None:
             return
         if not message.data:
-            refused("nobody takes what is published: the stream has no leader at present, or is gone")
+            refused("the stream has no leader at present, or does not exist")
         elif b'"error"' in message.data:
             error = json.loads(message.data)["error"]
             if error.get("err_code") in NO_ROOM:
-                self._stream_fill = 1.0  # until it is looked at again
-            refused(f"JetStream does not take it: {error.get('description', error)}")
+                self._stream_fill = 1.0  # until the next request
+            refused(f"JetStream has refused it: {error.get('description', error)}")
 
-    # -- consume -------------------------------------------------------------------------------------------------------
+    # -- read ----------------------------------------------------------------------------------------------------------
 
     def entries(self, after: int) -> AsyncGenerator[list[tuple[int, bytes]], None]:
-        """Every message from position after + 1 on, with its position, in order, exactly once, until `close`.
+        """Yield every message after a position, with its position, in order, exactly once, until `close`.
 
-        In lists of what has come together. Raises `Purged` when the next one is no longer there, `PastEnd` when the
-        stream ends before `after`, `Replaced` when it was deleted or made anew.
+        Each list has messages that arrived together. Raises `Purged` if the next message was purged, `PastEnd` if the
+        stream ends before `after`, and `Replaced` if it was deleted or created again.
         """
         return self._consume(after)
 
@@ -487,10 +483,10 @@ class Stream:
             await batches.aclose()
 
     async def truncate(self, up_to: int) -> None:
-        """Remove everything up to and with this position, which is not beyond the end.
+        """Delete all messages up to and including a position, which must not be after the end.
 
-        Raises `Unavailable` when it is not known after `TRUNCATE_PATIENCE` whether that was done; to do it again does
-        no harm. Raises `Replaced`.
+        Raises `Unavailable` if the outcome is unknown after `TRUNCATE_TIMEOUT`; a repetition is harmless. Raises
+        `Replaced`.
         """
 
         async def ask() -> None:
@@ -499,29 +495,29 @@ class Stream:
                 raise Replaced(state.identity)
             if up_to < state.first:
                 return
-            if up_to > state.last:  # a purge beyond the end moves the end: positions would be left out
+            if up_to > state.last:  # a purge after the end would skip positions
                 raise NoAnswer(f"the stream ends at position {state.last}")
             await self._ask("STREAM.PURGE", {"seq": up_to + 1})
             self._keep(await self.state())
 
-        what = f"stream {self._name} cannot be truncated up to position {up_to}"
-        await patiently(self.nc, what, ask, TRUNCATE_PATIENCE)
+        what = f"truncating stream {self._name} up to position {up_to}"
+        await retried(self.nc, what, ask, TRUNCATE_TIMEOUT)
 
     async def begin_behind(self, position: int) -> None:
-        """Have the stream begin, and go on, behind a position at or beyond its end: all that it has is removed.
+        """Delete all messages, and let the stream continue after a position, at or after its end.
 
-        For repair only. Raises `Unavailable`, `OptionError` where something was logged meanwhile; then it may be empty.
+        For repairs only. Raises `Unavailable`, and `OptionError` if something was logged meanwhile; then the stream may
+        be empty.
         """
         await self._ask_of_operator("STREAM.PURGE", {"seq": position + 1})
         self._keep(await self.state())
         if (self.first, self.last) != (position + 1, position):
             raise OptionError(
-                f"stream {self._name} has entries from {self.first:,} to {self.last:,} now: "
-                "somebody has logged meanwhile"
+                f"stream {self._name} has new entries from {self.first:,} to {self.last:,}: a node is running"
             )
 
     async def seconds_silent(self) -> float:
-        """How long ago the newest message was logged, by the clocks of NATS. Raises `Unavailable`."""
+        """Return the age of the newest message, by the clocks of NATS. Raises `Unavailable`."""
         answer = await self._ask_of_operator("STREAM.INFO")
         newest, now = (nanoseconds(time) for time in (answer["state"]["last_ts"], answer["ts"]))
         return (now - newest) / 1e9 if newest > 0 else math.inf
@@ -532,20 +528,22 @@ class Stream:
         except (NoAnswer, ApiError) as error:
             raise Unavailable(f"stream {self._name}: {error}") from None
 
-    # -- messages that are not kept ------------------------------------------------------------------------------------
+    # -- messages on channels ------------------------------------------------------------------------------------------
 
     def broadcast(self, data: bytes) -> None:
-        """Send a message to the other nodes: once, or not at all."""
+        """Send a message to the other nodes, at most once."""
         if self._payload is not None and len(data) > self._payload:
-            note(f"a message of {len(data):,} bytes on a channel reaches this node only: NATS takes {self._payload:,}")
+            note(
+                f"a message of {len(data):,} bytes on a channel reaches only this node: NATS accepts {self._payload:,}"
+            )
         elif self.connected and self.nc.unsent < UNSENT_MAX:
             with contextlib.suppress(errors.Error, OSError):
                 self.nc.send(self._channels_subject, data)
 
-    def on_broadcast(self, told: Callable[[bytes], None]) -> None:
-        """Call this with each message that another node has broadcast."""
-        self._told.append(told)
+    def on_broadcast(self, callback: Callable[[bytes], None]) -> None:
+        """Call `callback` with each message of another node."""
+        self._callbacks.append(callback)
 
-    def _heard(self, message: Msg) -> None:
-        for told in self._told:
-            told(message.data)
+    def _received(self, message: Msg) -> None:
+        for callback in self._callbacks:
+            callback(message.data)

@@ -1,11 +1,13 @@
-"""How the stream is declared, and what one that is there must be like to be a log.
+"""The configuration and the state of the stream. Sans-IO.
 
-What always holds: nothing that was acknowledged disappears but by our own truncation, so the stream has no limits that
-drop anything, refuses what does not fit, and is on the disks of as many servers as it should.
+Invariants: acknowledged messages disappear only by our own truncation. So the stream has no limit that drops messages,
+refuses messages when it is full, and is on the disks of the configured number of servers. If it is unknown which server
+leads, or when it heard of the others, as just after an election, no server leads alone.
 
-Not for how it is asked (`stream`). Here is no I/O.
+Out of scope: requests (`stream`).
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,12 +17,15 @@ from cairnkv.replication.nats.options import ClusterOptions
 
 _NANOSECONDS: Final = 1_000_000_000
 
+IN_TOUCH_SECONDS: Final = 3.0
+"""Silence after which a server is out of touch with its leader. Normally it is at most one second."""
+
 
 @record
 class Identity:
-    """Which stream it is: one with the same name that was made later is another.
+    """Identifies a stream, also among streams of the same name.
 
-    created: when, in nanoseconds since 1970.
+    created: creation time, in nanoseconds since 1970.
     """
 
     stream: str
@@ -29,10 +34,10 @@ class Identity:
 
 @record
 class StreamState:
-    """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
+    """The state of the stream. `first` > `last` if it is empty. bytes: its size.
 
-    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to. led_alone: whether
-    its leader is out of touch with a majority of them.
+    peers: the names of its servers. cluster: the name of their NATS cluster. led_alone: whether its leader is out of
+    touch with a majority of them.
     """
 
     identity: Identity
@@ -46,22 +51,22 @@ class StreamState:
 
 
 def stream_name(cluster: str) -> str:
-    """Of the cluster's log."""
+    """Return the name of the cluster's stream."""
     return f"CAIRN_{cluster}"
 
 
 def log_subject(cluster: str) -> str:
-    """That entries are published to."""
+    """Return the subject of log entries."""
     return f"cairn.{cluster}.log"
 
 
 def channels_subject(cluster: str) -> str:
-    """That messages on channels travel by, which are not kept."""
+    """Return the subject of messages on channels, which are not stored."""
     return f"cairn.{cluster}.channels"
 
 
 def declared(options: ClusterOptions, replicas: int) -> dict[str, Any]:
-    """What JetStream is asked for."""
+    """Return the configuration of a new stream."""
     return {
         "name": stream_name(options.name),
         "subjects": [log_subject(options.name)],
@@ -81,29 +86,29 @@ def declared(options: ClusterOptions, replicas: int) -> dict[str, Any]:
 
 
 _FEATURES: Final = ("mirror", "sources", "republish", "subject_transform", "sealed", "no_ack", "deny_purge")
-"""What a stream may have that a log must not."""
+"""Features that a log must not have."""
 
 
 def problems(config: dict[str, Any], options: ClusterOptions, replicas: int) -> list[str]:
-    """What is not as it should be with a stream, and what would be right."""
+    """Return the faults of a stream's configuration, with the right values."""
     wanted = declared(options, replicas)
     found = [
-        f"{field} is {_shown(config.get(field))}, and should be {_shown(wanted[field])}"
+        f"{field} is {_shown(config.get(field))}, but must be {_shown(wanted[field])}"
         for field in ("subjects", "retention", "storage", "num_replicas", "discard")
         if config.get(field) != wanted[field]
     ]
     for field, unlimited in (("max_msgs", -1), ("max_msgs_per_subject", -1), ("max_age", 0)):
         if config.get(field, unlimited) > 0:
-            found.append(f"{field} is {config[field]}, and should be {unlimited}: nothing may be dropped")
+            found.append(f"{field} is {config[field]}, but must be {unlimited}: no message may be dropped")
     if (limit := config.get("max_bytes", -1)) < options.limit:
         found.append(
-            f"max_bytes is {limit}, and should be {options.limit} or more: have it so, or lower --log-limit"
+            f"max_bytes is {limit}, but must be {options.limit} or more: increase it, or lower --log-limit"
             if limit > 0
-            else f"max_bytes is not set, and should be {options.limit}: JetStream does not survive a full disk"
+            else f"max_bytes is not set, but must be {options.limit}: JetStream does not survive a full disk"
         )
-    found += [f"{field} is {_shown(config[field])}, and should not be set" for field in _FEATURES if config.get(field)]
+    found += [f"{field} is {_shown(config[field])}, but must not be set" for field in _FEATURES if config.get(field)]
     if config.get("persist_mode", "default") not in ("", "default"):
-        found.append(f"persist_mode is {config['persist_mode']}, and should be default")
+        found.append(f"persist_mode is {config['persist_mode']}, but must be default")
     return found
 
 
@@ -112,7 +117,7 @@ def _shown(value: Any) -> str:
 
 
 def nanoseconds(time: str) -> int:
-    """A time as NATS writes it, in nanoseconds since 1970.
+    """Parse a time of NATS, to nanoseconds since 1970.
 
     >>> nanoseconds("1970-01-01T00:00:01.5Z"), nanoseconds("1970-01-01T00:00:02Z")
     (1500000000, 2000000000)
@@ -120,3 +125,21 @@ def nanoseconds(time: str) -> int:
     seconds, _, fraction = time.removesuffix("Z").partition(".")
     whole = int(datetime.fromisoformat(seconds).replace(tzinfo=UTC).timestamp())
     return whole * _NANOSECONDS + int(fraction.ljust(9, "0") or "0")
+
+
+def leads_alone(group: Mapping[str, Any]) -> bool:
+    """Return whether the leader of a group is in touch with fewer than a majority, itself included.
+
+    A leader that was cut off or paused considers itself the leader for ten to twenty seconds, and appends entries that
+    the other servers never get. Back among them, it removes these entries, one in up to two seconds, and is behind
+    meanwhile (measured with nats-server 2.15.1). group: the leader's report: `leader`, and `replicas`, the other
+    servers.
+
+    >>> leads_alone({"leader": "a", "replicas": [{"active": 900_000_000}, {"active": 4_000_000_000}]})
+    False
+    >>> leads_alone({"leader": "a", "replicas": [{"active": 5_000_000_000}, {"active": 4_000_000_000}]})
+    True
+    """
+    others = group.get("replicas") or ()
+    lost = len([other for other in others if other.get("active", 0) > IN_TOUCH_SECONDS * _NANOSECONDS])
+    return bool(group.get("leader")) and 2 * lost > len(others)
