@@ -177,7 +177,7 @@ BACKUPS_KEPT_MAX: Final = 1_000
 """Maximum backups of one name that BACKUP can keep."""
 
 PORT: Final = 6555
-"""The default port: also the port of the article's server."""
+"""The default port, as in the article on which the native protocol is based."""
 
 DEFAULT_URL: Final = f"cairn://127.0.0.1:{PORT}"
 """The default address of clients."""

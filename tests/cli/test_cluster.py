@@ -53,7 +53,7 @@ def test_unknown_actions_are_refused(cairn_here: Call, action: str) -> None:
         (["--nodes", "1"], "a local cluster has 3 or 5 nodes, not 1: 3 hosts store the log"),
         (["--nodes", "4"], "3 or 5 nodes, not 4"),
         (["--nodes", "many"], "invalid int value: 'many'"),
-        (["--port", "65536"], "a number from 0 to 65535"),
+        (["--port", "65536"], "a number from 0 to 65,535"),
         (["--log-limit", "1MiB"], "the minimum is 64 MiB"),
         (["--log-limit", "much"], "--log-limit"),
         (["--name", "a b"], "letters, digits, - and _"),

@@ -12,9 +12,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from cairnkv.cli.main import SUBCOMMANDS, complain, suggestion
+
+_T = TypeVar("_T")
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -202,25 +204,37 @@ def octets(text: str) -> bytes:
     return os.fsencode(text)
 
 
+def parsed(parse: Callable[[str], _T], text: str) -> _T:
+    """Return a parsed argument. parse: raises `ValueError`, whose text follows "it takes"."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+
+
 def path(text: str) -> str:
     """Return a path that is not empty, with `~` expanded."""
-    from cairnkv.errors import OptionError
     from cairnkv.paths import path_text
 
-    try:
-        return path_text(text)
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+    return parsed(path_text, text)
 
 
 def duration(text: str) -> float:
     """Return the seconds of text such as `30s`, `500ms` or `30`."""
     from cairnkv.units import seconds
 
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+    return parsed(seconds, text)
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers in a range."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"it takes a number from {least:,} to {most:,}, not {text!r}")
+        return int(text)
+
+    return parse
 
 
 def _indented(text: str) -> str:

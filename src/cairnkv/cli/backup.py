@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser, path
+from cairnkv.cli.arguments import Parser, client, client_parser, number, path
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.output import put_json
 from cairnkv.cli.progress import counted, progress, rate, terminated_like_interrupted
+from cairnkv.limits import BACKUPS_KEPT_MAX
 
 if TYPE_CHECKING:
     from cairnkv.storage.backup import Backup as SavedBackup
@@ -80,7 +81,10 @@ def _backup(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("dest", metavar="DEST", help="a name at the server; with --data or --list, a directory")
     parser.add_argument("--data", type=path, metavar="DIR", help="directory of a store that no process has open")
     parser.add_argument(
-        "--keep", type=_kept, metavar="N", help="then remove old backups, so that N remain (default: remove none)"
+        "--keep",
+        type=number(1, BACKUPS_KEPT_MAX),
+        metavar="N",
+        help="then remove old backups, so that N remain (default: remove none)",
     )
     parser.add_argument("--list", action="store_true", help="only list the complete backups in the directory DEST")
     options = parser.parse_args(arguments)
@@ -95,14 +99,6 @@ def _backup(name: str, arguments: Sequence[str]) -> int:
             parser.error("--data names a closed store and --url a running server; use one of them")
         return _backup_closed(Path(options.data), Path(options.dest), options)
     return _backup_live(options)
-
-
-def _kept(text: str) -> int:
-    from cairnkv.limits import BACKUPS_KEPT_MAX
-
-    if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= BACKUPS_KEPT_MAX):
-        raise argparse.ArgumentTypeError(f"it takes a number from 1 to {BACKUPS_KEPT_MAX:,}, not {text!r}")
-    return int(text)
 
 
 def _backup_closed(data: Path, directory: Path, options: argparse.Namespace) -> int:
@@ -122,13 +118,13 @@ def _backup_live(options: argparse.Namespace) -> int:
     from cairnkv.client.calls import Call
     from cairnkv.commands import Backup, Reply
 
-    def number(reply: Reply) -> int:
+    def job_number(reply: Reply) -> int:
         assert isinstance(reply, int)
         return reply
 
     # One attempt: a second one might make a second backup.
     with cairnkv.connect(options.url, codec="bytes", timeout=options.timeout, attempts=1) as kv:
-        job = kv._do(Call(Backup(options.dest.encode("utf-8", "surrogateescape"), options.keep), number))
+        job = kv._do(Call(Backup(options.dest.encode("utf-8", "surrogateescape"), options.keep), job_number))
     facts: dict[str, Any] = {}
     with client(options) as kv, progress("backing up", None, "bytes") as bar:
         try:

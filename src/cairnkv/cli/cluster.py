@@ -6,7 +6,6 @@ Invariants: only `up` starts and watches processes; the other actions send reque
 Out of scope: clusters of several computers (docs/cluster.md). Only `repair` is for every node (`cluster_repair`).
 """
 
-import argparse
 import functools
 import os
 import signal
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.cli.arguments import Parser, duration, path
+from cairnkv.cli.arguments import Parser, duration, number, parsed, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain
 from cairnkv.cli.output import BOLD, DIM, GREEN, RED, YELLOW, put_json, styled
 from cairnkv.limits import PORT
@@ -89,7 +88,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--nodes", type=int, metavar="N", help="3 or 5 (default: as in DIR, else 3)")
     parser.add_argument(
         "--port",
-        type=_port,
+        type=number(0, 65_535),
         default=PORT,
         metavar="BASE",
         help="port of the first node; the other nodes have the next ports, and the NATS servers the ports from BASE + "
@@ -139,7 +138,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores a closed terminal
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
+    before = {one: signal.signal(one, on_signal) for one in numbers}
     began = time.monotonic()
     try:
         supervisor.start()
@@ -156,8 +155,8 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         return complain("interrupted" if first_signal else str(error))
     finally:
         supervisor.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     _print_event("stopped")
     return FOUND
 
@@ -170,19 +169,10 @@ def _print_event(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not int(text) < 65_536:
-        raise argparse.ArgumentTypeError(f"it takes a number from 0 to 65535, not {text!r}")
-    return int(text)
-
-
 def _size(text: str) -> int:
     from cairnkv.units import size
 
-    try:
-        return size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+    return parsed(size, text)
 
 
 # -- status ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.cli.arguments import Parser, duration, path
+from cairnkv.cli.arguments import Parser, duration, number, parsed, path
 from cairnkv.cli.main import ERROR, FOUND, complain
 from cairnkv.cli.output import BOLD, GREEN, RED, YELLOW, note, on_terminal, put_json, styled
 from cairnkv.cli.progress import progress
@@ -86,8 +86,12 @@ def _parser() -> Parser:
         help="faults to inject, separated by commas: kill, pause, cut, wipe, majority (default: none)",
     )
     parser.add_argument("--seconds", type=duration, default=30.0, metavar="TIME", help="duration (default: 30s)")
-    parser.add_argument("--clients", type=_count, default=10, metavar="N", help="concurrent clients (default: 10)")
-    parser.add_argument("--keys", type=_count, default=8, metavar="N", help="keys that all clients use (default: 8)")
+    parser.add_argument(
+        "--clients", type=number(1, 1_000), default=10, metavar="N", help="concurrent clients (default: 10)"
+    )
+    parser.add_argument(
+        "--keys", type=number(1, 1_000), default=8, metavar="N", help="keys that all clients use (default: 8)"
+    )
     parser.add_argument(
         "--rate",
         type=_rate,
@@ -99,7 +103,10 @@ def _parser() -> Parser:
         "--timeout", type=duration, default=3.0, metavar="TIME", help="timeout of an operation (default: 3s)"
     )
     parser.add_argument(
-        "--seed", type=_seed, metavar="N", help="seed of the random operations and faults (default: a new one)"
+        "--seed",
+        type=number(0, 10**19 - 1),
+        metavar="N",
+        help="seed of the random operations and faults (default: a new one)",
     )
     parser.add_argument("--save", type=path, metavar="FILE", help="write the history to this file during the run")
     parser.add_argument("--replay", type=path, metavar="FILE", help="check a saved history")
@@ -113,22 +120,7 @@ def _parser() -> Parser:
 def _faults(text: str) -> "tuple[FaultKind, ...]":
     from cairnkv.lab.consistency.nemesis import parsed_faults
 
-    try:
-        return parsed_faults(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"it takes {error}") from None
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= 1_000):
-        raise argparse.ArgumentTypeError(f"it takes a number from 1 to 1,000, not {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise argparse.ArgumentTypeError(f"it takes a number of at most 19 digits, not {text!r}")
-    return int(text)
+    return parsed(parsed_faults, text)
 
 
 def _rate(text: str) -> float | None:

@@ -9,14 +9,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cairnkv.cli.arguments import Parser
+from cairnkv.cli.arguments import Parser, number
 from cairnkv.cli.main import FOUND
 from cairnkv.cli.output import BOLD, CYAN, GREEN, RED, YELLOW, coloured, styled
 from cairnkv.client.address import parse
 from cairnkv.errors import CallerError
 from cairnkv.lab.trace.proxy import Proxy, Show
 from cairnkv.lab.trace.trace_format import SHOWN_BYTES, Line, Part
-from cairnkv.server.settings import is_loopback, number
+from cairnkv.limits import MIB
+from cairnkv.server.settings import is_loopback
 
 STYLES: Final = {
     Part.CLIENT: f"{BOLD};{CYAN}",
@@ -43,7 +44,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--to", metavar="URL", help="the server (default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)")
     parser.add_argument(
         "--bytes",
-        type=_shown_bytes,
+        type=number(1, MIB),
         default=SHOWN_BYTES,
         metavar="N",
         help="bytes of each field to print (default: %(default)s)",
@@ -60,10 +61,6 @@ def run(name: str, arguments: Sequence[str]) -> int:
     proxy = Proxy(parse(options.to).endpoints, _printer(), shown_bytes=options.bytes)
     asyncio.run(proxy.run(host, port))
     return FOUND
-
-
-def _shown_bytes(text: str) -> int:
-    return number(1, 1024 * 1024)(text)
 
 
 def _listen_at(text: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The lengths of the article's frames, for the compiled parts: 32 bits, the highest byte first."""
+"""The lengths of the native protocol's frames, for the native path: 32 bits, the highest byte first."""
 
 from libc.stdint cimport uint32_t
 

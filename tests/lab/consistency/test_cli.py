@@ -129,7 +129,7 @@ def test_run_without_replies_is_an_error(unused_address: str, cairn_here: Call) 
         (("--cluster", ".", "--nemesis", "kil"), "some of kill, pause, cut, wipe, majority"),
         (("a:1", "--clients", "0"), "from 1 to 1,000"),
         (("a:1", "--rate", "fast"), "or max"),
-        (("a:1", "--seed", "x"), "at most 19 digits"),
+        (("a:1", "--seed", "x"), "a number from 0 to 9,999"),
         (("http://a", "--seconds", "1"), "begins with cairn://"),
         (("--replay", "no such file"), "No such file"),
     ],

@@ -3,7 +3,7 @@
 Invariants: only the owner of the directory can open the socket, and may send every request. Size and time of a request
 and of its result are limited.
 
-Out of scope: the meaning of requests (`requests`).
+Out of scope: the execution of requests (`supervisor`).
 """
 
 import contextlib

@@ -70,8 +70,7 @@ def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str
 
 
 def check_packages() -> None:
-    """Raise `OptionError` if a package for nodes is missing. Without this check, nodes would exit and restart for
-    ever."""
+    """Raise `OptionError` if a package for nodes is missing. Without this check, nodes would restart without end."""
     try:
         for name in ("rocksdict", "nats"):
             importlib.import_module(name)

@@ -23,17 +23,18 @@ from cairnkv.errors import CairnError, OptionError
 from cairnkv.lab.cluster import state, topology
 from cairnkv.lab.cluster.child import STOP_TIMEOUT
 from cairnkv.lab.cluster.control import ControlServer
-from cairnkv.lab.cluster.faults import Faults
-from cairnkv.lab.cluster.hosts import ClusterError, Role, State
-from cairnkv.lab.cluster.nats import find_program
+from cairnkv.lab.cluster.faults import VERBS, Faults
+from cairnkv.lab.cluster.health import remedy
+from cairnkv.lab.cluster.hosts import ClusterError, Host, Process, Role, State, Target, parsed_target
+from cairnkv.lab.cluster.nats import NatsConfig, find_program
 from cairnkv.lab.cluster.network import Network
 from cairnkv.lab.cluster.node import check_packages, serve_command
 from cairnkv.lab.cluster.probes import NatsProbe, NodeProbe
 from cairnkv.lab.cluster.process_table import POLL_INTERVAL, Notes, ProcessTable, Shutdown
-from cairnkv.lab.cluster.requests import Requests
 from cairnkv.lab.cluster.restarts import Restarts
 from cairnkv.lab.cluster.supervised import Supervised
 from cairnkv.lab.cluster.topology import ClusterSpec
+from cairnkv.records import replace
 from cairnkv.server.settings import BREAK_VARIABLE, ENVIRONMENT_PREFIX, broken_on_purpose
 
 START_TIMEOUT: Final = 60.0
@@ -63,7 +64,6 @@ class Supervisor:
         self._file: state.StateFile | None = None
         self._table: ProcessTable | None = None
         self._faults: Faults | None = None
-        self._requests: Requests | None = None
         self._threads: list[threading.Thread] = []
 
     # -- start ----------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ class Supervisor:
         self._file = state.StateFile(self.directory, plan, self._control.path, self._network)
         table = self._table = ProcessTable(processes, self._file, self._notes)
         table.save()
-        faults = self._faults = Faults(table, self._network)
-        requests = self._requests = Requests(self.directory, plan, table, faults, self._shutdown)
-        self._control.open(requests.execute)
+        self._name, self._log_limit = plan.name, plan.log_limit
+        self._faults = Faults(table, self._network)
+        self._control.open(self.execute)
         restarts = Restarts(table, self._notes, self._shutdown)
         nats_probe = NatsProbe(table, self._shutdown)
         node_probe = NodeProbe(table, self._notes, self._shutdown, self.directory)
@@ -148,9 +148,55 @@ class Supervisor:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def execute(self, request: Mapping[str, Any]) -> Any:
-        """Execute a request, see `Requests.execute`."""
-        assert self._requests is not None, "the supervisor is not started"
-        return self._requests.execute(request)
+        """Execute a request such as `{"do": "kill", "target": "2"}`. Request and result are JSON values.
+
+        Requests are executed one by one, under the lock of the process table. Raises `OptionError`, `ClusterError`.
+        """
+        table, faults = self._table, self._faults
+        assert table is not None, "the supervisor is not started"
+        assert faults is not None
+        match request:
+            case {"do": "describe"}:
+                return self._described(table, faults)
+            case {"do": "stop"}:
+                self._shutdown.requested = True
+                return None
+            case {"do": str(verb), "target": str(text)} if verb in VERBS:
+                target = parsed_target(text, len(table.of(Role.NODE)))
+                with table.lock:
+                    if self._shutdown.requested:
+                        raise ClusterError("the cluster is stopping")
+                    try:
+                        VERBS[verb](faults, target)
+                    except OSError as error:
+                        raise ClusterError(f"{verb} {target}: {error}") from None
+                    table.save()
+                return None
+        raise OptionError(f"unknown request: {request!r}")
+
+    def _described(self, table: ProcessTable, faults: Faults) -> dict[str, Any]:
+        servers = [one.child.config for one in table.of(Role.NATS) if isinstance(one.child.config, NatsConfig)]
+        with table.lock:
+            hosts = [self._host(number, table, faults).as_json() for number in range(1, len(servers) + 1)]
+        return {
+            "directory": str(self.directory),
+            "name": self._name,
+            "log_limit": self._log_limit,
+            "namespaces": faults.can_cut,
+            "supervisor": os.getpid(),
+            "nats_urls": [server.url for server in servers],
+            "nats_system": servers[0].system,
+            "hosts": hosts,
+        }
+
+    def _host(self, number: int, table: ProcessTable, faults: Faults) -> Host:
+        nats, node = table.selected(Target(number))
+        return Host(number, nats.described(), self._node(node), number in faults.cut_off)
+
+    def _node(self, one: Supervised) -> Process:
+        node = one.described()
+        advice = remedy(one.name, one.health.why, self.directory) if one.stopped_itself else ""
+        return replace(node, why=f"{node.why}{advice}")
 
     def request_stop(self) -> None:
         """End `wait_for_stop` or `start`. Signal handlers may call it."""

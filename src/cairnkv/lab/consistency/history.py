@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, Self, TextIO, get_args, get_type_hints
 
 from cairnkv.errors import CallerError
 from cairnkv.records import record
@@ -175,33 +175,14 @@ class History:
 
 # -- files ---------------------------------------------------------------------------------------------------------
 
-_DEFAULTS: Final = {
-    "outcome": "ok",
-    "result": None,
-    "value": None,
-    "expected": None,
-    "amount": 0,
-    "node": "",
-    "note": "",
-    "final": False,
-}
-"""Values of fields that a line omits."""
+_OMITTED: Final = Operation(0, Verb.GET, "", 0, 0)
+"""An operation with the default values, which a line omits."""
 
-_KINDS: Final[dict[str, tuple[type, ...]]] = {
-    "client": (int,),
+_TYPES: Final = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Operation).items()} | {
     "verb": (str,),
-    "key": (str,),
-    "invoked": (int,),
-    "completed": (int,),
     "outcome": (str,),
-    "result": (str, int, bool, type(None)),
-    "value": (str, type(None)),
-    "expected": (str, type(None)),
-    "amount": (int,),
-    "node": (str,),
-    "note": (str,),
-    "final": (bool,),
 }
+"""The types of the fields of a line."""
 
 
 class Saver:
@@ -213,16 +194,13 @@ class Saver:
 
     def operation(self, one: Operation) -> None:
         """Write an operation."""
-        fields = {name: getattr(one, name) for name in Operation.__match_args__}
-        fields |= {"verb": one.verb.value, "outcome": one.outcome.value}
-        # With the type, because False and 0 are different results.
-        self._put(
-            {
-                name: value
-                for name, value in fields.items()
-                if not (name in _DEFAULTS and type(value) is type(_DEFAULTS[name]) and value == _DEFAULTS[name])
-            }
-        )
+        fields = {"client": one.client, "verb": one.verb.value, "key": one.key}
+        fields |= {"invoked": one.invoked, "completed": one.completed}
+        for name in Operation.__match_args__[len(fields) :]:
+            value, omitted = getattr(one, name), getattr(_OMITTED, name)
+            if type(value) is not type(omitted) or value != omitted:  # False and 0 are different results
+                fields[name] = value.value if isinstance(value, Outcome) else value
+        self._put(fields)
 
     def action(self, one: Action) -> None:
         """Write an action."""
@@ -288,7 +266,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _operation(line: dict[str, Any]) -> Operation:
     for name, value in line.items():
-        if name not in _KINDS or type(value) not in _KINDS[name]:
+        if name not in _TYPES or type(value) not in _TYPES[name]:
             raise ValueError(f"{name!r} cannot be {value!r:.40}")
     fields = line | {"verb": Verb(line["verb"]), "outcome": Outcome(line.get("outcome", "ok"))}
     one = Operation(**fields)

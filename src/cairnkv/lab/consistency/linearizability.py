@@ -26,7 +26,7 @@ import collections
 import enum
 import math
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from cairnkv.lab.consistency.history import Operation, Outcome, Verb
 from cairnkv.records import record, replace
@@ -196,23 +196,17 @@ class _Maybe:
 # -- the search ------------------------------------------------------------------------------------------------------
 
 
-class _Frame:
-    """A configuration on the path to the current one, and its untried choices."""
+class _Frame(NamedTuple):
+    """A configuration on the path to the current one, and its untried choices.
 
-    __slots__ = ("choices", "done", "low", "mask", "state", "used")
+    done: the steps from the previous frame to this one.
+    choices: (step, or -1; unknown writes in use; state), the most promising last.
+    """
 
-    def __init__(
-        self,
-        low: int,
-        mask: int,
-        used: int,
-        state: State,
-        done: list[int],
-        choices: list[tuple[int, int, State]],
-    ) -> None:
-        self.low, self.mask, self.used, self.state = low, mask, used, state
-        self.done = done  # the steps from the previous frame to this one
-        self.choices = choices  # (step, or -1; used; state), the most promising last
+    low: int
+    mask: int
+    done: list[int]
+    choices: list[tuple[int, int, State]]
 
 
 class _Search:
@@ -282,7 +276,7 @@ class _Search:
             choices: list[tuple[int, int, State]] = []
             if _is_new(seen.setdefault((low, mask, state, tentative), []), used):
                 choices = self._choices(candidates, bound, used, state, tentative)
-            frames.append(_Frame(low, mask, used, state, done, choices))
+            frames.append(_Frame(low, mask, done, choices))
             # Take the most promising choice of the last configuration that has one.
             while not frames[-1].choices:
                 for place in reversed(frames.pop().done):

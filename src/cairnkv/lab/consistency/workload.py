@@ -22,7 +22,7 @@ from typing import Any, Final
 import cairnkv.aio
 from cairnkv.errors import CairnError, CallerError, InternalError, OutcomeUnknown, PeerError, Unavailable
 from cairnkv.lab.consistency.history import Action, History, Operation, Outcome, Saver, Verb
-from cairnkv.records import record
+from cairnkv.records import record, replace
 
 OPERATIONS_MAX: Final = 2_000_000
 """Maximum operations in a run: a few gigabytes of history."""
@@ -302,20 +302,9 @@ class _Client:
             if isinstance(error, CallerError) and error.code is None:
                 raise  # such as an invalid address, with which every operation fails
             outcome, note = Outcome.NOT_EXECUTED, _in_one_line(error)
-        one = Operation(
-            plan.client,
-            plan.verb,
-            plan.key,
-            invoked,
-            run.now(),
-            outcome,
-            result,
-            plan.value,
-            plan.expected,
-            plan.amount,
-            address,
-            note,
-            plan.final,
+        completed = run.now()
+        one = replace(
+            plan, invoked=invoked, completed=completed, outcome=outcome, result=result, node=address, note=note
         )
         run.done(one)
         if outcome is Outcome.OK:
