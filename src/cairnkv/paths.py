@@ -51,10 +51,10 @@ def is_within(path: str | os.PathLike[str], directory: str | os.PathLike[str]) -
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))  # `resolve` raises for a loop
 
 
-def in_words(error: OSError) -> str:
+def os_error_text(error: OSError) -> str:
     """Return a message for an error of the system: the file, the reason, and for permissions the user.
 
-    >>> in_words(FileNotFoundError(2, "No such file or directory", "data/x"))
+    >>> os_error_text(FileNotFoundError(2, "No such file or directory", "data/x"))
     'data/x: No such file or directory'
     """
     if isinstance(error, FileNotFoundError) and error.filename is None:  # from getcwd

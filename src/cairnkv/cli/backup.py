@@ -54,13 +54,13 @@ def _local_parser(name: str, description: str, example: str) -> Parser:
 def _file_errors() -> Iterator[None]:
     """Raise errors of the system and of storage as `OptionError`."""
     from cairnkv.errors import OptionError
-    from cairnkv.paths import in_words
+    from cairnkv.paths import os_error_text
     from cairnkv.storage import StorageRefused
 
     try:
         yield
     except OSError as error:
-        raise OptionError(in_words(error)) from None
+        raise OptionError(os_error_text(error)) from None
     except StorageRefused as error:
         raise OptionError(str(error)) from None
 

@@ -101,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(ImportError):  # a failed import of this package itself is a bug
                 return complain(str(missing_package(error, f"cairn {arguments[0]}")))
         if isinstance(error, FileNotFoundError) and error.filename is None:  # from getcwd
-            from cairnkv.paths import in_words
+            from cairnkv.paths import os_error_text
 
-            return complain(in_words(error))
+            return complain(os_error_text(error))
         if isinstance(error, CairnError | OSError):  # such as a closed terminal or a full disk: not a bug
             return complain(str(error))
         import traceback

@@ -17,7 +17,7 @@ from typing import Final
 
 from cairnkv.commands import Backup, Failure, Reply, failures
 from cairnkv.errors import OptionError
-from cairnkv.paths import in_words
+from cairnkv.paths import os_error_text
 from cairnkv.storage import BackupResult, MakeBackup
 
 logger: Final = logging.getLogger("cairnkv.backup")
@@ -61,7 +61,7 @@ def _newest_ms(directory: Path | None) -> int:
                 with contextlib.suppress(OptionError):  # skip unreadable backups
                     newest = max(newest, *(backup.ended_ms for backup in listed(path)), 0)
     except OSError as error:
-        raise OptionError(f"cannot use --backup-dir {in_words(error)}") from None
+        raise OptionError(f"cannot use --backup-dir {os_error_text(error)}") from None
     return newest
 
 

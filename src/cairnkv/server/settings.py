@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from cairnkv import limits
 from cairnkv.errors import OptionError
-from cairnkv.paths import in_words, is_within, path_text, user_path
+from cairnkv.paths import is_within, os_error_text, path_text, user_path
 from cairnkv.protocol.native import StatusByte
 from cairnkv.replication.nats.options import (
     BREAKS,
@@ -492,7 +492,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # TOML is UTF-8 in every locale
     except OSError as error:
-        raise OptionError(f"cannot read the options: {in_words(error)}") from None
+        raise OptionError(f"cannot read the options: {os_error_text(error)}") from None
     except UnicodeDecodeError as error:
         raise OptionError(f"cannot read the options in {path}: byte {error.start:,} is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cairnkv.errors import OptionError
-from cairnkv.paths import in_words
+from cairnkv.paths import os_error_text
 from cairnkv.storage.base import BackupResult, no_progress
 from cairnkv.storage.checkpoint import checkpoint, clear
 from cairnkv.storage.files import UNFINISHED, Progress, becoming, copied, linked, refuse_within, remove, sha256, sync
@@ -103,7 +103,7 @@ def read(path: Path) -> Backup:
         with (path / MANIFEST).open("rb") as file:
             text = file.read(MANIFEST_BYTES_MAX + 1)
     except PermissionError as error:
-        raise OptionError(f"cannot read a backup: {in_words(error)}") from None
+        raise OptionError(f"cannot read a backup: {os_error_text(error)}") from None
     except OSError as error:
         inner = [entry.path.name for entry in listed(path)] if path.is_dir() else []
         hint = f". It contains backups; use one of them, such as {path / inner[-1]}" if inner else ""
@@ -143,7 +143,7 @@ def listed(directory: Path, wrong: list[str] | None = None) -> list[Backup]:
     try:
         paths = [path for path in directory.iterdir() if not path.name.startswith(".") and path.is_dir()]
     except OSError as error:
-        raise OptionError(f"cannot read {in_words(error)}") from None
+        raise OptionError(f"cannot read {os_error_text(error)}") from None
     for path in paths:
         if os.access(path, os.X_OK) and (path / MANIFEST).exists():
             try:
@@ -282,7 +282,7 @@ def damaged_files(backup: Backup, progress: Progress = no_progress) -> list[str]
             elif sha256(path, progress) != digest:
                 wrong.append(f"{name} is damaged: its SHA-256 differs")
         except PermissionError as error:
-            raise OptionError(f"cannot read a backup: {in_words(error)}") from None
+            raise OptionError(f"cannot read a backup: {os_error_text(error)}") from None
         except OSError as error:
             wrong.append(f"{name}: {error.strerror}")
     return wrong

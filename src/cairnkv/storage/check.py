@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cairnkv.errors import OptionError
-from cairnkv.paths import in_words as in_system_words
+from cairnkv.paths import os_error_text
 from cairnkv.storage import lock, wal
 from cairnkv.storage.base import no_progress
 from cairnkv.storage.checkpoint import CONFIG, CURRENT
@@ -112,7 +112,7 @@ def not_open(directory: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise OptionError(f"{directory} has no store: the directory does not exist") from None
     except OSError as error:
-        raise OptionError(f"cannot read a store: {in_system_words(error)}") from None
+        raise OptionError(f"cannot read a store: {os_error_text(error)}") from None
     if not any(name.endswith((".sst", ".log")) for name in names):
         raise OptionError(f"{directory} has no store: it contains neither a table nor a log")
     with contextlib.ExitStack() as stack:
@@ -204,11 +204,11 @@ def _failure(place: "RdictIter") -> str | None:
     try:
         place.status()
     except Exception as error:  # rocksdict raises plain `Exception`
-        return in_words(error)
+        return error_text(error)
     return None
 
 
-def in_words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return an error of RocksDB on one line, with file names relative to the checked directory."""
     return re.sub(rf"\S*/{VIEW}\w+/", "", " ".join(str(error).split()))
 
@@ -319,7 +319,7 @@ def check_directory(directory: Path, progress: Progress = no_progress) -> Findin
         if not of_rocksdb(error):
             raise
         found = Findings()
-        problems.append(f"RocksDB cannot open the store: {in_words(error)}")
+        problems.append(f"RocksDB cannot open the store: {error_text(error)}")
     problems += [f"unreadable: {gap}" for gap in gaps]
     found.problems = [*problems, *found.problems][:PROBLEMS_MAX]
     found.problem_count += len(problems)

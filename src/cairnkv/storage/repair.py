@@ -22,8 +22,8 @@ from cairnkv.storage.check import (
     Findings,
     Gap,
     check_directory,
+    error_text,
     files_of_rocksdb,
-    in_words,
     of_rocksdb,
     opened,
     readable,
@@ -82,12 +82,12 @@ def repair(directory: Path, into: Path, progress: Progress = no_progress) -> Rep
             if not of_rocksdb(error):
                 raise
             left_out.append(
-                f"data that RocksDB dropped in its own repair, since it cannot open the store: {in_words(error)}"
+                f"data that RocksDB dropped in its own repair, since it cannot open the store: {error_text(error)}"
             )
             try:
                 rebuild(work)
             except Exception as again:
-                raise OptionError(f"cannot read anything of {directory}: {in_words(again)}") from None
+                raise OptionError(f"cannot read anything of {directory}: {error_text(again)}") from None
         engine = open_rocksdb(part)
         try:
             gaps: list[Gap] = []
@@ -97,7 +97,7 @@ def repair(directory: Path, into: Path, progress: Progress = no_progress) -> Rep
         except Exception as error:
             if not of_rocksdb(error):
                 raise
-            raise OptionError(f"cannot read anything of {directory}: {in_words(error)}") from None
+            raise OptionError(f"cannot read anything of {directory}: {error_text(error)}") from None
         finally:
             engine.close()
         left_out += map(str, gaps)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cairnkv.errors import OptionError, missing_package
-from cairnkv.paths import in_words
+from cairnkv.paths import os_error_text
 from cairnkv.storage import lock, wal
 from cairnkv.storage.record_format import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 from cairnkv.storage.space import total_room
@@ -622,7 +622,7 @@ def _sync_directory(directory: Path) -> None:
 
 def cannot_keep(directory: Path, error: OSError) -> OptionError:
     """Return the error for a system call that fails."""
-    return OptionError(f"cannot keep a store in {directory}: {in_words(error)}")
+    return OptionError(f"cannot keep a store in {directory}: {os_error_text(error)}")
 
 
 _OF_THE_SYSTEM: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)

@@ -60,11 +60,11 @@ async def retried(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], secon
         if trouble is None:
             return answer
         if not _is_temporary(trouble) or time.monotonic() >= end:
-            raise Unavailable(f"{what}: {in_words(trouble)}") from trouble
+            raise Unavailable(f"{what}: {error_text(trouble)}") from trouble
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def in_words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return the text of an error of NATS or nats-py."""
     if isinstance(error, NoStreamResponseError):
         return "the stream has no leader"
