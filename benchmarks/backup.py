@@ -110,12 +110,12 @@ def _back_up(url: str) -> float:
     with cairnkv.connect(url) as kv:
         number = int(kv.info()["backup_job"]) + 1
         kv._do(Call(Backup(b"bench%d" % number), lambda reply: reply))
-        while (told := kv.info())["backup_state"] == "running":
+        while (info := kv.info())["backup_state"] == "running":
             if time.perf_counter() - began > BACKUP_SECONDS_MAX:
                 raise TimeoutError("the backup did not end")
             time.sleep(0.05)
-    if told["backup_state"] != "done":
-        raise RuntimeError(str(told["backup_error"]))
+    if info["backup_state"] != "done":
+        raise RuntimeError(str(info["backup_error"]))
     return time.perf_counter() - began
 
 

@@ -138,7 +138,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Print the progress."""
         spent = int(time.monotonic() - self.began)
         print(f"bench {spent // 60:2}:{spent % 60:02}  {text}", file=sys.stderr, flush=True)
@@ -147,7 +147,7 @@ class Run:
         """Print and record which rows are omitted, and why."""
         if text not in self.notes:
             self.notes.append(text)
-            self.say(text)
+            self.report(text)
 
     def generate(self, server: Server, work: str, **options: float | str) -> Sample:
         """Run the generator on a server."""
@@ -156,7 +156,7 @@ class Run:
     def generating(self, server: Server, work: str, **options: float | str) -> list[str]:
         """Return the command of the generator."""
         given = {"connections": self.profile.connections, "keys": self.profile.keys, "seconds": self.profile.seconds}
-        given |= {"wire": server.wire, "work": work, "port": server.port, "pid": server.pid, **options}
+        given |= {"protocol": server.protocol, "work": work, "port": server.port, "pid": server.pid, **options}
         return [str(self.generator), *(f"{name}={value}" for name, value in given.items())]
 
     def client(self, name: str, port: int = 0, directory: Path | None = None) -> Sample:
@@ -199,7 +199,7 @@ class Run:
             "verdict": verdict(middle, target),
         }
         self.rows.append(row)
-        self.say(
+        self.report(
             f"{what}: {row['ours']:,.5g} {unit}"
             + (f", {peer} {row['theirs']:,.5g}, ratio {middle:.2f}" if theirs is not None else "")
             + (f" (target {target}: {row['verdict']})" if target else "")
@@ -219,8 +219,8 @@ def run_json(command: Sequence[str]) -> Sample:
     """Run a program and return the JSON that it prints."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"{Path(command[0]).name} {' '.join(command[1:])}: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RuntimeError(f"{Path(command[0]).name} {' '.join(command[1:])}: {lines[-1]}")
     result: Sample = json.loads(done.stdout)
     return result
 
@@ -304,7 +304,7 @@ def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples
             run.row("beside the targets", *cost, costs(ours), costs(theirs))
 
 
-def redis_wire(run: Run) -> None:
+def redis_protocol(run: Run) -> None:
     """The same commands over the Redis protocol. redis-benchmark generates the load, with its keys and connections."""
     generator = shutil.which("redis-benchmark")
     if generator is None:
@@ -326,7 +326,7 @@ def redis_wire(run: Run) -> None:
         with contextlib.ExitStack() as stack:
             servers = installed(run, stack, cairn, redis)
             for server in servers:
-                run.generate(replace(server, wire="resp"), "load", keys=keys, value=value, depth=MANY)
+                run.generate(replace(server, protocol="resp"), "load", keys=keys, value=value, depth=MANY)
             for depth in (1, MANY, DEEP):
                 for work in ("get", "set"):
                     what = f"Redis protocol: {work.upper()}, {depth if depth > 1 else 'not'} in a pipeline, {value:,} B"
@@ -345,7 +345,7 @@ def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None
     ours = servers[0]
     for peer in servers[1:]:
         rate = tops[peer.name] / 2
-        run.say(f"half of {peer.name}'s top rate is {rate:,.0f}/s")
+        run.report(f"half of {peer.name}'s top rate is {rate:,.0f}/s")
         what = f"GET at half of {peer.name}'s top rate: p99 latency"
         measure = partial(run.generate, work="get", rate=rate, seconds=run.profile.seconds * 2)
         samples = run.contest(what, {server.name: partial(measure, server) for server in (ours, peer)})
@@ -379,7 +379,7 @@ def growth(run: Run) -> None:
     with contextlib.ExitStack() as stack:
         servers = {}
         for keys in profile.key_counts:
-            run.say(f"loading {keys:,} keys")
+            run.report(f"loading {keys:,} keys")
             for name in present:
                 servers[name, keys] = stack.enter_context(STARTERS[name]())
                 run.generate(servers[name, keys], "load", keys=keys, depth=DEEP)
@@ -478,7 +478,7 @@ def synced_writes(run: Run, servers: Sequence[Server]) -> None:
         what = f"SET with fsync, {depth if depth > 1 else 'not'} in a pipeline, {run.profile.values[0][0]:,} B"
         measure = partial(run.generate, work="set", depth=depth)
         contestants = {server.name: partial(measure, server) for server in servers}
-        contestants["cairn, resp"] = partial(measure, replace(ours, wire="resp"))
+        contestants["cairn, resp"] = partial(measure, replace(ours, protocol="resp"))
         samples = run.contest(what, contestants)
         for peer in peers:
             for name, where in ((ours.name, ""), ("cairn, resp", "Redis protocol: ")):
@@ -544,7 +544,7 @@ def opening(run: Run) -> None:
 def backing_up(run: Run) -> None:
     """Measure the longest wait of a client during writes and a backup."""
     megabytes = run.profile.backup_megabytes
-    run.say(f"a backup of {megabytes:,} MB while serving")
+    run.report(f"a backup of {megabytes:,} MB while serving")
     found = backup.measure(megabytes, min(run.profile.rounds, BACKUPS), where=disk_directory())
     for during, target in ((True, "≤ 20"), (False, None)):
         what = f"{'during' if during else 'without'} a backup of {megabytes:,} MB under a full load of SETs with fsync"
@@ -673,8 +673,8 @@ def cluster_rates(run: Run, ours: clusters.CairnCluster, peer: clusters.EtcdClus
         )
 
     contestants: dict[str, Callable[[], Sample]] = {ours.name: measured}
-    for said, (connections, streams) in load.theirs.items():
-        contestants[f"{peer.name}{said}"] = partial(
+    for label, (connections, streams) in load.theirs.items():
+        contestants[f"{peer.name}{label}"] = partial(
             peer.generate,
             work,
             connections=connections,
@@ -684,10 +684,10 @@ def cluster_rates(run: Run, ours: clusters.CairnCluster, peer: clusters.EtcdClus
             everywhere=load.everywhere,
         )
     samples = run.contest(what, contestants, profile.cluster_rounds)
-    for said in load.theirs:
-        shown = f"{what}{said}"
+    for label in load.theirs:
+        shown = f"{what}{label}"
         in_group, aim = (group, target) if load.aimed else ("beside the targets", None)
-        mine, theirs = samples[ours.name], samples[f"{peer.name}{said}"]
+        mine, theirs = samples[ours.name], samples[f"{peer.name}{label}"]
         run.row(in_group, f"{shown}: commands/s", against, "/s", rates(mine), rates(theirs), aim)
         if load.aimed:
             cost = f"{shown}: CPU of all servers per command"
@@ -844,7 +844,7 @@ def processes(run: Run) -> None:
 
 # -- all of it --------------------------------------------------------------------------------------------------------
 
-WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, disk, cluster, clients)
+WITH_GENERATOR = (commands, redis_protocol, memory, growth, steps, disk, cluster, clients)
 WITHOUT = (embedded, embedded_disk, imports, processes)
 PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 
@@ -904,7 +904,7 @@ def results(run: Run) -> dict[str, Any]:
 def commit() -> str | None:
     """Return the commit of this clone, with `-dirty` if files have changed since; None without git."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.run(
+        done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             cwd=HERE,
             capture_output=True,
@@ -912,7 +912,7 @@ def commit() -> str | None:
             check=True,
             timeout=PATIENCE,
         )
-        return said.stdout.strip()
+        return done.stdout.strip()
     return None
 
 
@@ -956,7 +956,7 @@ def main() -> int:
     if (wanted := os.environ.get("BENCH", "")) not in ("", "full"):
         parser.error(f"BENCH is 'full' or nothing, not {wanted!r}")
     if (options.smoke or options.only) and options.output == RESULTS:
-        parser.error("what is not all of it is not for the results: name another directory with --output")
+        parser.error("--smoke and --only have partial results: use another directory with --output")
     chosen = options.only.split(",") if options.only else list(PARTS)
     if unknown := [name for name in chosen if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
@@ -981,7 +981,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    run.say("done: benchmarks/results/latest.json" if options.output == RESULTS else "done")
+    run.report("done: benchmarks/results/latest.json" if options.output == RESULTS else "done")
     return 0
 
 

@@ -28,7 +28,7 @@ def svg(results: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABELS + BARS + 110}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="12" fill="#222">',
         '<rect width="100%" height="100%" fill="#fff"/>',
-        '<text x="12" y="20" font-size="14" font-weight="bold">cairnkv ÷ its peers: one machine, one run</text>',
+        '<text x="12" y="20" font-size="14" font-weight="bold">cairnkv ÷ its peers: one computer, one run</text>',
         f'<text x="12" y="38">{escape(_subtitle(results))}</text>',
     ]
     for tick in TICKS:

@@ -53,7 +53,7 @@ def sync_pymemcache(port: int) -> Get:
 
 
 def repeat(call: Callable[..., object], arguments: Sequence[tuple[object, ...]], seconds: float) -> Timed:
-    """Call with one argument after the other until the time is over."""
+    """Call with one argument after the other until the time is up."""
     rounds = itertools.cycle([arguments[at : at + CALLS_PER_LOOK] for at in range(0, len(arguments), CALLS_PER_LOOK)])
     calls, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
@@ -95,7 +95,7 @@ async def async_glide(port: int):
 
 
 async def repeat_in_tasks(connect, port: int, keys: Sequence[bytes], tasks: int, seconds: float) -> Timed:
-    """Get one key after the other in each task until the time is over."""
+    """Get one key after the other in each task until the time is up."""
     calls, over = 0, False
 
     async def work(get: AsyncGet, own: Iterator[bytes]) -> None:
@@ -112,7 +112,7 @@ async def repeat_in_tasks(connect, port: int, keys: Sequence[bytes], tasks: int,
 
     async with connect(port) as get:
         if await get(keys[0]) != VALUE:
-            raise ValueError("not what the server was loaded with")
+            raise ValueError("the server has another value")
         began = time.perf_counter()
         asyncio.get_running_loop().call_later(seconds, stop)
         share = len(keys) // tasks
@@ -188,13 +188,13 @@ def disk_sqlitedict(directory: str, loaded: Sequence[bytes]) -> Iterator[tuple[G
 
 
 def repeat_on_disk(name: str, work: str, threads: int, keys: Sequence[bytes], seconds: float, directory: str) -> Timed:
-    """Get or set one key after the other in each thread until the time is over."""
+    """Get or set one key after the other in each thread until the time is up."""
     with (
         tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=directory) as own,
         ON_DISK[name](own, keys if work == "get" else ()) as (get, put),
     ):
         if work == "get" and get(keys[0]) != VALUE:
-            raise ValueError("not what the store was loaded with")
+            raise ValueError("the store has another value")
         done: list[int] = []
 
         def loop(some: Sequence[bytes]) -> None:
@@ -241,7 +241,7 @@ def measure(client: str, seconds: float, count: int, port: int, directory: str) 
     if kind == "sync":
         get = SYNC[name](port)
         if get(keys[0]) != VALUE:
-            raise ValueError("not what the server was loaded with")
+            raise ValueError("the server has another value")
         return repeat(get, [(key,) for key in keys], seconds)
     if kind.endswith("_on_disk"):
         return repeat_on_disk(name, kind[:3], int(kind[3:].removesuffix("_on_disk")), keys, seconds, directory)
@@ -252,7 +252,7 @@ def measure(client: str, seconds: float, count: int, port: int, directory: str) 
             for key in keys:
                 put(key, VALUE)
         if get(keys[0]) != VALUE:
-            raise ValueError("not what the store was loaded with")
+            raise ValueError("the store has another value")
         if kind == "get":
             return repeat(get, [(key,) for key in keys], seconds)
         return repeat(put, [(key, VALUE) for key in keys], seconds)

@@ -233,8 +233,8 @@ class EtcdCluster:
             # A member without a leader reports none: KeyError.
             ended = [member for member in self._members if not member.running]
             if (ended and starts == STARTS) or time.monotonic() > until:
-                said = "".join(member.log_tail() for member in ended or self._members).strip().splitlines()
-                raise RuntimeError(f"etcd did not start; the last it said: {(said or ['nothing'])[-1]}")
+                lines = "".join(member.log_tail() for member in ended or self._members).strip().splitlines()
+                raise RuntimeError(f"etcd did not start; the last line of its log: {(lines or ['(empty)'])[-1]}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -281,16 +281,16 @@ class EtcdCluster:
             for port in (self.ports if everywhere else [self.leader_port()])
         ]
         revision, before, busy = self._revision(), self._handled(method), cpu_seconds(self.pids)
-        said = run_all(loads)
+        outputs = run_all(loads)
         busy = cpu_seconds(self.pids) - busy
         after = self._handled(method)
         handled = {code: count - before.get(code, 0) for code, count in after.items()}
         well = handled.pop("OK", 0)
-        done = sum(int(re.search(r"(\d+) succeeded", text)[1]) for text in said)
+        done = sum(int(re.search(r"(\d+) succeeded", text)[1]) for text in outputs)
         left = sum(handled.pop(code, 0) for code in LEFT)
         if any(handled.values()) or left > len(loads) * connections * streams:
             return None
-        if any(" 0 failed, 0 errored, 0 timeout" not in text for text in said):
+        if any(" 0 failed, 0 errored, 0 timeout" not in text for text in outputs):
             return None
         if done == 0:
             return None
@@ -373,7 +373,7 @@ class EtcdClient:
             self._connection.request("POST", "/v3/kv/put", PUT)
             answer = self._connection.getresponse()
             if answer.status != http.HTTPStatus.OK:
-                raise OSError(f"etcd says {answer.read().decode(errors='replace').strip()}")
+                raise OSError(f"etcd failed: {answer.read().decode(errors='replace').strip()}")
             answer.read()
         except (OSError, http.client.HTTPException):
             self.close()
@@ -400,10 +400,10 @@ def request(port: int, verb: str, path: str, body: str | None = None) -> bytes:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_SECONDS)) as connection:
         connection.request(verb, path, body)
         answer = connection.getresponse()
-        said = answer.read()
+        content = answer.read()
         if answer.status != http.HTTPStatus.OK:
-            raise OSError(f"{path}: {answer.status} {said[:200]!r}")
-        return said
+            raise OSError(f"{path}: {answer.status} {content[:200]!r}")
+        return content
 
 
 def ask(port: int, path: str, question: dict[str, str]) -> dict[str, Any]:
@@ -445,7 +445,7 @@ def longest_gap(write: Callable[[], object], kill: Callable[[], None], watched: 
             except (CairnError, OSError, http.client.HTTPException) as error:
                 failed += 1
                 if time.monotonic() - last > FAILOVER_SECONDS:
-                    raise RuntimeError(f"no write for {FAILOVER_SECONDS:g} s; the last says: {error}") from None
+                    raise RuntimeError(f"no write for {FAILOVER_SECONDS:g} s; the last error: {error}") from None
                 time.sleep(0.01)
                 continue
             now = time.monotonic()
@@ -468,11 +468,11 @@ def run_all(commands: Sequence[Sequence[str]]) -> list[str]:
             process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             stack.callback(process.kill)
             running.append(process)
-        said = [process.communicate(timeout=LOAD_SECONDS)[0] for process in running]
+        outputs = [process.communicate(timeout=LOAD_SECONDS)[0] for process in running]
         for process in running:
             if process.returncode != 0:
                 raise subprocess.CalledProcessError(process.returncode, process.args)
-        return said
+        return outputs
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:

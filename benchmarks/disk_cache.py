@@ -58,7 +58,7 @@ class Served:
         self._process.terminate()
         self._process.wait()
 
-    def say(self, batches: list[list[tuple[bytes, ...]]], length: int) -> None:
+    def send(self, batches: list[list[tuple[bytes, ...]]], length: int) -> None:
         """Send the commands of each batch on its own connection, and read the replies, all of this length."""
         for one, commands in zip(self._sockets, batches, strict=False):
             one.sendall(b"".join(_request(words) for words in commands))
@@ -74,7 +74,7 @@ class Served:
     def resident(self) -> int:
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def told(self) -> dict[str, str]:
+    def info(self) -> dict[str, str]:
         import cairnkv
 
         with cairnkv.connect("cairn://{}:{}".format(*self._sockets[0].getpeername())) as kv:
@@ -104,7 +104,7 @@ def measured(server: Served, keys: list[bytes], length: int) -> tuple[float, flo
     began, used = time.monotonic(), server.cpu_seconds()
     for first in range(0, len(keys), together):
         part = [(b"GET", name) for name in keys[first : first + together]]
-        server.say([part[at : at + PIPELINE] for at in range(0, len(part), PIPELINE)], length)
+        server.send([part[at : at + PIPELINE] for at in range(0, len(part), PIPELINE)], length)
     return len(keys) / (time.monotonic() - began), (server.cpu_seconds() - used) / len(keys) * 1e6
 
 
@@ -135,7 +135,7 @@ def main() -> None:
                     (b"SET", key(number), dice.randbytes(given.value))
                     for number in range(first, min(first + CONNECTIONS * PIPELINE, given.keys))
                 ]
-                server.say([part[at : at + PIPELINE] for at in range(0, len(part), PIPELINE)], len(b"+OK\r\n"))
+                server.send([part[at : at + PIPELINE] for at in range(0, len(part), PIPELINE)], len(b"+OK\r\n"))
             rate = given.keys / (time.monotonic() - began)
             print(f"filled with the limit at {rate:,.0f} a second; {server.resident() / 1e6:,.0f} MB resident")
         with served(directory, "--memory-limit", str(2 * size)) as roomy:
@@ -156,9 +156,9 @@ def main() -> None:
             print(f"limit: opened in {server.seconds:.1f} s; {server.resident() / 1e6:,.0f} MB resident")
             cold = []
             for _ in range(ROUNDS):
-                before = server.told()
+                before = server.info()
                 cold.append(measured(server, [key(dice.randrange(given.keys)) for _ in range(10_000)], length))
-                after = server.told()
+                after = server.info()
             reads = int(after["cache_reads"]) - int(before["cache_reads"])
             shown(f"GET, {reads / 10_000:.0%} of them cold", cold)
             resident, used = server.resident() / 1e6, int(after["used_bytes"]) / 1e6

@@ -50,7 +50,7 @@ struct list {
 };
 
 static struct options {
-    const char *wire; /* native, resp or memcached */
+    const char *protocol; /* native, resp or memcached */
     const char *work; /* get, set or load */
     struct list port;
     int connections;
@@ -98,7 +98,7 @@ static void read_options(int count, char **words)
         if (value == NULL)
             die("not name=value: %s", words[i]);
         *value++ = '\0';
-        if (!strcmp(words[i], "wire")) options.wire = value;
+        if (!strcmp(words[i], "protocol")) options.protocol = value;
         else if (!strcmp(words[i], "work")) options.work = value;
         else if (!strcmp(words[i], "port")) options.port = read_list(value);
         else if (!strcmp(words[i], "connections")) options.connections = atoi(value);
@@ -117,7 +117,7 @@ static void read_options(int count, char **words)
         die("port, connections, depth, keys and value are at least 1");
     if (options.rate > 0 && options.depth != 1)
         die("a rate is for single commands: depth=1");
-    if (options.local && strcmp(options.wire, "native") != 0)
+    if (options.local && strcmp(options.protocol, "native") != 0)
         die("local reads need the native protocol");
 }
 
@@ -191,7 +191,7 @@ static size_t put_command(char *at, long number)
 {
     char key[KEY_BYTES + 1], *begin = at;
     snprintf(key, sizeof key, "key:%012ld", number);
-    switch (options.wire[0]) {
+    switch (options.protocol[0]) {
     case 'n':
         at = mempcpy(at, writes ? "\0\0\1" : options.local ? "\1\0\0" : "\0\0\0", 3); /* header, two-byte number */
         at += be32(at, KEY_BYTES);
@@ -214,7 +214,7 @@ static size_t put_command(char *at, long number)
     if (writes) {
         memset(at, 'x', options.value);
         at += options.value;
-        if (options.wire[0] != 'n')
+        if (options.protocol[0] != 'n')
             at = mempcpy(at, "\r\n", 2);
     }
     return at - begin;
@@ -228,21 +228,21 @@ static size_t command_bytes_max(void)
 static void prepare_reply(void)
 {
     writes = strcmp(options.work, "get") != 0;
-    if (!strcmp(options.wire, "native")) {
+    if (!strcmp(options.protocol, "native")) {
         memcpy(head, "\0" "0", 2);
         be32(head + 2, writes ? 2 : options.value);
         head_bytes = 6;
         reply_bytes = 6 + (writes ? 2 : options.value);
-    } else if (!strcmp(options.wire, "resp")) {
+    } else if (!strcmp(options.protocol, "resp")) {
         head_bytes = writes ? sprintf(head, "+OK\r\n") : sprintf(head, "$%ld\r\n", options.value);
         reply_bytes = head_bytes + (writes ? 0 : options.value + 2);
-    } else if (!strcmp(options.wire, "memcached")) {
+    } else if (!strcmp(options.protocol, "memcached")) {
         char line[64];
         size_t line_bytes = snprintf(line, sizeof line, "VALUE key:%012d 0 %ld\r\n", 0, options.value);
         head_bytes = writes ? sprintf(head, "STORED\r\n") : sprintf(head, "VALUE key:");
         reply_bytes = writes ? head_bytes : line_bytes + options.value + 2 + 5;
     } else {
-        die("unknown protocol: %s", options.wire);
+        die("unknown protocol: %s", options.protocol);
     }
 }
 

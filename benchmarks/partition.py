@@ -1,13 +1,13 @@
-"""A simulation of placements: how keys would spread over many logs, on 3 to 1,000 machines. The server has no part of
+"""A simulation of placements: how keys would spread over many logs, on 3 to 1,000 nodes. The server has no part of
 it yet.
 
 `python benchmarks/partition.py [--nodes 3,10,...] [--write]` prints a table. With --write, the program writes
 benchmarks/results/partition.json, from which the table of docs/cluster.md comes. The same seed gives the same figures
 on any computer, in less than a minute.
 
-The model: each key has a slot, and each slot is placed on a log. Each machine is the home of one log. The three
-replicas of a log are on its home and on the next two machines of a ring of their numbers. A new machine adds its log; a
-leaving machine removes its log. A placement is a list with the number of the log's machine for each slot.
+The model: each key has a slot, and each slot is placed on a log. Each node is the home of one log. The three
+replicas of a log are on its home and on the next two nodes of a ring of their numbers. A new node adds its log; a
+leaving node removes its log. A placement is a list with the number of the log's node for each slot.
 
 Out of scope: latency and throughput (`bench.py`), and the move of a slot (docs/cluster.md).
 """
@@ -31,13 +31,13 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "partition.json"
 
 SLOTS = 1 << 16
-"""The number of slots: 65 for each of 1,000 machines. With the 16,384 slots of Redis Cluster, it would be 16."""
+"""The number of slots: 65 for each of 1,000 nodes. With the 16,384 slots of Redis Cluster, it would be 16."""
 
 REPLICAS = 3
-"""The number of machines of each log."""
+"""The number of nodes of each log."""
 
 NODES = (3, 10, 30, 100, 300, 1_000)
-"""The numbers of machines of the simulated clusters."""
+"""The numbers of nodes of the simulated clusters."""
 
 KEYS = 1_000_000
 SEED = 20_261_122
@@ -45,7 +45,7 @@ ZIPF = 0.99
 """The exponent of the load: the key of rank r has 1 / r**0.99 of the load of the first key, as in YCSB."""
 
 SHORT = 8
-"""The average number of machines in a short list."""
+"""The average number of nodes in a short list."""
 
 SLACK = 1.05
 """The maximum load of a log with `bounded`, divided by its share."""
@@ -55,7 +55,7 @@ Placement = list[int]
 
 @dataclass(frozen=True)
 class Node:
-    """A machine. number: unique, and never used again. weight: its relative size."""
+    """A node. number: unique, and never used again. weight: its relative size."""
 
     number: int
     weight: float = 1.0
@@ -70,18 +70,18 @@ def slot_of(key: bytes, slots: int = SLOTS) -> int:
 
 
 def modulo(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """Place a slot by its number modulo the number of machines, without weights."""
+    """Place a slot by its number modulo the number of nodes, without weights."""
     return [nodes[slot % len(nodes)].number for slot in range(slots)]
 
 
 def rendezvous(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """Place each slot on the machine with the highest score. No table is needed."""
+    """Place each slot on the node with the highest score. No table is needed."""
     contest = Contest(nodes, slots)
     return [contest.winner(slot) for slot in range(slots)]
 
 
 def bounded(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """Like `rendezvous`, but a log gets at most 1.05 times its share. The rest goes to the next best machine."""
+    """Like `rendezvous`, but a log gets at most 1.05 times its share. The rest goes to the next best node."""
     contest = Contest(nodes, slots)
     room = {node.number: math.ceil(share * SLACK) for node, share in zip(nodes, _shares(nodes, slots), strict=True)}
     placed = []
@@ -116,30 +116,30 @@ PLACEMENTS: dict[str, Callable[[Sequence[Node], Placement | None, int], Placemen
 
 
 class Contest:
-    """The scores of machines for slots. weights: with twice the weight a machine wins twice as many slots."""
+    """The scores of nodes for slots. weights: with twice the weight a node wins twice as many slots."""
 
     def __init__(self, nodes: Sequence[Node], slots: int) -> None:
         self.weights = {node.number: node.weight for node in nodes}
-        # A cluster and the same cluster with one more machine need the same short lists.
+        # A cluster and the same cluster with one more node need the same short lists.
         self._numbers = -(-(max(self.weights) + 1) // 16) * 16
         least, self._short_lists = _short_lists(self._numbers, slots)
         self._least = least * max(self.weights.values())
 
     def winner(self, slot: int) -> int:
-        """Return the number of the machine of a slot."""
+        """Return the number of the node of a slot."""
         weights = self.weights
         ranked = [(weights[number] * score, number) for score, number in self._short_lists[slot] if number in weights]
         if ranked and max(ranked)[0] > self._least:
             return max(ranked)[1]
-        scores = _scores(slot, self._numbers)  # a machine outside the short list may be better
+        scores = _scores(slot, self._numbers)  # a node outside the short list may be better
         return max((weight * _merit(scores[number]), number) for number, weight in weights.items())[1]
 
 
 @functools.lru_cache(maxsize=1)
 def _short_lists(numbers: int, slots: int) -> tuple[float, list[list[tuple[float, int]]]]:
-    """Return, for each slot, the machines with the best scores, and a score that all others are below.
+    """Return, for each slot, the nodes with the best scores, and a score that all others are below.
 
-    A search in a short list is a hundred times faster than one in the scores of 1,000 machines.
+    A search in a short list is a hundred times faster than one in the scores of 1,000 nodes.
     """
     lowest = max(0, int(2**64 * (1 - SHORT / numbers)))
     lists = [
@@ -150,7 +150,7 @@ def _short_lists(numbers: int, slots: int) -> tuple[float, list[list[tuple[float
 
 
 def _scores(slot: int, numbers: int) -> Sequence[int]:
-    """Return a slot's score of 64 bits for each machine number. It does not depend on the other machines."""
+    """Return a slot's score of 64 bits for each node number. It does not depend on the other nodes."""
     return array("Q", hashlib.shake_128(slot.to_bytes(4, "big")).digest(8 * numbers))
 
 
@@ -160,7 +160,7 @@ def _merit(score: int) -> float:
 
 
 def _shares(nodes: Sequence[Node], slots: int) -> list[float]:
-    """Return the exact share of each machine, in fractions of slots."""
+    """Return the exact share of each node, in fractions of slots."""
     total = math.fsum(node.weight for node in nodes)
     return [slots * node.weight / total for node in nodes]
 
@@ -177,14 +177,14 @@ def _whole(shares: list[float], slots: int) -> list[int]:
 
 
 def replicas(nodes: Sequence[Node]) -> dict[int, tuple[int, ...]]:
-    """Return the machines of each log, by the number of its home: the home and the next ones."""
+    """Return the nodes of each log, by the number of its home: the home and the next ones."""
     if len(nodes) < REPLICAS:
-        raise ValueError(f"a log has replicas on {REPLICAS} machines, and there are {len(nodes)}")
+        raise ValueError(f"a log has replicas on {REPLICAS} nodes, and there are {len(nodes)}")
     ring = sorted(node.number for node in nodes)
     return {number: tuple(ring[(at + step) % len(ring)] for step in range(REPLICAS)) for at, number in enumerate(ring)}
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
+# -- measurements -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def load(count: int, slots: int = SLOTS) -> Load:
 
 
 def per_node(placed: Placement, each: Sequence[float]) -> dict[int, float]:
-    """Return the sum of a quantity of slots for each machine."""
+    """Return the sum of a quantity of slots for each node."""
     found: dict[int, float] = dict.fromkeys(placed, 0)
     for number, amount in zip(placed, each, strict=True):
         found[number] += amount
@@ -234,7 +234,7 @@ def per_node(placed: Placement, each: Sequence[float]) -> dict[int, float]:
 
 
 def unevenness(found: dict[int, float], nodes: Sequence[Node]) -> float:
-    """Return the load of the fullest machine divided by its share."""
+    """Return the load of the fullest node divided by its share."""
     total, weights = math.fsum(found.values()), math.fsum(node.weight for node in nodes)
     return max(found.get(node.number, 0) * weights / (total * node.weight) for node in nodes)
 
@@ -245,7 +245,7 @@ def moved(before: Placement, after: Placement) -> int:
 
 
 def copied(before: Placement, after: Placement, nodes: Sequence[Node], later: Sequence[Node]) -> int:
-    """Return the number of copies of slots that a machine without one needs."""
+    """Return the number of copies of slots that a node without one needs."""
     had, has = replicas(nodes), replicas(later)
     new: dict[tuple[int, int], int] = {}
     count = 0
@@ -257,10 +257,10 @@ def copied(before: Placement, after: Placement, nodes: Sequence[Node], later: Se
 
 
 def measured(name: str, count: int, slots: int, loaded: Load) -> dict[str, Any]:
-    """Return the row of a placement and a number of machines, with the cost when a machine joins or leaves."""
+    """Return the row of a placement and a number of nodes, with the cost when a node joins or leaves."""
     place = PLACEMENTS[name]
     nodes = [Node(number) for number in range(count)]
-    joined, gone = [*nodes, Node(count)], [node for node in nodes if node.number != count // 2]
+    joined, left = [*nodes, Node(count)], [node for node in nodes if node.number != count // 2]
     uneven = [Node(number, 2.0 if number % 3 == 0 else 1.0) for number in range(count)]
     placed = place(nodes, None, slots)
     after_join = place(joined, placed, slots)
@@ -277,7 +277,7 @@ def measured(name: str, count: int, slots: int, loaded: Load) -> dict[str, Any]:
         "copies": _rounded(unevenness(copies, nodes)),
         "join": _rounded(moved(placed, after_join) / (slots / (count + 1))),
         "join_copies": _rounded(copied(placed, after_join, nodes, joined) / (REPLICAS * slots / (count + 1))),
-        "leave": _rounded(moved(placed, place(gone, placed, slots)) / leaving) if len(gone) >= REPLICAS else None,
+        "leave": _rounded(moved(placed, place(left, placed, slots)) / leaving) if len(left) >= REPLICAS else None,
     }
 
 
@@ -286,7 +286,7 @@ def _rounded(figure: float) -> float:
 
 
 def simulated(counts: Sequence[int], keys: int = KEYS, slots: int = SLOTS) -> dict[str, Any]:
-    """Return the rows of all placements and numbers of machines, with the parameters."""
+    """Return the rows of all placements and numbers of nodes, with the parameters."""
     loaded = load(keys, slots)
     return {
         "made": {"slots": slots, "keys": keys, "zipf": ZIPF, "seed": SEED, "hottest": _rounded(max(loaded.heat))},
@@ -295,7 +295,7 @@ def simulated(counts: Sequence[int], keys: int = KEYS, slots: int = SLOTS) -> di
 
 
 COLUMNS = {
-    "nodes": "machines",
+    "nodes": "nodes",
     "placement": "placement",
     "slots": "slots",
     "weighted": "weighted",
@@ -311,8 +311,8 @@ COLUMNS = {
 
 def main() -> int:
     """Print the table. With --write, also store it."""
-    parser = argparse.ArgumentParser(description="how a keyspace spreads over many logs, simulated")
-    parser.add_argument("--nodes", default=",".join(map(str, NODES)), help="machines, with commas between")
+    parser = argparse.ArgumentParser(description="simulate the partitioning of keys among many logs")
+    parser.add_argument("--nodes", default=",".join(map(str, NODES)), help="numbers of nodes, separated by commas")
     parser.add_argument("--write", action="store_true", help="keep the results, and renew the documents")
     given = parser.parse_args()
     try:

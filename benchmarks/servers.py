@@ -50,10 +50,10 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. wire: the protocol of the generator."""
+    """A running server. protocol: for the generator."""
 
     name: str
-    wire: str
+    protocol: str
     port: int
     pid: int
 
@@ -140,8 +140,8 @@ def version(program: str) -> str | None:
     path = shutil.which(program)
     if path is None:
         return None
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=READY_SECONDS).stdout
-    found = re.search(r"\d+(\.\d+)+\S*", said)
+    output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=READY_SECONDS).stdout
+    found = re.search(r"\d+(\.\d+)+\S*", output)
     return found[0] if found else "unknown"
 
 
@@ -187,8 +187,8 @@ def _until(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], T]) 
         if found := ready():
             return found
         time.sleep(0.02)
-    said = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-    raise RuntimeError(f"{Path(process.args[0]).name} did not start; the last it said: {said[-1]}")
+    lines = log.read_text(errors="replace").strip().splitlines() or ["(empty)"]
+    raise RuntimeError(f"{Path(process.args[0]).name} did not start; the last line of its output: {lines[-1]}")
 
 
 def _accepts(port: int) -> bool:

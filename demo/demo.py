@@ -86,7 +86,7 @@ def server() -> Iterator[str]:
             ready = process.stdout.readline()
             found = re.search(r"cairn://[^\s,]+", ready)
             if found is None:
-                raise Differs(f"the server does not say where it is: {ready!r}")
+                raise Differs(f"the server has not printed its URL: {ready!r}")
             print(ready.strip())
             yield found[0]
         finally:
@@ -212,7 +212,7 @@ def main() -> int:
     """Run the demo. Return 0 if nothing differs."""
     parser = argparse.ArgumentParser(description="A real data set through a real server, compared at every step.")
     default = "packages" if shutil.which("dpkg-query") else "modules"
-    parser.add_argument("--data", choices=SOURCES, default=default, help="default on this machine: %(default)s")
+    parser.add_argument("--data", choices=SOURCES, default=default, help="default on this computer: %(default)s")
     options = parser.parse_args()
     data = SOURCES[options.data]()
     if not data:

@@ -1,6 +1,6 @@
 """A database without a server: rates, the longest single step while it grows, and the memory of a key.
 
-`python benchmarks/keyspace.py [KEYS]`: by default a million keys of 16 bytes with values of 100 bytes. Compare figures
+`python benchmarks/database.py [KEYS]`: by default a million keys of 16 bytes with values of 100 bytes. Compare figures
 of one run with each other, not with another run.
 """
 
