@@ -50,6 +50,6 @@ class Digests:
         others = collections.Counter(other for number, other in digests.items() if number != self._node)
         most, count = others.most_common(1)[0]
         if most != own and count >= 2 and own not in others:
-            return f"its state at position {position:,} differs from that of {count} other nodes: delete its directory"
+            return f"its state at position {position:,} differs from that of {count} other nodes: wipe its directory"
         logger.error("the nodes' states at position %d differ: %s", position, digests)
         return None
