@@ -265,7 +265,7 @@ class ReplicatedStore:
         return self._propose(PendingProposal((), lambda _: self._read_now(step), self._length_of(step), weight))
 
     def _loads(self) -> Failure:
-        return Failure(failures.LOADING, "this node is catching up with its cluster; try again when it has")
+        return Failure(failures.LOADING, "this node catches up with its cluster; try again later")
 
     def _refused(self, write: Step | None) -> Failure | None:
         """Return a failure if a command must not be proposed. write: the command, if it is a write."""
@@ -713,7 +713,7 @@ class ReplicatedStore:
         if limit == self.memory.limit:
             return
         if limit is not None or self.loading:
-            raise OptionError("a node of a cluster has a memory limit from its start on, or none: stop and start it")
+            raise OptionError("a node of a cluster cannot change its memory limit; restart it with another one")
         self.memory.limit = None
 
     def housekeep(self) -> bool:

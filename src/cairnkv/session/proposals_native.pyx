@@ -97,14 +97,14 @@ cdef class ProposedBatch:
 
     cdef int _execute(self, changes) except -1:
         cdef Piece *pieces = <Piece *>PyMem_Malloc(self._count * sizeof(Piece))
-        cdef const unsigned char *said = <const unsigned char *>PyBytes_AS_STRING(self._frames)
+        cdef const unsigned char *frames = <const unsigned char *>PyBytes_AS_STRING(self._frames)
         cdef int at, end, begin = 0
         if pieces is NULL:
             raise MemoryError
         try:
             memset(pieces, 0, self._count * sizeof(Piece))
             for at in range(self._count):
-                pieces[at].data = said + self._parts[at].at
+                pieces[at].data = frames + self._parts[at].at
                 pieces[at].length = self._parts[at].length
                 pieces[at].conversation = &self._parts[at].conversation
             while begin < self._count:

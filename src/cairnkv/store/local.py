@@ -182,12 +182,12 @@ class LocalStore:
         if self.loading:
             if all(isinstance(step.command, Info) for step in steps):
                 return None
-            return Failure(failures.LOADING, "what is on disk is being read; try again when all of it is there")
+            return Failure(failures.LOADING, "the server loads its store from the disk; try again later")
         gate = self.gate
         if any(map(gate.is_unresolved, steps)) or any(gate.is_key_unresolved(db, watch.key) for db, watch in watched):
             return Failure(
                 failures.RECOVERING,
-                "the disk has failed while this was written, and it is being found out whether it is there; try again",
+                "a write of this key failed, and its outcome is unknown until the store is open again; try again later",
             )
         return None
 
@@ -271,10 +271,12 @@ class LocalStore:
     def _evict(self, db: int, key: bytes) -> bool:
         return not isinstance(self._write(Step(db, Clear(key))), Failure)
 
-    def _as_one_entry(self, said: Sequence[Step], work: Callable[[], Reply], newest: int = 0) -> Reply | PendingReply:
+    def _as_one_entry(
+        self, commands: Sequence[Step], work: Callable[[], Reply], newest: int = 0
+    ) -> Reply | PendingReply:
         """Call `work`, which changes databases by `_apply` only, and record its changes as one entry, or undo them.
 
-        said: the commands of the entry. newest: an entry whose commit the reply must also wait for.
+        commands: those of the entry. newest: an entry whose commit the reply must also wait for.
         """
         journal: Journal = [] if self.under_way is None else self.under_way
         before = len(journal)  # changes of the same call: evictions that made room
@@ -283,7 +285,7 @@ class LocalStore:
         try:
             reply = work()
             if not steps:  # no changes: the reply waits for the values that it shows
-                return self.gate.hold(reply, max([newest, *map(self.gate.newest_for, said)]))
+                return self.gate.hold(reply, max([newest, *map(self.gate.newest_for, commands)]))
             effects = effects_of(journal) if self._storage.keeps_effects else ()
             sequence = self._storage.append(tuple(steps), self._shared.now, effects)
         except StorageRefused as refused:
@@ -463,13 +465,13 @@ class LocalStore:
         memory = self.memory
         if self._storage.keeps_effects:
             if self.loading and limit != memory.limit:
-                raise OptionError("what is on disk is being read; change the memory limit when all of it is there")
+                raise OptionError("the store is loading; change the memory limit when it is loaded")
             if memory.cache is not None:
                 memory.cache.limit = limit
                 memory.cache.cool_some()
             elif limit is not None and not self.loading:
                 raise OptionError(
-                    "a store on disk has a memory limit from its start on, or none: stop it and start it with one"
+                    "a store on disk that started without a memory limit cannot get one; restart it with one"
                 )
             memory.limit = limit
             return

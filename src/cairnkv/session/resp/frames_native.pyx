@@ -52,7 +52,7 @@ cdef unsigned char LOGGED_CLEAR_MANY = ClearMany.spec.number
 cdef unsigned char LOGGED_INCR = Incr.spec.number
 
 
-cdef struct Words:
+cdef struct Request:
     # A complete command. The first word is its name.
     int count
     Py_ssize_t length  # of all its bytes
@@ -60,9 +60,9 @@ cdef struct Words:
     Py_ssize_t size[WORDS_MAX]
 
 
-ctypedef bint (*Execute)(RespFrameExecutor self, const Words *words) except -1
-ctypedef bint (*Scan)(RespFrameExecutor self, const Words *words, Scanned *found) except -1
-ctypedef char *(*WriteLogged)(char *into, const Words *words) noexcept
+ctypedef bint (*Execute)(RespFrameExecutor self, const Request *request) except -1
+ctypedef bint (*Scan)(RespFrameExecutor self, const Request *request, Scanned *found) except -1
+ctypedef char *(*WriteLogged)(char *into, const Request *request) noexcept
 
 cdef enum:
     SLOTS = 64
@@ -102,8 +102,10 @@ cdef inline Py_ssize_t _head(const unsigned char *at, const unsigned char *end, 
     return at + 2 - start
 
 
-cdef inline bint _words(RespFrameExecutor self, const unsigned char *frame, Py_ssize_t length, Words *words) noexcept:
-    """Find the words of a command. Return whether it is complete and within the limits."""
+cdef inline bint _parse(
+    RespFrameExecutor self, const unsigned char *frame, Py_ssize_t length, Request *request
+) noexcept:
+    """Find the strings of a request. Return whether it is complete and within the limits."""
     cdef const unsigned char *at = frame
     cdef const unsigned char *end = frame + length
     cdef Py_ssize_t count, size, used
@@ -112,20 +114,20 @@ cdef inline bint _words(RespFrameExecutor self, const unsigned char *frame, Py_s
     if used == 0 or not 1 <= count <= WORDS_MAX:
         return False
     at += used
-    words.count = <int>count
-    for item in range(words.count):
+    request.count = <int>count
+    for item in range(request.count):
         used = _head(at, end, c"$", &size)
         if used == 0 or size > self._conversation.string_max or end - at - used < size + 2:
             return False
         at += used
-        words.at[item] = at
-        words.size[item] = size
+        request.at[item] = at
+        request.size[item] = size
         at += size
         if at[0] != c"\r" or at[1] != c"\n":
             return False
         at += 2
-    words.length = at - frame
-    return words.length <= self._conversation.frame_max
+    request.length = at - frame
+    return request.length <= self._conversation.frame_max
 
 
 cdef inline uint64_t _folded(const unsigned char *name, Py_ssize_t size) noexcept nogil:
@@ -141,13 +143,13 @@ cdef inline unsigned int _slot(uint64_t name) noexcept nogil:
     return name * <uint64_t>0x9E3779B97F4A7C15 >> 58  # the upper 6 bits of Fibonacci hashing
 
 
-cdef inline const Served *_served(const Words *words) noexcept nogil:
+cdef inline const Served *_served(const Request *request) noexcept nogil:
     """Return the entry of a command, or NULL if the pure path serves it."""
     cdef uint64_t name
     cdef unsigned int slot
-    if not 1 <= words.size[0] <= NAME_MAX:
+    if not 1 <= request.size[0] <= NAME_MAX:
         return NULL
-    name = _folded(words.at[0], words.size[0])
+    name = _folded(request.at[0], request.size[0])
     slot = _slot(name)
     while TABLE[slot].name != name:
         if TABLE[slot].name == 0:
@@ -161,44 +163,44 @@ cdef class RespFrameExecutor(FrameExecutor):
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first command. Return its length, or 0 if the pure path must execute it."""
-        cdef Words words
+        cdef Request request
         cdef const Served *command
-        if not _words(self, data, length, &words):
+        if not _parse(self, data, length, &request):
             return 0
-        command = _served(&words)
-        return words.length if command is not NULL and command.execute(self, &words) else 0
+        command = _served(&request)
+        return request.length if command is not NULL and command.execute(self, &request) else 0
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first command if it is a read and the client allows local reads. Return its length, or 0."""
-        cdef Words words
+        cdef Request request
         cdef const Served *command
-        if not self._conversation.reads_locally or not _words(self, data, length, &words):
+        if not self._conversation.reads_locally or not _parse(self, data, length, &request):
             return 0
-        command = _served(&words)
+        command = _served(&request)
         if command is NULL or command.scan is NULL or command.writes:
             return 0
-        return words.length if command.execute(self, &words) else 0
+        return request.length if command.execute(self, &request) else 0
 
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
         """Describe the first command if `frame` would try to execute it. Return its length, or 0."""
-        cdef Words words
+        cdef Request request
         cdef const Served *command
-        if not _words(self, data, length, &words):
+        if not _parse(self, data, length, &request):
             return 0
-        command = _served(&words)
+        command = _served(&request)
         if command is NULL or command.scan is NULL:
             return 0
         found.reply = 32
         found.writes = command.writes
         found.local = not found.writes and self._conversation.reads_locally
-        return words.length if command.scan(self, &words, found) else 0
+        return request.length if command.scan(self, &request, found) else 0
 
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
         """Write a scanned command as a log entry contains it. Return its length there."""
-        cdef Words words
-        _words(self, data, length, &words)
+        cdef Request request
+        _parse(self, data, length, &request)
         into[0] = into[1] = 0
-        return _served(&words).write_logged(into, &words) - into
+        return _served(&request).write_logged(into, &request) - into
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned command on the pure path, at its place in the log. Return its `QueuedReply`."""
@@ -215,22 +217,22 @@ cdef class RespFrameExecutor(FrameExecutor):
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
         """Find the key of the first command. Return the length of the command, or 0 if the key is unknown."""
-        cdef Words words
+        cdef Request request
         cdef const Served *command
-        if not _words(self, data, length, &words) or not 2 <= words.count <= 5 or not 1 <= words.size[1] <= KEY_MAX:
+        if not _parse(self, data, length, &request) or not 2 <= request.count <= 5 or not 1 <= request.size[1] <= KEY_MAX:
             return 0
-        command = _served(&words)
+        command = _served(&request)
         if command is NULL or not command.ahead:
             return 0
-        key[0] = words.at[1]
-        size[0] = words.size[1]
-        return words.length
+        key[0] = request.at[1]
+        size[0] = request.size[1]
+        return request.length
 
 
-cdef inline Py_ssize_t _length_of(FrameExecutor self, const Words *words, int item) except -1:
+cdef inline Py_ssize_t _length_of(FrameExecutor self, const Request *request, int item) except -1:
     """Return the length of the current value of a key, or 0 if it is missing."""
     cdef Place place
-    place_of(self._table, &place, words.at[item], words.size[item])
+    place_of(self._table, &place, request.at[item], request.size[item])
     look_up(self._table, &place)
     return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
 
@@ -238,43 +240,43 @@ cdef inline Py_ssize_t _length_of(FrameExecutor self, const Words *words, int it
 # -- scans: whether the arguments fit ------------------------------------------------------------------
 
 
-cdef bint _scan_get(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
-    if words.count != 2 or not _is_key(words, 1):
+cdef bint _scan_get(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    if request.count != 2 or not _is_key(request, 1):
         return False
     if found.measures:
-        found.reply += _length_of(self, words, 1)
+        found.reply += _length_of(self, request, 1)
     return True
 
 
-cdef bint _scan_set(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+cdef bint _scan_set(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef Terms terms
-    return words.count >= 2 and _is_key(words, 1) and _terms_of(words, &terms)
+    return request.count >= 2 and _is_key(request, 1) and _terms_of(request, &terms)
 
 
-cdef bint _scan_incr(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
-    return words.count == 2 and _is_key(words, 1)
+cdef bint _scan_incr(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    return request.count == 2 and _is_key(request, 1)
 
 
-cdef bint _scan_keys(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+cdef bint _scan_keys(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef int item
-    for item in range(1, words.count):
-        if not _is_key(words, item):
+    for item in range(1, request.count):
+        if not _is_key(request, item):
             return False
-    return words.count >= 2
+    return request.count >= 2
 
 
-cdef bint _scan_mget(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+cdef bint _scan_mget(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef int item
-    if not _scan_keys(self, words, found):
+    if not _scan_keys(self, request, found):
         return False
     if found.measures:
-        for item in range(1, words.count):
-            found.reply += 32 + _length_of(self, words, item)
+        for item in range(1, request.count):
+            found.reply += 32 + _length_of(self, request, item)
     return True
 
 
-cdef bint _scan_mset(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
-    return _are_pairs(words)
+cdef bint _scan_mset(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    return _are_pairs(request)
 
 # -- log entries: each writes a scanned command behind two bytes of zero, and returns its end ----------
 
@@ -286,24 +288,24 @@ cdef inline char *_string(char *into, const unsigned char *string, Py_ssize_t si
     return into + 4 + size
 
 
-cdef inline char *_strings(char *into, const Words *words) noexcept nogil:
+cdef inline char *_strings(char *into, const Request *request) noexcept nogil:
     """Write the arguments of a command. Return their end."""
     cdef int item
-    for item in range(1, words.count):
-        into = _string(into, words.at[item], words.size[item])
+    for item in range(1, request.count):
+        into = _string(into, request.at[item], request.size[item])
     return into
 
 
-cdef char *_log_set(char *into, const Words *words) noexcept:
+cdef char *_log_set(char *into, const Request *request) noexcept:
     cdef Terms terms
     cdef char text[20]
-    if words.count == 3:
+    if request.count == 3:
         into[2] = LOGGED_SET
-        return _strings(into + 3, words)
-    _terms_of(words, &terms)
+        return _strings(into + 3, request)
+    _terms_of(request, &terms)
     into[2] = LOGGED_SET_WITH
     put_be32(into + 3, 2 + (2 if terms.ttl else 0) + (terms.if_absent or terms.if_present))
-    into = _string(_string(into + 7, words.at[1], words.size[1]), words.at[2], words.size[2])
+    into = _string(_string(into + 7, request.at[1], request.size[1]), request.at[2], request.size[2])
     if terms.ttl:
         into = _string(into, <const unsigned char *>b"TTL", 3)
         into = _string(into, <const unsigned char *>text, write_decimal(text, terms.ttl))
@@ -314,22 +316,22 @@ cdef char *_log_set(char *into, const Words *words) noexcept:
     return into
 
 
-cdef char *_log_mset(char *into, const Words *words) noexcept:
+cdef char *_log_mset(char *into, const Request *request) noexcept:
     into[2] = LOGGED_SET_MANY
-    put_be32(into + 3, words.count)
-    return _strings(_string(into + 7, <const unsigned char *>b"0", 1), words)
+    put_be32(into + 3, request.count)
+    return _strings(_string(into + 7, <const unsigned char *>b"0", 1), request)
 
 
-cdef char *_log_incr(char *into, const Words *words) noexcept:
+cdef char *_log_incr(char *into, const Request *request) noexcept:
     into[2] = LOGGED_INCR
     put_be32(into + 3, 2)
-    return _string(_strings(into + 7, words), <const unsigned char *>b"1", 1)
+    return _string(_strings(into + 7, request), <const unsigned char *>b"1", 1)
 
 
-cdef char *_log_del(char *into, const Words *words) noexcept:
+cdef char *_log_del(char *into, const Request *request) noexcept:
     into[2] = LOGGED_CLEAR_MANY
-    put_be32(into + 3, words.count - 1)
-    return _strings(into + 7, words)
+    put_be32(into + 3, request.count - 1)
+    return _strings(into + 7, request)
 
 # -- replies -------------------------------------------------------------------------------------------
 
@@ -373,30 +375,30 @@ cdef inline bint _reply_value(FrameExecutor self, PyObject *value) noexcept:
 # -- commands: each returns whether it executed; if not, it has changed nothing ------------------------
 
 
-cdef inline bint _is_key(const Words *words, int item) noexcept:
-    return 1 <= words.size[item] <= KEY_MAX
+cdef inline bint _is_key(const Request *request, int item) noexcept:
+    return 1 <= request.size[item] <= KEY_MAX
 
 
-cdef bint _get(RespFrameExecutor self, const Words *words) except -1:
+cdef bint _get(RespFrameExecutor self, const Request *request) except -1:
     cdef Place place
-    if words.count != 2 or not _is_key(words, 1):
+    if request.count != 2 or not _is_key(request, 1):
         return False
-    place_of(self._table, &place, words.at[1], words.size[1])
+    place_of(self._table, &place, request.at[1], request.size[1])
     return _reply_value(self, visible(self._table, &place))
 
 
-cdef bint _terms_of(const Words *words, Terms *terms) noexcept:
+cdef bint _terms_of(const Request *request, Terms *terms) noexcept:
     """Read the options of SET. Return False if they do not fit, or if the pure path must execute them."""
     cdef int at = 3
     cdef unsigned char first
     terms.ttl = terms.if_absent = terms.if_present = 0
-    while at < words.count:
-        if words.size[at] != 2 or (words.at[at][1] | 0x20) != c"x":  # EX, PX, NX, XX
+    while at < request.count:
+        if request.size[at] != 2 or (request.at[at][1] | 0x20) != c"x":  # EX, PX, NX, XX
             return False
-        first = words.at[at][0] | 0x20
+        first = request.at[at][0] | 0x20
         at += 1
         if first == c"e" or first == c"p":
-            if at == words.count or terms.ttl or not read_decimal(words.at[at], words.size[at], &terms.ttl):
+            if at == request.count or terms.ttl or not read_decimal(request.at[at], request.size[at], &terms.ttl):
                 return False
             if not 1 <= terms.ttl <= TTL_MAX // MILLISECONDS:  # the pure path reads longer ones
                 return False
@@ -411,95 +413,95 @@ cdef bint _terms_of(const Words *words, Terms *terms) noexcept:
             terms.if_present = True
         else:
             return False
-    return words.count >= 3
+    return request.count >= 3
 
 
-cdef bint _set(RespFrameExecutor self, const Words *words) except -1:
+cdef bint _set(RespFrameExecutor self, const Request *request) except -1:
     cdef Place place
     cdef Terms terms
     cdef bint stored
-    if not _terms_of(words, &terms) or not _is_key(words, 1):
+    if not _terms_of(request, &terms) or not _is_key(request, 1):
         return False
-    place_of(self._table, &place, words.at[1], words.size[1])
+    place_of(self._table, &place, request.at[1], request.size[1])
     if not can_put(self._table, &place):
         return False
     stored = are_met(self._table, &place, &terms)
     if not (_reply(self, b"+OK\r\n", 5) if stored else _reply_null(self)):
         return False
     if stored:
-        put_for(self._table, &place, words.at[2], words.size[2], terms.ttl)
+        put_for(self._table, &place, request.at[2], request.size[2], terms.ttl)
     self.writes += 1
     return True
 
 
-cdef bint _are_pairs(const Words *words) noexcept:
+cdef bint _are_pairs(const Request *request) noexcept:
     """Return whether the arguments are pairs of a key and a value."""
     cdef int item
-    if words.count < 3 or words.count % 2 == 0:
+    if request.count < 3 or request.count % 2 == 0:
         return False
-    for item in range(1, words.count, 2):
-        if not _is_key(words, item):
+    for item in range(1, request.count, 2):
+        if not _is_key(request, item):
             return False
     return True
 
 
-cdef bint _mset(RespFrameExecutor self, const Words *words) except -1:
+cdef bint _mset(RespFrameExecutor self, const Request *request) except -1:
     cdef Place place
     cdef int item
     cdef Py_ssize_t new = 0
-    if not _are_pairs(words) or self._room_end - self._size < 5:
+    if not _are_pairs(request) or self._room_end - self._size < 5:
         return False
-    for item in range(1, words.count, 2):
-        place_of(self._table, &place, words.at[item], words.size[item])
+    for item in range(1, request.count, 2):
+        place_of(self._table, &place, request.at[item], request.size[item])
         if not can_put_too(self._table, &place, &new):
             return False
-    for item in range(1, words.count, 2):  # check all pairs before storing the first one
-        place_of(self._table, &place, words.at[item], words.size[item])
+    for item in range(1, request.count, 2):  # check all pairs before storing the first one
+        place_of(self._table, &place, request.at[item], request.size[item])
         look_up(self._table, &place)
-        put(self._table, &place, words.at[item + 1], words.size[item + 1])
+        put(self._table, &place, request.at[item + 1], request.size[item + 1])
     self.writes += 1
     return _reply(self, b"+OK\r\n", 5)
 
 
-cdef bint _exists(RespFrameExecutor self, const Words *words) except -1:
-    return _count_keys(self, words, False)
+cdef bint _exists(RespFrameExecutor self, const Request *request) except -1:
+    return _count_keys(self, request, False)
 
 
-cdef bint _del(RespFrameExecutor self, const Words *words) except -1:
-    return _count_keys(self, words, True)
+cdef bint _del(RespFrameExecutor self, const Request *request) except -1:
+    return _count_keys(self, request, True)
 
 
-cdef inline bint _count_keys(RespFrameExecutor self, const Words *words, bint clear) except -1:
+cdef inline bint _count_keys(RespFrameExecutor self, const Request *request, bint clear) except -1:
     """Count the keys that exist, and delete them if `clear`."""
     cdef Place place
     cdef int64_t there = 0
     cdef int item
-    if words.count < 2 or self._room_end - self._size < 24:
+    if request.count < 2 or self._room_end - self._size < 24:
         return False
-    for item in range(1, words.count):
-        if not _is_key(words, item):
+    for item in range(1, request.count):
+        if not _is_key(request, item):
             return False
-        place_of(self._table, &place, words.at[item], words.size[item])
+        place_of(self._table, &place, request.at[item], request.size[item])
         if not clear:
             there += visible(self._table, &place) is not NULL
-        elif not can_delete(self._table, &place, words.count - 1):
+        elif not can_delete(self._table, &place, request.count - 1):
             return False
-    for item in range(1, words.count if clear else 1):  # check all keys before deleting the first one
-        place_of(self._table, &place, words.at[item], words.size[item])
+    for item in range(1, request.count if clear else 1):  # check all keys before deleting the first one
+        place_of(self._table, &place, request.at[item], request.size[item])
         there += delete_key(self._table, &place)
     self.writes += clear
     return _reply_number(self, c":", there)
 
 
-cdef bint _mget(RespFrameExecutor self, const Words *words) except -1:
+cdef bint _mget(RespFrameExecutor self, const Request *request) except -1:
     cdef Place place
     cdef Py_ssize_t before = self._size
     cdef int item
-    if words.count < 2 or not _reply_number(self, c"*", words.count - 1):
+    if request.count < 2 or not _reply_number(self, c"*", request.count - 1):
         return False
-    for item in range(1, words.count):
-        if _is_key(words, item):
-            place_of(self._table, &place, words.at[item], words.size[item])
+    for item in range(1, request.count):
+        if _is_key(request, item):
+            place_of(self._table, &place, request.at[item], request.size[item])
             if _reply_value(self, visible(self._table, &place)):
                 continue
         self._size = before
@@ -510,14 +512,14 @@ cdef bint _mget(RespFrameExecutor self, const Words *words) except -1:
     return True
 
 
-cdef bint _incr(RespFrameExecutor self, const Words *words) except -1:
+cdef bint _incr(RespFrameExecutor self, const Request *request) except -1:
     cdef Place place
     cdef PyObject *old
     cdef int64_t total = 0
     cdef char text[20]
-    if words.count != 2 or not _is_key(words, 1):
+    if request.count != 2 or not _is_key(request, 1):
         return False
-    place_of(self._table, &place, words.at[1], words.size[1])
+    place_of(self._table, &place, request.at[1], request.size[1])
     old = visible(self._table, &place)
     if old is not NULL and not read_decimal(
         <const unsigned char *>PyBytes_AS_STRING(<object>old), PyBytes_GET_SIZE(<object>old), &total
@@ -530,10 +532,10 @@ cdef bint _incr(RespFrameExecutor self, const Words *words) except -1:
     return True
 
 
-cdef bint _ping(RespFrameExecutor self, const Words *words) except -1:
-    if words.count == 1:
+cdef bint _ping(RespFrameExecutor self, const Request *request) except -1:
+    if request.count == 1:
         return _reply(self, b"+PONG\r\n", 7)
-    return words.count == 2 and _reply_string(self, words.at[1], words.size[1])
+    return request.count == 2 and _reply_string(self, request.at[1], request.size[1])
 
 # -- the table -----------------------------------------------------------------------------------------
 
