@@ -46,10 +46,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """Retired words that a document or a help text may still have."""
 
 COUNTS: dict[str, int] = {
-    "replication": 237,
+    "replication": 1,
     "server": 17,
     "session": 30,
-    "storage": 1,
     "store": 45,
 }
 """Packages and modules of src that are not clean yet, with the maximum number of findings. Only lower them."""

@@ -4,7 +4,7 @@
     format 2, if log time is ahead of the proposer's clock: lead 8 before the CRC-32
     body of a batch: items, each  kind 1 | database 1 | length 4 | payload
 
-Integers are unsigned and big-endian. The CRC-32 covers all other bytes, so messages of other programs can be told from
+Integers are unsigned and big-endian. The CRC-32 covers all other bytes, so messages of other programs differ from
 entries of a newer release. A batch that is too large for one entry is split into parts. These are entries of their own,
 without effect before the last one.
 

@@ -80,7 +80,7 @@ class Reader:
             self._found(left)
 
     def pause(self) -> None:
-        """Stop reading until `go_on`, since the engine is closed next. Blocks until current reads have ended."""
+        """Stop reading until `resume`, since the engine is closed next. Blocks until current reads have ended."""
         with self._condition:
             self._engine = None
             self._condition.wait_for(lambda: not self._reading)
@@ -89,7 +89,7 @@ class Reader:
         """Answer all requests with an error from now on, since data on disk is missing."""
         self._useless = why
 
-    def go_on(self, engine: RocksDB) -> None:
+    def resume(self, engine: RocksDB) -> None:
         """Continue with a new engine."""
         with self._condition:
             self._engine = engine

@@ -66,7 +66,7 @@ class Recorder:
         self.cleared.clear()
         return self._engine.batch()
 
-    def go_on(self, engine: RocksDB, *, happened: bool) -> None:
+    def resume(self, engine: RocksDB, *, happened: bool) -> None:
         """Continue with a reopened engine. happened: whether the last batch is stored.
 
         If not, deletes its parts. Raises exceptions of the engine.

@@ -411,7 +411,7 @@ class Writer:
                     return False
                 happened = any(entry.sequence for entry in flight) and sequence >= last
                 self._space.measure()
-                self._recorder.go_on(self._engine, happened=happened)
+                self._recorder.resume(self._engine, happened=happened)
             except Exception as error:
                 logger.error("%s: recovery failed: %s", self._directory, error)
                 continue
@@ -421,7 +421,7 @@ class Writer:
                 "%s: reopened; the interrupted commit is %s", self._directory, "stored" if happened else "not stored"
             )
             self._found(Resolved(self.failures, sequence, unresolved if happened else []))
-            self._reader.go_on(self._engine)  # after that, so that no read is answered before
+            self._reader.resume(self._engine)  # after that, so that no read is answered before
             return True
         return False
 
@@ -434,7 +434,7 @@ class Writer:
             "memory can be read and exported; a restart continues with the data on the disk",
         )
         self._reader.give_up(self.why)
-        self._reader.go_on(self._engine)
+        self._reader.resume(self._engine)
         logger.critical("%s: %s", self._directory, self.why)
         self._found(Resolved(self.failures, self._sequence, []))
 

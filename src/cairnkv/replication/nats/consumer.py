@@ -7,8 +7,8 @@ heartbeats, which have the consumer's position and not the stream's; so the posi
 stream's leader.
 
 Invariants: each delivered message has position + 1, and comes from a consumer that was verified, after its creation, to
-belong to the requested stream. The buffer for a slow reader is bounded: the consumer is told to continue only if little
-is buffered, and JetStream sends at most its window ahead.
+belong to the requested stream. The buffer for a slow reader is bounded: the consumer gets a signal to continue only if
+little is buffered, and JetStream sends at most its window ahead.
 
 nats-py has such a consumer too; with its defaults, it stalls for 18 s when a server dies.
 """
@@ -48,7 +48,7 @@ ABANDONED_AFTER: Final = 5.0
 """Seconds after which JetStream deletes a consumer without a subscriber."""
 
 BUFFER_LOW: Final = 8 * MIB
-"""Maximum buffered bytes at which the consumer is told to continue."""
+"""Maximum buffered bytes at which the consumer gets a signal to continue."""
 
 BUFFER_MAX: Final = 64 * MIB
 """Maximum buffered bytes: `BUFFER_LOW`, and JetStream's window of at most 32 MiB. Further messages are dropped, and

@@ -116,7 +116,7 @@ class Stream:
         self._connections = 0
         self._consumptions: set[Consumption] = set()
         self._callbacks: list[Callable[[bytes], None]] = []  # for messages on channels
-        # Unacknowledged messages by number: deadline, callback for a refusal, bytes.
+        # Unacknowledged messages by number: time limit, callback for a refusal, bytes.
         self._awaited: dict[int, tuple[float, Callable[[str], None], int]] = {}
         self._awaited_bytes = 0
         self._number = 0

@@ -2,7 +2,7 @@
 
 Invariants: acknowledged messages disappear only by our own truncation. So the stream has no limit that drops messages,
 refuses messages when it is full, and is on the disks of the configured number of servers. If it is unknown which server
-leads, or when it heard of the others, as just after an election, no server leads alone.
+leads, or when it was last in touch with the others, as just after an election, no server leads alone.
 
 Out of scope: requests (`stream`).
 """
