@@ -3,7 +3,7 @@
 import pytest
 
 from cairnkv.client.address import parse
-from cairnkv.client.endpoints import TROUBLE_SECONDS, Endpoints
+from cairnkv.client.endpoints import FAILED_SECONDS, Endpoints
 from cairnkv.commands import CODES
 
 
@@ -21,29 +21,29 @@ def three() -> Endpoints:
 
 
 def test_failed_endpoint_comes_last_for_a_while(three: Endpoints) -> None:
-    assert three.in_turn(0) == [A, B, C]
-    three.trouble(A, "refused", 0)
-    assert three.in_turn(1) == [B, C, A]
-    three.trouble(B, "refused", 1)
-    assert three.in_turn(1) == [C, A, B]
-    assert three.in_turn(TROUBLE_SECONDS) == [A, C, B]
-    assert three.in_turn(TROUBLE_SECONDS + 1) == [A, B, C]
+    assert three.in_order(0) == [A, B, C]
+    three.add_failure(A, "refused", 0)
+    assert three.in_order(1) == [B, C, A]
+    three.add_failure(B, "refused", 1)
+    assert three.in_order(1) == [C, A, B]
+    assert three.in_order(FAILED_SECONDS) == [A, C, B]
+    assert three.in_order(FAILED_SECONDS + 1) == [A, B, C]
 
 
 def test_among_failed_endpoints_the_longest_ago_comes_first(three: Endpoints) -> None:
     for now, endpoint in enumerate([B, A, C]):
-        three.trouble(endpoint, "refused", now)
-    assert three.in_turn(3) == [B, A, C]
+        three.add_failure(endpoint, "refused", now)
+    assert three.in_order(3) == [B, A, C]
     assert not three.fresh(3)
-    three.good(A)
-    assert three.in_turn(3) == [A, B, C]
+    three.prefer(A)
+    assert three.in_order(3) == [A, B, C]
     assert three.fresh(3)
-    assert not three.fresh(3, besides=A)
+    assert not three.fresh(3, other_than=A)
 
 
 def test_last_accepting_endpoint_comes_first(three: Endpoints) -> None:
-    three.good(B)
-    assert three.in_turn(0) == [B, C, A]
+    three.prefer(B)
+    assert three.in_order(0) == [B, C, A]
 
 
 def test_endpoint_that_is_down_takes_its_share_of_the_timeout(three: Endpoints) -> None:
@@ -56,28 +56,28 @@ def test_endpoint_that_is_down_takes_its_share_of_the_timeout(three: Endpoints) 
 
 def test_silent_endpoint_is_kept_only_without_a_better_one(three: Endpoints) -> None:
     assert three.silence(A, 0) == pytest.approx(2.0)
-    three.trouble(B, "refused", 0)
+    three.add_failure(B, "refused", 0)
     assert three.silence(A, 0) == pytest.approx(2.0)
-    three.trouble(C, "refused", 0)
+    three.add_failure(C, "refused", 0)
     assert three.silence(A, 0) is None
-    assert three.silence(A, TROUBLE_SECONDS) is not None
+    assert three.silence(A, FAILED_SECONDS) is not None
 
 
 def test_notifications_change_the_order(three: Endpoints) -> None:
-    assert three.besides(A, 0) == ""
-    three.trouble(A, "refused", 0)
-    three.trouble(C, "NOQUORUM no majority", 5)
-    assert three.besides(A, 5) == " (c:6555: NOQUORUM no majority)"
-    assert three.story(5) == "a:6555: refused; b:6555: not tried; c:6555: NOQUORUM no majority"
-    assert three.besides(None, 5 + TROUBLE_SECONDS) == ""
+    assert three.other_failures(A, 0) == ""
+    three.add_failure(A, "refused", 0)
+    three.add_failure(C, "NOQUORUM no majority", 5)
+    assert three.other_failures(A, 5) == " (c:6555: NOQUORUM no majority)"
+    assert three.all_failures(5) == "a:6555: refused; b:6555: not tried; c:6555: NOQUORUM no majority"
+    assert three.other_failures(None, 5 + FAILED_SECONDS) == ""
 
 
 def test_single_endpoint_needs_no_order() -> None:
     one = Endpoints(parse("cairn://a/?attempts=3"))
     assert (one.several, one.attempts, one.fresh(0)) == (False, 3, False)
-    one.trouble(A, "refused", 0)
-    assert one.in_turn(0) == [A]
-    assert (one.besides(A, 0), one.besides(None, 0), one.silence(A, 0)) == ("", "", None)
+    one.add_failure(A, "refused", 0)
+    assert one.in_order(0) == [A]
+    assert (one.other_failures(A, 0), one.other_failures(None, 0), one.silence(A, 0)) == ("", "", None)
 
 
 def test_each_further_endpoint_is_one_more_attempt() -> None:
@@ -85,7 +85,7 @@ def test_each_further_endpoint_is_one_more_attempt() -> None:
 
 
 def test_many_clients_spread_at_first_and_after_the_end_of_a_node() -> None:
-    orders = [Endpoints(parse("cairn://a,b,c")).in_turn(0) for _ in range(300)]
+    orders = [Endpoints(parse("cairn://a,b,c")).in_order(0) for _ in range(300)]
     for order in orders:
         assert sorted(order) == [A, B, C]
     firsts = [order[0] for order in orders]

@@ -15,7 +15,7 @@ from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.commands import Command, Failure, Get, Reply
 from cairnkv.commands.failures import TOOBIG
 
-TROUBLE_SECONDS: Final = 10.0
+FAILED_SECONDS: Final = 10.0
 """Seconds after a failure in which a client tries the other endpoints first: about the time of a failover."""
 
 
@@ -23,26 +23,26 @@ class Endpoints:
     """The endpoints of an address, in the order in which one client tries them.
 
     several: whether there are several endpoints. attempts: the maximum number of attempts of a call.
-    greets: whether a connection begins with a PING.
+    pings_first: whether a connection begins with a PING.
     """
 
     def __init__(self, address: Address) -> None:
         self._order = list(address.endpoints)
-        self.several = self.greets = len(self._order) > 1
+        self.several = self.pings_first = len(self._order) > 1
         self.attempts = address.attempts + len(self._order) - 1
         self._connect_timeout = address.connect_timeout
         self._share = min(address.connect_timeout, address.timeout / len(self._order))
-        self._troubles: dict[Endpoint, tuple[float, str]] = {}
+        self._failures: dict[Endpoint, tuple[float, str]] = {}
         if self.several and address.order == "random":
             import random  # a slow import that only several endpoints need
 
             random.shuffle(self._order)  # all of them: when a node ends, its clients spread over the others
 
-    def in_turn(self, now: float) -> list[Endpoint]:
+    def in_order(self, now: float) -> list[Endpoint]:
         """Return all endpoints in the order to try them: those without a recent failure first."""
-        fine = [endpoint for endpoint in self._order if not self._troubled(endpoint, now)]
+        fine = [endpoint for endpoint in self._order if not self._failed_recently(endpoint, now)]
         rest = [endpoint for endpoint in self._order if endpoint not in fine]
-        return fine + sorted(rest, key=lambda endpoint: self._troubles[endpoint][0])
+        return fine + sorted(rest, key=lambda endpoint: self._failures[endpoint][0])
 
     def timeout(self, left: float, untried: int) -> float:
         """Return the maximum seconds for one endpoint to accept and answer.
@@ -56,27 +56,27 @@ class Endpoints:
 
         They are shorter than a call's timeout, to leave time for the others. None if all others failed recently.
         """
-        return self._share if self.fresh(now, besides=endpoint) else None
+        return self._share if self.fresh(now, other_than=endpoint) else None
 
-    def good(self, endpoint: Endpoint) -> None:
+    def prefer(self, endpoint: Endpoint) -> None:
         """Put an endpoint that has accepted a connection first."""
         at = self._order.index(endpoint)
         self._order = self._order[at:] + self._order[:at]
-        self._troubles.pop(endpoint, None)
+        self._failures.pop(endpoint, None)
 
-    def trouble(self, endpoint: Endpoint, why: str, now: float) -> None:
+    def add_failure(self, endpoint: Endpoint, why: str, now: float) -> None:
         """Remember that an endpoint failed, with the reason for error messages."""
-        self._troubles[endpoint] = (now, why)
+        self._failures[endpoint] = (now, why)
 
-    def fresh(self, now: float, *, besides: Endpoint | None = None) -> bool:
+    def fresh(self, now: float, *, other_than: Endpoint | None = None) -> bool:
         """Return whether there are several endpoints, and one without a recent failure, to try at once.
 
-        besides: an endpoint that does not count.
+        other_than: an endpoint that does not count.
         """
-        if not self._troubles:
+        if not self._failures:
             return self.several
         return self.several and any(
-            endpoint != besides and not self._troubled(endpoint, now) for endpoint in self._order
+            endpoint != other_than and not self._failed_recently(endpoint, now) for endpoint in self._order
         )
 
     def misread(self, command: Command, reply: Reply) -> bool:
@@ -85,24 +85,24 @@ class Endpoints:
         With `--command-width 4`, a server reads four bytes of a two-byte GET as its number, and the rest as a key that
         is too long. It executes nothing. A server cannot misread a PING.
         """
-        if self.greets or not (isinstance(command, Get) and isinstance(reply, Failure) and reply.code is TOOBIG):
+        if self.pings_first or not (isinstance(command, Get) and isinstance(reply, Failure) and reply.code is TOOBIG):
             return False
-        self.greets = True
+        self.pings_first = True
         return True
 
-    def story(self, now: float) -> str:
+    def all_failures(self, now: float) -> str:
         """Return each endpoint with the reason of its failure, for the error when none accepts."""
         return "; ".join(f"{shown(endpoint)}: {self._why(endpoint, now) or 'not tried'}" for endpoint in self._order)
 
-    def besides(self, endpoint: Endpoint | None, now: float) -> str:
+    def other_failures(self, endpoint: Endpoint | None, now: float) -> str:
         """Return the recent failures of the other endpoints, to append to an error message; empty if there are none."""
         others = (other for other in self._order if other != endpoint)
         told = "; ".join(f"{shown(other)}: {why}" for other in others if (why := self._why(other, now)))
         return f" ({told})" if told and self.several else ""
 
     def _why(self, endpoint: Endpoint, now: float) -> str:
-        return self._troubles[endpoint][1] if self._troubled(endpoint, now) else ""
+        return self._failures[endpoint][1] if self._failed_recently(endpoint, now) else ""
 
-    def _troubled(self, endpoint: Endpoint, now: float) -> bool:
-        trouble = self._troubles.get(endpoint)
-        return trouble is not None and now < trouble[0] + TROUBLE_SECONDS
+    def _failed_recently(self, endpoint: Endpoint, now: float) -> bool:
+        failure = self._failures.get(endpoint)
+        return failure is not None and now < failure[0] + FAILED_SECONDS

@@ -18,7 +18,7 @@ FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 1.0
 """Maximum seconds before any repetition."""
 
-SAYS_NOTHING: Final = "it accepts connections but does not answer"
+NO_ANSWER: Final = "it accepts connections but does not answer"
 """The reason of failure of an endpoint that does not answer a PING in time."""
 
 
@@ -47,11 +47,11 @@ def lost(spec: CommandSpec, where: str, why: str, *, timed_out: bool, wrong: Pee
     return wrong or (TimedOut if timed_out else Unavailable)(f"{spec.name} to {where}: {why}")
 
 
-def with_story(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
+def with_other_failures(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
     """Return a failure with the failures of the other endpoints in its text, if the client tried them."""
     if not (endpoints.several and failure.code.elsewhere):
         return failure
-    return Failure(failure.code, f"{failure.text}{endpoints.besides(None, now)}")
+    return Failure(failure.code, f"{failure.text}{endpoints.other_failures(None, now)}")
 
 
 def not_reached(spec: CommandSpec, where: str, failure: Failure) -> Unavailable:

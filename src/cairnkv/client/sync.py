@@ -32,7 +32,7 @@ from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pending import AnyPending
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.process import replaced
-from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
+from cairnkv.client.retry import NO_ANSWER, lost, not_reached, pause_before, with_other_failures, worth_repeating
 from cairnkv.client.wrong_server import (
     LINES,
     PROBE,
@@ -50,7 +50,7 @@ from cairnkv.records import replace
 if TYPE_CHECKING:
     from cairnkv.storage import BackupResult
 
-LAST_WORDS_BYTES: Final = 64 * 1024
+FINAL_FAILURE_BYTES: Final = 64 * 1024
 """Maximum bytes that the client reads after sending has failed."""
 
 LOOK_AFTER_SECONDS: Final = 0.05
@@ -150,7 +150,7 @@ class Client(KeyValue[K, V]):
             now = time.monotonic()
             at_once = reply.code.elsewhere and self._endpoints.fresh(now)
             if not (at_once or worth_repeating(reply)) or not self._may_retry(attempt, deadline, at_once=at_once):
-                return call.result(with_story(reply, self._endpoints, now))
+                return call.result(with_other_failures(reply, self._endpoints, now))
 
     def _exchange_in_turn(self, call: Call[T], deadline: float) -> Reply:
         turn = self._take_turn(deadline)
@@ -293,7 +293,7 @@ class Client(KeyValue[K, V]):
             self._leave(connection, str(error))
             raise lost(command.spec, connection.name, str(error), timed_out=False, wrong=error) from None
         except OSError as error:
-            reply_before_the_end = connection.last_words(command)
+            reply_before_the_end = connection.final_failure(command)
             if reply_before_the_end is not None:
                 self._leave(connection, reply_before_the_end.message)
                 return reply_before_the_end
@@ -321,7 +321,7 @@ class Client(KeyValue[K, V]):
     def _leave(self, connection: "_Connection", why: str) -> None:
         """Close the connection, and try other endpoints first for a while."""
         connection.close()
-        self._endpoints.trouble(connection.endpoint, why, time.monotonic())
+        self._endpoints.add_failure(connection.endpoint, why, time.monotonic())
 
     def _leave_after(self, connection: "_Connection", error: Exception, silence: float | None = None) -> str:
         """Leave an endpoint after an error or a timeout. Returns the reason, for an error message."""
@@ -329,7 +329,7 @@ class Client(KeyValue[K, V]):
         limit = silence or self._address.timeout
         why = f"no reply in {limit:g} s" if timed_out else f"connection lost ({_why(error)})"
         self._leave(connection, why)
-        return why + self._endpoints.besides(connection.endpoint, time.monotonic())
+        return why + self._endpoints.other_failures(connection.endpoint, time.monotonic())
 
     def _connected(self, turn: "_Turn", deadline: float) -> "_Connection":
         """Return the turn's connection, or a new one if it is unusable. Raises `Unavailable` with nothing sent.
@@ -351,21 +351,21 @@ class Client(KeyValue[K, V]):
     def _connect(self, deadline: float) -> "_Connection":
         """Return a new connection, to the first endpoint that accepts."""
         endpoints = self._endpoints
-        in_turn = endpoints.in_turn(time.monotonic())
-        for turn, endpoint in enumerate(in_turn):
+        in_order = endpoints.in_order(time.monotonic())
+        for tried, endpoint in enumerate(in_order):
             now = time.monotonic()
             if now >= deadline:
-                raise TimedOut(f"no time was left to connect to {endpoints.story(now)}")
+                raise TimedOut(f"no time was left to connect to {endpoints.all_failures(now)}")
             try:
-                connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_turn) - turn))
-                if endpoints.greets:
-                    connection.greet()
+                connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_order) - tried))
+                if endpoints.pings_first:
+                    connection.ping_first()
             except OSError as error:
-                endpoints.trouble(endpoint, _why(error), time.monotonic())
+                endpoints.add_failure(endpoint, _why(error), time.monotonic())
             else:
-                endpoints.good(endpoint)
+                endpoints.prefer(endpoint)
                 return connection
-        raise Unavailable(f"cannot connect to {endpoints.story(time.monotonic())}")
+        raise Unavailable(f"cannot connect to {endpoints.all_failures(time.monotonic())}")
 
     def _after_fork(self) -> None:
         """In a forked process, discard the parent's connection and a turn that a thread of the parent had."""
@@ -440,13 +440,13 @@ class Client(KeyValue[K, V]):
             for pending in unanswered:
                 pending.fail(lost(pending.call.command.spec, connection.name, str(wrong), timed_out=False, wrong=wrong))
         except (OSError, PeerError) as error:
-            last_words = connection.last_words(unanswered[0].call.command)
-            if last_words is not None and last_words.code.closes:
-                self._leave(connection, last_words.message)
+            final_failure = connection.final_failure(unanswered[0].call.command)
+            if final_failure is not None and final_failure.code.closes:
+                self._leave(connection, final_failure.message)
                 first, *rest = unanswered
-                first.settle(last_words)
+                first.settle(final_failure)
                 for behind in rest:
-                    behind.fail(not_reached(behind.call.command.spec, connection.name, last_words))
+                    behind.fail(not_reached(behind.call.command.spec, connection.name, final_failure))
                 return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             unreadable = error if isinstance(error, PeerError) else None
@@ -521,7 +521,7 @@ class _Connection:
             self._poll = select.poll()
             self._poll.register(self._socket, select.POLLIN)
 
-    def greet(self) -> None:
+    def ping_first(self) -> None:
         """Send a PING and read its reply: the system accepts connections for a server that hangs.
 
         Raises OSError, and closes the connection, if there is no reply.
@@ -536,7 +536,7 @@ class _Connection:
             raise ConnectionRefusedError(str(error)) from None
         except (BlockingIOError, TimeoutError):
             self.close()
-            raise TimeoutError(SAYS_NOTHING) from None
+            raise TimeoutError(NO_ANSWER) from None
         except BaseException:
             self.close()
             raise
@@ -607,11 +607,11 @@ class _Connection:
                 return second.recv(PROBE_ANSWER_BYTES)
         return b""
 
-    def last_words(self, command: Command) -> Failure | None:
+    def final_failure(self, command: Command) -> Failure | None:
         """After sending has failed, return the failure with which the server ended the connection, if it arrived."""
         with contextlib.suppress(OSError, PeerError):
             self._socket.settimeout(0)  # a green socket would wait in spite of MSG_DONTWAIT
-            self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES))
+            self._decoder.feed(self._socket.recv(FINAL_FAILURE_BYTES))
             if isinstance(reply := self._decoder.reply(command.spec), Failure):
                 return reply
         return None

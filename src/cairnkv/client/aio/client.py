@@ -20,7 +20,7 @@ from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.client.pending import AnyPending
-from cairnkv.client.retry import SAYS_NOTHING, pause_before, with_story, worth_repeating
+from cairnkv.client.retry import NO_ANSWER, pause_before, with_other_failures, worth_repeating
 from cairnkv.commands import Failure, Reply
 from cairnkv.errors import CairnError, CallerError, Unavailable
 from cairnkv.records import replace
@@ -117,7 +117,7 @@ class Client(AsyncKeyValue[K, V]):
                 self._leave(connection, reply.message)
             at_once = elsewhere and self._endpoints.fresh(loop.time())
             if not (at_once or worth_repeating(reply)) or not await self._may_retry(attempt, deadline, at_once=at_once):
-                return call.result(with_story(reply, self._endpoints, loop.time()))
+                return call.result(with_other_failures(reply, self._endpoints, loop.time()))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline. See `AsyncKeyValue.pipeline`.
@@ -184,7 +184,7 @@ class Client(AsyncKeyValue[K, V]):
         if self._connection is not connection:
             return
         self._connection = None
-        self._endpoints.trouble(connection.endpoint, why, asyncio.get_running_loop().time())
+        self._endpoints.add_failure(connection.endpoint, why, asyncio.get_running_loop().time())
         connection.retire()
         self._left = [left for left in self._left if left.owes]
         if connection.owes:
@@ -216,7 +216,7 @@ class Client(AsyncKeyValue[K, V]):
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._connecting)
         except TimeoutError:
-            told = self._endpoints.besides(None, loop.time())
+            told = self._endpoints.other_failures(None, loop.time())
             raise Unavailable(f"cannot connect to {self._address} in {self._address.timeout:g} s{told}") from None
         except asyncio.CancelledError:
             if self._closed:
@@ -232,18 +232,18 @@ class Client(AsyncKeyValue[K, V]):
         """Return a new connection, to the first endpoint that accepts."""
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
         until = loop.time() + self._address.timeout
-        in_turn = endpoints.in_turn(loop.time())
-        for turn, endpoint in enumerate(in_turn):
+        in_order = endpoints.in_order(loop.time())
+        for tried, endpoint in enumerate(in_order):
             try:
-                connection = await self._try(endpoint, until, len(in_turn) - turn)
+                connection = await self._try(endpoint, until, len(in_order) - tried)
             except OSError as error:
                 why = error.strerror or str(error) or type(error).__name__
-                endpoints.trouble(endpoint, why, loop.time())
+                endpoints.add_failure(endpoint, why, loop.time())
             else:
-                endpoints.good(endpoint)
+                endpoints.prefer(endpoint)
                 self._connection = connection
                 return connection
-        raise Unavailable(f"cannot connect to {endpoints.story(loop.time())}")
+        raise Unavailable(f"cannot connect to {endpoints.all_failures(loop.time())}")
 
     async def _try(self, endpoint: Endpoint, until: float, untried: int) -> Connection:
         """Return a connection to an endpoint. Raises OSError."""
@@ -252,14 +252,14 @@ class Client(AsyncKeyValue[K, V]):
         silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None
         deadline = loop.time() + timeout
         connection = await open_connection(endpoint, timeout, self._address.timeout, silence)
-        if not endpoints.greets:
+        if not endpoints.pings_first:
             return connection
         try:
             async with asyncio.timeout_at(deadline):
-                await connection.greet(deadline)
+                await connection.ping_first(deadline)
         except BaseException as error:
             connection.close("its first PING failed")
             if isinstance(error, TimeoutError):
-                raise TimeoutError(SAYS_NOTHING) from None
+                raise TimeoutError(NO_ANSWER) from None
             raise
         return connection

@@ -44,7 +44,7 @@ JOIN_BYTES: Final = 64 * 1024
 UNSENT_PAUSE: Final = 1024 * 1024
 """Bytes of unsent commands above which further calls wait."""
 
-LAST_WORDS_BYTES: Final = 64 * 1024
+FINAL_FAILURE_BYTES: Final = 64 * 1024
 """Maximum bytes that the client reads after sending has failed."""
 
 AWAKE_SECONDS: Final = 100e-6
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._check_later()
         return future
 
-    async def greet(self, deadline: float) -> None:
+    async def ping_first(self, deadline: float) -> None:
         """Send a PING and await its reply: the system accepts connections for a server that hangs. Raises OSError."""
         try:
             await self.submit(Ping(b""), deadline)
@@ -276,7 +276,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._slots:
-            self._read_last_words()
+            self._read_final_failure()
         why = f"connection lost ({exc or 'the server closed it'})"
         if self.usable and not self._answered and self._slots:
             self.usable = False
@@ -285,11 +285,11 @@ class Connection(asyncio.Protocol):
         else:
             self._lose(why)
 
-    def _read_last_words(self) -> None:
+    def _read_final_failure(self) -> None:
         """After sending has failed, read the failure with which the server ended the connection, if it arrived."""
         connected = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed or hidden
-            if data := os.read(connected.fileno(), LAST_WORDS_BYTES):
+            if data := os.read(connected.fileno(), FINAL_FAILURE_BYTES):
                 self.data_received(data)
 
     # -- ends -----------------------------------------------------------------------------------------------
