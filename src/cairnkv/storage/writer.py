@@ -84,9 +84,9 @@ class Sync:
 
     every: an interval in seconds; 0: before each commit is reported; None: never.
 
-        always  a commit survives a crash of the process and the system, and a power failure 1s      a commit survives a
-        crash of the process; a crash of the system or a power failure may lose the commits of
-                the last second (or another interval)
+        always  a commit survives a crash of the process and of the system, and a power failure
+        1s      a commit survives a crash of the process; a crash of the system or a power failure may lose the
+                commits of the last second (or of another interval)
         none    a commit survives a crash of the process; the system decides when data reaches the disk
     """
 

@@ -7,14 +7,14 @@ Correctness Condition for Concurrent Objects", ACM TOPLAS 12(3), 1990); Horn and
 Checking via P-compositionality", FORTE 2015) measure the gain.
 
 A configuration is the set of operations that are in order so far, and the state they lead to. Beyond the papers, five
-rules reduce the number of configurations without an effect on the result: - An operation that may come next, fits the
-state and never changes a state comes next. - The search does not leave a state that a remaining operation must see and
-no remaining operation makes. - If only one write can have made a value that was seen, an unknown write took effect
-before the first operation that saw
-  the value ended.
+rules reduce the number of configurations without an effect on the result:
+
+- An operation that may come next, fits the state and never changes a state comes next.
+- The search does not leave a state that a remaining operation must see and no remaining operation makes.
+- If only one write can have made a value that was seen, an unknown write took effect before the first operation that
+  saw the value ended.
 - Other unknown writes come only before an operation that depends on the state they make. Of several equal ones, the
-first
-  invoked comes first; the search skips a configuration that used more of them than an earlier one.
+  first invoked comes first; the search skips a configuration that used more of them than an earlier one.
 - Operations that were not executed, and reads without a reply, take no part.
 
 Invariants: no recursion; at most CONFIGURATIONS_MAX configurations for each key, after which the verdict is None.
