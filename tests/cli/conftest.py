@@ -1,4 +1,4 @@
-"""How the command line is called in tests: in this process where that is enough, else in one of its own."""
+"""Calls of the command line in tests: in this process, or in a new one."""
 
 import dataclasses
 import io
@@ -15,12 +15,12 @@ from cairnkv.cli.main import main
 from cairnkv.testing import RunningServer, running_server
 
 SECONDS = 30.0
-"""How long a process may take before a test gives up. Only a test that fails waits for it."""
+"""Maximum seconds of a process. Only a failing test waits so long."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What a call of the command line came to."""
+    """The exit code and the output of a call of the command line."""
 
     code: int
     out: bytes
@@ -38,7 +38,7 @@ def _running() -> Iterator[RunningServer]:
 
 @pytest.fixture
 def url(_running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty server, which is also the one that CAIRNKV_URL names. Its clock stands still."""
+    """The address of an empty server, also in CAIRNKV_URL. Its clock stands still."""
     with cairnkv.connect(_running.url) as kv:
         kv.clear_all()
     monkeypatch.setenv("CAIRNKV_URL", _running.url)
@@ -47,13 +47,13 @@ def url(_running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def kv(url: str) -> Iterator[cairnkv.Client[bytes, bytes]]:
-    """A client of that server."""
+    """A client of the server."""
     with cairnkv.connect(url, codec="bytes") as client:
         yield client
 
 
 class _Stdin(io.TextIOWrapper):
-    """Standard input that holds these bytes."""
+    """Standard input with these bytes."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8")
@@ -61,7 +61,7 @@ class _Stdin(io.TextIOWrapper):
 
 @pytest.fixture
 def cairn_here(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:
-    """Call `cairn` in this process: `cairn_here("get", "k", stdin=b"")`. It sees pipes, not a terminal."""
+    """Call `cairn` in this process, without a terminal: `cairn_here("get", "k", stdin=b"")`."""
 
     def call(*arguments: str, stdin: bytes = b"") -> Said:
         monkeypatch.setattr(sys, "stdin", _Stdin(stdin))
@@ -74,7 +74,7 @@ def cairn_here(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixtu
 
 
 def cairn_process(*arguments: str | bytes, stdin: bytes = b"", **environment: str) -> Said:
-    """Call `cairn` in a process of its own."""
+    """Call `cairn` in a new process."""
     done = subprocess.run(
         command(*arguments),
         input=stdin,
@@ -87,13 +87,13 @@ def cairn_process(*arguments: str | bytes, stdin: bytes = b"", **environment: st
 
 
 def command(*arguments: str | bytes) -> list[str | bytes]:
-    """The words that start `cairn` in a process of its own."""
+    """Return the arguments that start `cairn` in a new process."""
     return [sys.executable, "-m", "cairnkv", *arguments]
 
 
 @pytest.fixture
 def unused_url() -> Iterator[str]:
-    """Where nobody listens: the port is taken, and refuses."""
+    """An address that refuses connections. Other programs cannot get its port meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"cairn://127.0.0.1:{taken.getsockname()[1]}"

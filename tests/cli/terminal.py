@@ -1,4 +1,4 @@
-"""A pseudo-terminal with a process in it, as a person would have: keys in, screen out. Every wait is bounded."""
+"""A pseudo-terminal with a process in it. Every wait has a timeout."""
 
 import os
 import pty
@@ -12,11 +12,11 @@ from tests.cli.conftest import SECONDS, command
 
 
 class Terminal:
-    """`cairn` on a terminal. Use as a context manager, which ends it."""
+    """`cairn` on a terminal. Use it as a context manager, which ends the process."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self._ours, theirs = pty.openpty()
-        # Nobody here answers when the program asks where the cursor is.
+        # This terminal does not answer requests for the position of the cursor.
         plain = {"TERM": "xterm", "COLUMNS": "100", "LINES": "40", "PROMPT_TOOLKIT_NO_CPR": "1"}
         self.process = subprocess.Popen(
             command(*arguments),
@@ -34,7 +34,7 @@ class Terminal:
         os.write(self._ours, keys.encode())
 
     def expect(self, pattern: str) -> str:
-        """Wait until the screen shows a pattern, and forget it up to there; gives what was shown."""
+        """Wait until the screen shows a pattern. Returns the text up to the pattern, and removes it from `screen`."""
         deadline = time.monotonic() + SECONDS
         while (found := re.search(pattern, self.screen, re.DOTALL)) is None:
             if not self._read(deadline - time.monotonic()):
@@ -43,7 +43,7 @@ class Terminal:
         return shown
 
     def wait(self) -> int:
-        """Wait until the process ends; gives its exit code. What it has shown is in `screen`."""
+        """Wait until the process ends. Returns its exit code; `screen` has its last output."""
         deadline = time.monotonic() + SECONDS
         while self._read(deadline - time.monotonic()):
             pass

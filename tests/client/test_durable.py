@@ -1,5 +1,4 @@
-"""`durability("memory")`: a write that returns once it is applied, on a log that commits when a test says, or on
-disk."""
+"""`durability("memory")`: a write returns after its execution, on storage that commits later, or on disk."""
 
 import asyncio
 import threading

@@ -69,7 +69,7 @@ def nodes(*scripts: Script) -> Iterator[list[Scripted]]:
 
 @contextlib.contextmanager
 def dead() -> Iterator[int]:
-    """A port that nobody listens on, and nobody else gets meanwhile."""
+    """A port on which no server listens. Other programs cannot get it meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -142,7 +142,7 @@ def test_server_that_waits_for_a_line_is_probed_and_named(ask: Ask, kind: str) -
 
 @contextlib.contextmanager
 def tls_server() -> Iterator[int]:
-    """The port of a server that closes without a word when it is sent anything but a ClientHello, as OpenSSL does."""
+    """The port of a server that closes without a reply after anything but a ClientHello, as OpenSSL does."""
 
     def serve() -> None:
         with contextlib.suppress(OSError):

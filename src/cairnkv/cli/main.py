@@ -51,16 +51,18 @@ EARLY_OPTIONS: Final = {"--url": True, "--timeout": True, "--json": False}
 
 def usage() -> str:
     """Return the overall help, from the table of subcommands and the registry of commands."""
-    summaries = {name: summary for name, (_, summary) in SUBCOMMANDS.items()} | _registered_commands()
-    width = max(map(len, summaries))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
+    more = _registered_commands()
+    width = max(map(len, [*SUBCOMMANDS, *more]))
     return "\n".join(
         (
             "usage: cairn COMMAND [ARGUMENTS]",
             "",
             "A key-value store that one person can read and a team can run.",
             "",
-            *lines,
+            *(f"  {name:<{width}}  {summary}" for name, (_, summary) in SUBCOMMANDS.items()),
+            "",
+            "More commands of the native protocol:",
+            *(f"  {name:<{width}}  {summary}" for name, summary in more.items()),
             "",
             "`cairn COMMAND --help` explains a command. --url names the server (default: CAIRNKV_URL,",
             "else cairn://127.0.0.1:6555). --url, --timeout and --json may also precede the command.",
