@@ -153,7 +153,7 @@ async def test_unsolicited_failure_ends_the_connection_not_the_client() -> None:
     def end_when_quiet(conversation: Conversation) -> None:
         conversation.command()
         conversation.say(OK)
-        conversation.fail(Failure(failures.TIMEOUT, "nothing was said for a while"))
+        conversation.fail(Failure(failures.TIMEOUT, "the client was idle for a while"))
         said.set()
 
     with scripted(end_when_quiet, answer_everything) as server:

@@ -176,7 +176,7 @@ def test_subscriber_is_not_idle(start_on_both: Start) -> None:
     with RedisClient(server.address) as listener, RedisClient(server.address) as other:
         listener("SUBSCRIBE a")
         assert other("PING") == SAID
-        assert other.rest() == [Error("ERR TIMEOUT nothing was said for 0.3 s")]
+        assert other.rest() == [Error("ERR TIMEOUT the client was idle for 0.3 s")]
         with RedisClient(server.address) as speaker:
             assert speaker("PUBLISH a x") == 1
         assert listener.hear() == [b"message", b"a", b"x"]
@@ -373,7 +373,7 @@ def test_config_set_changes_the_idle_timeout(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis:
         assert redis("CONFIG SET idle-timeout 300ms") == OK
-        assert redis.rest() == [Error("ERR TIMEOUT nothing was said for 0.3 s")]
+        assert redis.rest() == [Error("ERR TIMEOUT the client was idle for 0.3 s")]
 
 
 def test_more_clients_than_the_system_allows(tmp_path: Any) -> None:

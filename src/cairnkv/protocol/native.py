@@ -567,7 +567,7 @@ def _failure_in(response: Response) -> Failure:
     executed = None if response.header & ResponseFlag.UNKNOWN else False
     known = CODES.get(name)
     if known is None or known.executed is not executed:
-        # A server without flags, such as the article's, does not report whether it executed the command.
+        # A server without flags does not report whether it executed the command.
         if not response.header & (ResponseFlag.UNKNOWN | ResponseFlag.NOT_EXECUTED):
             executed = None
         known = Code(name, failures.Fault.SERVER, "sent by a server of another version", executed)

@@ -58,7 +58,7 @@ class NodeHealth:
         """Return the maximum seconds for which entries that arrive now were delayed.
 
         Own entries take the same route. An entry behind an own one entered the log after the own one was published. If
-        none is under way, entries take as long as the last own one; the next one, a second later, shows a change.
+        none is pending, entries take as long as the last own one; the next one, a second later, shows a change.
         """
         proposer = self._store.proposer
         if not proposer.arrived_sent:

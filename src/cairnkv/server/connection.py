@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
         elif self._frame_since is not None and now - self._frame_since[1] >= settings.frame_timeout:
             self._time_out(f"a frame was not finished in {settings.frame_timeout:g} s")
         elif settings.idle_timeout and quiet >= settings.idle_timeout and not self._may_idle:
-            self._time_out(f"nothing was said for {settings.idle_timeout:g} s")
+            self._time_out(f"the client was idle for {settings.idle_timeout:g} s")
 
     @property
     def _may_idle(self) -> bool:

@@ -349,7 +349,7 @@ cdef class Lent:
 cdef class Transport:
     """The transport of a client (`asyncio.Transport`).
 
-    heard: when the client last sent bytes, in the loop's time.
+    `heard`: when the client last sent bytes, in the loop's time.
     """
 
     cdef int _fd

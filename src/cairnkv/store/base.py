@@ -24,7 +24,7 @@ from cairnkv.store.pending import PendingReply
 
 
 class WhenFull(enum.Enum):
-    """What happens to a write that the memory limit has no room for."""
+    """The treatment of a write that exceeds the memory limit."""
 
     REFUSE = "refuse"
     EVICT = "evict"

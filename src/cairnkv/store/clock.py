@@ -1,4 +1,4 @@
-"""The system's clock, and the log time that follows it. The keyspace gets log time as an argument.
+"""The system's clock, and the log time that follows it. The engine gets log time as an argument.
 
 Invariants: log time never goes back, even if the clock does. If log time is ahead of the clock, because the clock was
 wrong and is corrected, log time advances by elapsed time at half speed until the clock catches up, so expiry never
