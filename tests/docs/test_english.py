@@ -44,10 +44,7 @@ CODE = re.compile(r"``?[^`]*``?")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "docs/protocol.md": ("the article's",),  # the one page that names the origin of the protocol
 }
-"""Retired words that a document or a help text may still have."""
-
-COUNTS: dict[str, int] = {}
-"""Packages and modules of src that are not clean yet, with the maximum number of findings. Only lower them."""
+"""Retired words that a document may have."""
 
 
 def findings(text: str, allowed: tuple[str, ...] = ()) -> list[str]:
@@ -120,7 +117,7 @@ def test_documents_use_the_terms_of_the_glossary(document: Path) -> None:
 
 @pytest.mark.parametrize("command", list(commands()), ids=" ".join)
 def test_help_texts_use_the_terms_of_the_glossary(command: list[str]) -> None:
-    assert findings(help_text(command), ALLOWED.get(" ".join(command), ())) == []
+    assert findings(help_text(command)) == []
 
 
 def test_summaries_of_commands_use_the_terms_of_the_glossary() -> None:
@@ -130,8 +127,7 @@ def test_summaries_of_commands_use_the_terms_of_the_glossary() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_source_uses_the_terms_of_the_glossary(package: str) -> None:
-    found = in_source(package)
-    assert len(found) <= COUNTS.get(package, 0), "\n".join(found)
+    assert in_source(package) == []
 
 
 def test_retired_words_and_missing_subjects_are_found() -> None:

@@ -83,7 +83,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
         server.store.close()
         raise
     if serves:
-        # Loaded objects stay until the end. Without `freeze`, each garbage collection would visit them while clients wait.
+        # Loaded objects stay until the end. Without `freeze`, garbage collections would visit them while clients wait.
         gc.collect()
         gc.freeze()
         ready(readiness(server))
