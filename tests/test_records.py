@@ -140,7 +140,7 @@ def test_methods_of_the_class_are_kept() -> None:
     assert Point.__doc__ == "A place."
     assert Point.DIMENSIONS == 2
     assert (Point.__module__, Point.__qualname__) == (__name__, "Point")
-    assert Point.__match_args__ == ("x", "y")  # type: ignore[attr-defined]
+    assert Point.__match_args__ == ("x", "y")
     assert Checked(0) == Checked(0)
     with pytest.raises(ValueError, match="below 0"):
         Checked(-1)

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def held(kv: Store) -> dict[bytes, bytes]:
 @pytest.fixture
 def same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line's clock stands still where the server's does, so that expiries come back exactly."""
-    monkeypatch.setattr(transfer.time, "time_ns", lambda: EPOCH_MS * 1_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: EPOCH_MS * 1_000_000)
 
 
 BINARY = st.binary(min_size=1, max_size=20)

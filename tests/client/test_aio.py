@@ -215,7 +215,7 @@ class RecordingTransport(asyncio.Transport):
         self.writes.append(bytes(data))
 
     def writelines(self, list_of_data: object) -> None:
-        self.writes.append(b"".join(list_of_data))  # type: ignore[call-overload]
+        self.writes.append(b"".join(list_of_data))  # type: ignore[arg-type]
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -301,7 +301,7 @@ async def test_client_refuses_a_second_running_loop() -> None:
 
             def elsewhere() -> None:
                 with pytest.raises(cairnkv.CallerError, match="another event loop"):
-                    asyncio.run(kv.ping())  # type: ignore[arg-type]
+                    asyncio.run(kv.ping())
 
             await asyncio.to_thread(elsewhere)
             assert await kv.ping() == "PONG"

@@ -41,14 +41,17 @@ def test_completion_finds_lazily_imported_names() -> None:
 
 
 def test_help_of_the_package_explains_the_first_steps() -> None:
-    page = pydoc.render_doc(cairnkv, renderer=pydoc.plaintext)
+    page = pydoc.render_doc(
+        cairnkv,
+        renderer=pydoc.plaintext,  # type: ignore[attr-defined]  # typeshed lacks it
+    )
     for part in ("connect(", "open(", "class Client", "class Unavailable", "class OutcomeUnknown"):
         assert part in page
 
 
 def test_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'cairnkv' has no attribute 'opne'"):
-        _ = cairnkv.opne  # type: ignore[attr-defined]
+        _ = cairnkv.opne
 
 
 @pytest.mark.parametrize("store", [cairnkv.open(), cairnkv.connect()], ids=["embedded", "sync"])

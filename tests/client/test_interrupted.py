@@ -4,6 +4,7 @@ store."""
 
 import contextlib
 import ctypes
+import functools
 import gc
 import signal
 import subprocess
@@ -109,7 +110,7 @@ class TestInMemory:
         for interrupted in at_each_point(prepare, step=7 if make is evicting else 1, least=least(make, name)):
             assert interrupted, "the exception reaches the caller"
             (kv,) = stores
-            assert in_another_thread(lambda kv=kv: contents(kv)) in allowed
+            assert in_another_thread(functools.partial(contents, kv)) in allowed
             kv._shared._store.database.check()
             assert kv.incr("later") == 1
 
@@ -154,7 +155,7 @@ def test_repair_that_is_interrupted_is_made_again(make: Callable[[HandClock], Em
 
         for interrupted in at_each_point(prepare, step=11 if make is in_memory else 1):
             assert interrupted, "the exception reaches the caller"
-            assert in_another_thread(lambda kv=stores[0]: contents(kv)) in allowed
+            assert in_another_thread(functools.partial(contents, stores[0])) in allowed
             assert stores[0].set("plain", "1")
             assert stores[0].get("plain") == "1"
             assert stores[0].get_many(["plain"]) == {"plain": "1"}, "all calls use the same store"
@@ -175,6 +176,11 @@ def test_call_that_evicts_many_keys_records_each_use_once(monkeypatch: pytest.Mo
     assert len(noted) <= evicted + 10
 
 
+def set_all(kv: Any, items: dict[str, str]) -> None:
+    for key, value in items.items():
+        kv.set(key, value)
+
+
 def test_buckets_that_split_when_interrupted_lose_no_key() -> None:
     clock = HandClock()
     for number in range(0, 3_000, 60):
@@ -182,7 +188,7 @@ def test_buckets_that_split_when_interrupted_lose_no_key() -> None:
         keys = {f"key:{n}": "v" for n in range(600)}
         points = Points(number, interrupt)
         with contextlib.suppress(Interruption):
-            points.run(lambda kv=kv, keys=keys: [kv.set(key, value) for key, value in keys.items()])
+            points.run(functools.partial(set_all, kv, keys))
         there = set(kv.scan())
         assert there == set(list(keys)[: len(there)])
         assert kv.count() == len(there)

@@ -4,6 +4,7 @@ Each reply goes to its own call. Afterwards all threads can use the client."""
 
 import asyncio
 import contextlib
+import functools
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class TestSync:
 
         for _ in at_each_point(prepare, step=3):
             (kv,) = clients
-            assert in_another_thread(lambda kv=kv: kv.set("a", "1")) is True
+            assert in_another_thread(functools.partial(kv.set, "a", "1")) is True
             kv.close()
 
     def test_handler_may_use_the_client_at_any_point(self, kv: cairnkv.Client[str, str], name: str) -> None:
@@ -184,7 +185,7 @@ def test_handler_may_use_the_client_while_its_thread_waits(kv: cairnkv.Client[st
         assert kv.get("a") == "1"
         handled.append(time.monotonic() - began)
 
-    kv._exchange = slow_exchange  # type: ignore[method-assign]
+    kv._exchange = slow_exchange  # type: ignore[method-assign, assignment]
     before = signal.signal(signal.SIGALRM, handle)
     other = threading.Thread(target=lambda: kv.get("a"))
     other.start()
@@ -253,11 +254,11 @@ def test_exception_in_a_callback_or_task_does_not_mix_up_replies(server: Running
     loop.set_exception_handler(lambda *_: None)
     kv = aio.connect(server.url, timeout=4)
 
-    async def some() -> list[Any]:
+    async def some() -> tuple[object, ...]:
         async with asyncio.timeout(PATIENCE):
             return await asyncio.gather(kv.get("a"), kv.get("b"), kv.incr("n"), kv.get("a"), return_exceptions=True)
 
-    async def two() -> list[Any]:
+    async def two() -> tuple[object, ...]:
         return await asyncio.gather(kv.get("a"), kv.get("b"))
 
     def traced() -> None:

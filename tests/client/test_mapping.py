@@ -100,7 +100,7 @@ def test_update_accepts_the_arguments_of_a_dict(kv: cairnkv.KeyValue[str, str]) 
     kv |= [("g", "7")]
     assert dict(kv.items()) == dict(zip("abcdefg", "1234567", strict=True))
     with cairnkv.open() as other:
-        other.update(kv)
+        other.update(kv)  # type: ignore[arg-type]
         assert dict(other.items()) == dict(kv.items())
         other.update(kv.items())
 

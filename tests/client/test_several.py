@@ -94,9 +94,9 @@ class Connect:
             with cairnkv.connect(url) as kv:
                 yield kv
         else:
-            kv = Awaited(aio.connect(url), self._loop)  # type: ignore[arg-type]  # it is the same for text
-            yield kv
-            kv.close()
+            store = Awaited(aio.connect(url), self._loop)  # type: ignore[arg-type]  # it is the same for text
+            yield store
+            store.close()
 
 
 @pytest.fixture(params=["sync", "asyncio"])

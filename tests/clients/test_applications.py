@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,13 +17,13 @@ def test_flask_caching(server: Target) -> None:
     cache = caching.Cache(application, config={**settings, "CACHE_DEFAULT_TIMEOUT": 100})
     asked = []
 
-    @application.route("/double/<int:n>")
-    @cache.cached()
+    @application.route("/double/<int:n>")  # type: ignore[untyped-decorator]
+    @cache.cached()  # type: ignore[untyped-decorator]
     def double(n: int) -> str:
         asked.append(n)
         return str(n * 2)
 
-    @cache.memoize(50)
+    @cache.memoize(50)  # type: ignore[untyped-decorator]
     def slow(n: int) -> int:
         asked.append(n)
         return n * 3
@@ -77,9 +77,12 @@ TIMES = 200
 SECONDS = 120.0
 
 
-def from_threads(work: Callable[[int], object]) -> list[object]:
+T = TypeVar("T")
+
+
+def from_threads(work: Callable[[int], T]) -> list[T]:
     """Call a function in several threads at once, each with a number. Returns their results, or raises their error."""
-    results: list[object] = []
+    results: list[T] = []
     errors: list[BaseException] = []
     together = threading.Barrier(THREADS)
 

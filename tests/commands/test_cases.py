@@ -157,7 +157,7 @@ def test_command_line(case: Case, running: RunningServer, monkeypatch: pytest.Mo
         with contextlib.redirect_stderr(io.StringIO()):
             assert main(["--url", running.url, *arguments.split()]) == code
         out.flush()
-        assert out.buffer.getvalue().decode() == printed  # type: ignore[attr-defined]
+        assert out.buffer.getvalue().decode() == printed
         assert dict(kv.items()) == case.after
 
 

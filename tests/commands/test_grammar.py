@@ -96,7 +96,10 @@ def test_command_with_a_missing_string_is_refused(word: CommandSpec, data: st.Da
         assert word.usage in fault.text
 
 
-@pytest.mark.parametrize("word", [param for param in RESP_COMMANDS if param.values[0].exclusive])
+EXCLUSIVE = [command.spec for command in COMMANDS if command.spec.exclusive]
+
+
+@pytest.mark.parametrize("word", EXCLUSIVE, ids=lambda spec: spec.name)
 @given(data=st.data())
 def test_options_that_exclude_each_other_are_refused_together(word: CommandSpec, data: st.DataObject) -> None:
     group = data.draw(st.sampled_from(word.exclusive))

@@ -146,9 +146,11 @@ class OverRedis(KeyValue[bytes, bytes]):
                 return Items((b"%d" % int(following), b"%d" % cleared))
             case Info():
                 lines = [line for line in _text(say("INFO")).splitlines() if line and not line.startswith("#")]
-                pairs = dict(line.split(":", 1) for line in lines)
-                pairs["keys"] = _KEYS.search(pairs.get("db0", "keys=0"))[1]
-                return Items(tuple(part.encode() for pair in pairs.items() for part in pair))
+                fields = dict(line.split(":", 1) for line in lines)
+                found = _KEYS.search(fields.get("db0", "keys=0"))
+                assert found is not None
+                fields["keys"] = found[1]
+                return Items(tuple(part.encode() for field in fields.items() for part in field))
         raise NotImplementedError(command)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from cairnkv.testing import ManualClock
 from tests.conformance.ways import WAYS
 
 
-@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS.keys())
+@pytest.fixture(scope="module", params=WAYS.values(), ids=[*WAYS])
 def opened(request: pytest.FixtureRequest, path_in_use: str) -> Iterator[tuple[Any, ManualClock]]:
     """A store that is opened once for all tests of its way, and its clock."""
     clock = ManualClock()
@@ -90,14 +90,15 @@ def test_longest_key_and_a_long_value(kv: Any) -> None:
 
 @pytest.mark.parametrize("key", [b"", b"k" * 65_536], ids=["empty", "too long"])
 def test_empty_and_too_long_keys_are_refused(kv: Any, key: bytes) -> None:
-    for refused in (
+    calls: list[Callable[[], object]] = [
         lambda: kv.get(key),
         lambda: kv.set(key, b"v"),
         lambda: kv.clear(key),
         lambda: kv.set(key, b"v", if_absent=True),
         lambda: kv.get_many([b"k", key]),
         lambda: kv.set_many({b"k": b"v", key: b"v"}),
-    ):
+    ]
+    for refused in calls:
         with pytest.raises(cairnkv.BadCommand, match="key has 1 to 65,535 bytes"):
             refused()
     assert kv.count() == 0

@@ -19,7 +19,7 @@ import cairnkv
 from cairnkv import aio
 from cairnkv.client.calls import Call, Durability, Leeway
 from cairnkv.client.codec import Bytes
-from cairnkv.client.embedded import Embedded
+from cairnkv.client.embedded import Embedded, _OnDisk
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.stores import new_store
@@ -199,7 +199,7 @@ def by_hand(width: int, *, on_disk: bool = False) -> Callable[[ManualClock], Abs
     @contextlib.contextmanager
     def way(clock: ManualClock) -> Iterator[Any]:
         with contextlib.ExitStack() as stack:
-            data = {"data": stack.enter_context(tempfile.TemporaryDirectory())} if on_disk else {}
+            data: dict[str, Any] = {"data": stack.enter_context(tempfile.TemporaryDirectory())} if on_disk else {}
             server = stack.enter_context(running_server(clock=clock, **data))
             assert server.address is not None
             with ByHand(server.address, width) as store:
@@ -255,7 +255,9 @@ def disk_cache(clock: ManualClock) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as directory:
         engine = new_store(directory, MEMORY_LIMIT, "refuse", "none", None, clock)
         with Embedded(engine, Bytes(), Bytes()) as store:
-            yield Cooled(store, engine, store._shared.call)
+            shared = store._shared
+            assert isinstance(shared, _OnDisk)
+            yield Cooled(store, engine, shared.call)
 
 
 @contextlib.contextmanager
@@ -265,7 +267,9 @@ def disk_cache_sync(clock: ManualClock) -> Iterator[Any]:
         running_server(clock=clock, data=directory, memory_limit=MEMORY_LIMIT) as server,
         cairnkv.connect(server.url, codec="bytes", timeout=PATIENCE) as store,
     ):
-        yield Cooled(store, server.server.store, server.call)
+        engine = server.server.store
+        assert isinstance(engine, LocalStore)
+        yield Cooled(store, engine, server.call)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ not make the directory large, and everything else goes on as before."""
 import gc
 import itertools
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -43,7 +43,8 @@ def put(database: Database, keys: list[bytes]) -> None:
 
 
 def slices(database: Database, count: int) -> list[list[bytes]]:
-    found, cursor = [], 0
+    found: list[list[bytes]] = []
+    cursor = 0
     while cursor or not found:
         reply = apply(database, Scan(cursor, count, b""), 0)
         assert isinstance(reply, Items)
@@ -54,7 +55,7 @@ def slices(database: Database, count: int) -> list[list[bytes]]:
 
 
 def harmful(kind: str, count: int) -> list[bytes]:
-    source = {
+    source: Callable[[], Iterator[bytes]] = {
         "one position": lambda: keys_at(0x8000_0001),
         "the last position": lambda: keys_at(0xFFFF_FFFF),
         "position 0": lambda: keys_at(0),
@@ -181,7 +182,8 @@ def test_cursors_of_keys_of_one_crc_are_below_2_to_the_53() -> None:
     database = Database()
     put(database, harmful("the last position", 2_000))
     assert max(map(place, harmful("the last position", 2_000))) < 2**53
-    cursor, cursors = 0, []
+    cursor = 0
+    cursors: list[int] = []
     while cursor or not cursors:
         reply = apply(database, Scan(cursor, 1, b""), 0)
         assert isinstance(reply, Items)

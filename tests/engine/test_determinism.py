@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Command, SetMany
 from cairnkv.engine import Database, apply, can_apply, discard
+from cairnkv.engine.database import Journal
 from tests.engine.test_model import EASILY_MET, STEPS, content
 from tests.support.strategies import commands
 
@@ -28,7 +29,8 @@ def test_databases_with_equal_commands_give_equal_replies(history: list[tuple[Co
         apply(other, FILLING, now)
     for command, step in history:
         now += step
-        other.shared.journal = journal = []
+        journal: Journal = []
+        other.shared.journal = journal
         replies = apply(one, command, now), apply(other, command, now)
         other.shared.journal = None
         discard(journal)

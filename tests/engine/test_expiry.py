@@ -30,6 +30,7 @@ from cairnkv.commands import (
     Ttl,
 )
 from cairnkv.engine import Database, apply, undo
+from cairnkv.engine.database import Journal
 from cairnkv.limits import TTL_MAX
 
 BEGIN = 1_000_000
@@ -124,7 +125,8 @@ def test_clock_that_goes_back_restores_no_expired_key() -> None:
 
 def test_undo_does_not_turn_time_back() -> None:
     database = with_a_key_that_expires()
-    database.shared.journal = journal = []
+    journal: Journal = []
+    database.shared.journal = journal
     assert apply(database, Set(b"k", b"v"), BEGIN + 1) is OK
     database.shared.journal = None
     database.advance(DEADLINE)
@@ -163,7 +165,8 @@ def content_in_memory(database: Database) -> set[bytes]:
 
 
 def takes_memory(database: Database, key: bytes) -> bool:
-    database.shared.journal = journal = []
+    journal: Journal = []
+    database.shared.journal = journal
     before = database.used_bytes
     database.delete(key)
     smaller = database.used_bytes < before

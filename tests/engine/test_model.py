@@ -94,7 +94,7 @@ class DatabaseMachine(RuleBasedStateMachine):
     def _tell(self, command: Command) -> None:
         reply = apply(self.database, command, self.clock)
         expected = self.model.apply(command, self.clock, seen=reply)
-        assert same(command, reply, expected), f"{command} answered {reply}, not {expected}"
+        assert same(command, reply, expected), f"{command} answered {reply!r}, not {expected!r}"
 
     @initialize(size=st.sampled_from([0, 0, 150, 900]))
     def fill(self, size: int) -> None:
@@ -130,7 +130,8 @@ class DatabaseMachine(RuleBasedStateMachine):
             if number == kept:
                 used_bytes = database.used_bytes
             self.clock += step
-            database.shared.journal = journal = []
+            journal: Journal = []
+            database.shared.journal = journal
             if number < kept:
                 self._tell(command)
             else:

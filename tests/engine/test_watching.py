@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Set, Step
 from cairnkv.commands.vocabulary import DB, KEY
-from cairnkv.engine import Database, Journal, Shared, Watched, apply, can_apply, discard, undo
-from cairnkv.engine.database import VERSION_SLOTS, Before, Cleared, version_slot
+from cairnkv.engine import Database, Shared, Watched, apply, can_apply, discard, undo
+from cairnkv.engine.database import VERSION_SLOTS, Before, Cleared, Journal, version_slot
 from tests.engine.test_model import EASILY_MET, STEPS
 from tests.support.strategies import Kinds, commands
 
@@ -35,6 +35,10 @@ class Watch:
     touched: bool = False
     doubtful: bool = False
     """It came back, maybe as equal as it was, or its whole keyspace did: so it may be said to have changed."""
+
+
+def _may_show(change: object, watch: Watch) -> bool:
+    return isinstance(change, Cleared) or (isinstance(change, Before) and change.key == watch.key)
 
 
 def test_keys_of_this_test_share_no_version() -> None:
@@ -71,7 +75,8 @@ def test_changed_keys_are_never_reported_as_unchanged(actions: list[tuple[object
         compare(before, set())
         before = shown()
         if isinstance(action, Step):
-            shared.journal = journal = []
+            journal: Journal = []
+            shared.journal = journal
             apply(databases[action.db], action.command, shared.now)
             shared.journal = None
             journals.append(journal)
@@ -84,8 +89,7 @@ def test_changed_keys_are_never_reported_as_unchanged(actions: list[tuple[object
             compare(before, set())
             for watch in watches:
                 watch.doubtful |= any(
-                    change.database.number == watch.db and (isinstance(change, Cleared) or change.key == watch.key)
-                    for change in journal
+                    change.database.number == watch.db and _may_show(change, watch) for change in journal
                 )
         elif action == "commit" and journals:
             discard(journals.pop(0))
@@ -94,7 +98,8 @@ def test_changed_keys_are_never_reported_as_unchanged(actions: list[tuple[object
                 for key in db.expired(10):
                     db.free_expired(key)
         elif isinstance(action, tuple):
-            watches.append(Watch(*action, databases[action[0]].watch(action[1])))
+            db_number, key = action
+            watches.append(Watch(db_number, key, databases[db_number].watch(key)))
         for watch in watches:
             unchanged = databases[watch.db].is_unchanged(watch.watched)
             if watch.touched:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from cairnkv.protocol.native import Width
 from tests.support.building import copy_project, install
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
@@ -82,7 +83,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
     executed_natively = total = 0
     while time.monotonic() < end:
         chance = random.Random(seed)
-        width = 2 if chance.random() < 0.5 else 4
+        width: Width = 2 if chance.random() < 0.5 else 4
         on_redis = (chance.random() < 0.5) if protocol == "both" else protocol == "resp"
         limits = Limits(value=2_000, frame=80_000) if chance.random() < 0.5 else Limits()
         twins = Twins(

@@ -36,7 +36,7 @@ class TestEqualResults:
     @pytest.mark.parametrize("value", [bytearray(b"abc"), "text", 5])
     def test_error_for_a_value_that_is_not_bytes(self, value: Any) -> None:
         """A custom codec may return any type."""
-        outcomes = []
+        outcomes: list[object] = []
         for path in ("pure", "native"):
             try:
                 outcomes.append(b"".join(twin("command_parts", path)(Set(b"k", value))))

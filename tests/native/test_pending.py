@@ -9,8 +9,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import Clear, ClearMany, Get, GetMany, Incr, Ping, Set, SetMany, SetWith
-from cairnkv.commands.vocabulary import Command
+from cairnkv.commands import Clear, ClearMany, Command, Get, GetMany, Incr, Ping, Set, SetMany, SetWith
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import Width
 from cairnkv.session import Session

@@ -6,16 +6,15 @@ import gc
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from cairnkv.server.loop import PolledLoop
-from tests.support.paths import native_only
+from tests.support.paths import BUILT, native_only
 
-Transport = pytest.importorskip(
-    "cairnkv.server.poller_native", reason="NOT TESTED: there is no native event path"
-).Transport
+if TYPE_CHECKING or BUILT:
+    from cairnkv.server.poller_native import Transport
 
 pytestmark = native_only
 

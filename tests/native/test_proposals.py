@@ -18,6 +18,7 @@ from cairnkv.commands import (
     Clear,
     ClearAll,
     ClearMany,
+    Command,
     Count,
     Exists,
     Failure,
@@ -30,7 +31,6 @@ from cairnkv.commands import (
     SetWith,
     failures,
 )
-from cairnkv.commands.vocabulary import Command
 from cairnkv.limits import MIB
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, Response, ResponseDecoder, Width
@@ -492,7 +492,9 @@ def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
         assert clients.heard[0] == b"+OK\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nw\r\n$-1\r\n$1\r\nw\r\n"
         assert len(asked) == (0 if clients.frame_executor else 4)
         entries = [clients.node.running.databases[0].entry(key) for key in (b"k", b"m")]
-        assert [deadline is not None for _, deadline in entries] == [False, True], "of the old one nothing is left"
+        assert [entry is not None and entry[1] is not None for entry in entries] == [False, True], (
+            "of the old one nothing is left"
+        )
     agree(*both)
 
 

@@ -22,10 +22,10 @@ WRITERS: Final = 3
 
 FAULTS: Final = {
     "append fails": Fault("write", ".log"),
-    "append fails once": Fault("write", ".log", count=1),
+    "append fails once": Fault("write", ".log", times=1),
     "disk full at an append": Fault("write", ".log", errno.ENOSPC),
     "fsync fails": Fault("sync", ".log"),
-    "fsync fails once": Fault("sync", ".log", count=1),
+    "fsync fails once": Fault("sync", ".log", times=1),
     "disk full at an fsync": Fault("sync", ".log", errno.ENOSPC),
     "new log cannot be made": Fault("open", ".log", errno.ENOSPC),
     "table cannot be made": Fault("open", ".sst", errno.EMFILE),

@@ -51,7 +51,7 @@ class Note(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Calls that fail: the `nth` and those behind it, `count` of them (0: all), on files with this in their path.
+    """Calls that fail: the `nth` and those behind it, `times` of them (0: all), on files with this in their path.
 
     call: write, sync, open, rename; for `KILL` also written and synced.
     """
@@ -60,7 +60,7 @@ class Fault(NamedTuple):
     name: str
     error: int = errno.EIO
     nth: int = 1
-    count: int = 0
+    times: int = 0
 
 
 class Trace:
@@ -80,7 +80,7 @@ class Trace:
             "TRACE_ROOT": str(self.root),
             "TRACE_FILE": str(self.file),
             "TRACE_SYNC_US": str(round(SYNC_SECONDS * 1e6)),
-            "TRACE_FAULTS": " ".join(f"{f.call}:{f.name}:{f.nth}:{f.count}:{f.error}" for f in faults),
+            "TRACE_FAULTS": " ".join(f"{f.call}:{f.name}:{f.nth}:{f.times}:{f.error}" for f in faults),
             "TRACE_FAULTS_WHEN": str(self.switch),
         }
 

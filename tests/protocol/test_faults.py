@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from cairnkv.commands import Failure, Ping, failures
 from cairnkv.commands.failures import Code
@@ -93,7 +94,7 @@ def test_single_fault_has_its_own_code(frame: Frame, fault: Code | None, width: 
     assert fault_in(frame, width) is fault
 
 
-def _combinations() -> list[object]:
+def _combinations() -> list[ParameterSet]:
     """Every combination of faults of one frame, with the one that has to be said.
 
     Each axis lists its faults, None for no fault. The rank of a fault: those that close before those that do

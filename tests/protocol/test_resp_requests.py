@@ -125,7 +125,8 @@ HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 def _split_slowly(line: bytes) -> list[bytes] | None:
     """How a line is split, byte by byte."""
-    blanks, arguments, at = b" \t\n\v\f\r", [], 0
+    blanks, at = b" \t\n\v\f\r", 0
+    arguments: list[bytes] = []
     while True:
         while line[at : at + 1] and line[at] in blanks:
             at += 1
@@ -431,7 +432,7 @@ class Watched(bytearray):
 
     looks = 0
 
-    def find(self, mark: Any, start: Any = 0, end: Any = None) -> int:  # type: ignore[override]
+    def find(self, mark: Any, start: Any = 0, end: Any = None) -> int:
         end = len(self) if end is None else min(end, len(self))
         found = super().find(mark, start, end)
         type(self).looks += (found + 1 if found >= 0 else end) - start

@@ -19,6 +19,7 @@ from cairnkv.protocol import (
     write_command,
     write_response,
 )
+from cairnkv.protocol.native import Width
 from cairnkv.session import Session, State
 from cairnkv.store import LocalStore
 
@@ -124,7 +125,7 @@ _PING = b"still there?"
 
 def _conversation(vector: dict[str, Any], cutting: Any, *, pinned: bool) -> tuple[list[Response], Session, LocalStore]:
     """What comes back to a bad frame and a PING behind it."""
-    width = 4 if "four-byte" in vector["name"] else 2
+    width: Width = 4 if "four-byte" in vector["name"] else 2
     store = LocalStore(clock=lambda: 1)
     session = Session(store, wake=lambda: None, width=width if pinned else None)
     ping = write_command(BY_NAME["PING"].command.from_arguments([_PING]), width=width)

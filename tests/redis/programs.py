@@ -297,9 +297,7 @@ def _wrong(draw: Callable[[SearchStrategy[int]], int], given: Words, wrong: byte
 
 
 @st.composite
-def commands(
-    draw: Callable[..., bytes], names: tuple[bytes, ...], words: dict[bytes, SearchStrategy[Words]] = COMMANDS
-) -> Words:
+def commands(draw: st.DrawFn, names: tuple[bytes, ...], words: dict[bytes, SearchStrategy[Words]] = COMMANDS) -> Words:
     """One command, one in eight with a fault, in any case of letters."""
     word = draw(st.sampled_from(names))
     given: Words = (word, *draw(words[word]))
@@ -342,7 +340,7 @@ def _is_told_otherwise_since(given: Words) -> bool:
 
 
 @st.composite
-def programs(draw: Callable[..., int], names: tuple[bytes, ...] = tuple(COMMANDS)) -> Program:
+def programs(draw: st.DrawFn, names: tuple[bytes, ...] = tuple(COMMANDS)) -> Program:
     """A program of these words."""
     often = tuple(word for word in OFTEN if word in names)
     one = st.one_of(commands(names), commands(often)) if often else commands(names)

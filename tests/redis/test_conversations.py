@@ -71,7 +71,7 @@ def lines(file: Path) -> Iterator[Line]:
 
 
 def unescaped(text: str) -> bytes:
-    return codecs.escape_decode(text.encode())[0]  # type: ignore[attr-defined,no-any-return]
+    return codecs.escape_decode(text.encode())[0]
 
 
 def words(text: str) -> tuple[bytes, ...]:
@@ -124,7 +124,7 @@ def test_script_files_exist() -> None:
     assert len(FILES) >= 12
 
 
-@pytest.mark.parametrize("file", list(filter(can_be_held, FILES)), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [file for file in FILES if can_be_held(file)], ids=lambda file: file.stem)
 def test_script_gives_the_recorded_replies(redis_target: Target, file: Path) -> None:
     hold(file, redis_target)
 

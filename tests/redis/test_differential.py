@@ -122,7 +122,7 @@ class Comparison:
     def _transactions_equal(self, queued: list[Words], theirs: bytes, ours: bytes) -> bool:
         left, right = value_of(theirs)[1], value_of(ours)[1]
         if left is None or right is None or not len(left) == len(right) == len(queued):
-            return left == right
+            return bool(left == right)
         return all(equal_values(words, their, our) for words, their, our in zip(queued, left, right, strict=True))
 
     def _demand(self, same: bool) -> None:
@@ -208,7 +208,7 @@ def compare_channels(theirs: Target, ours: Target, protocol: int, steps: Sequenc
 def everything(peer: Peer, marker: bytes) -> list[bytes]:
     """All replies that are there, up to that to a PING with a marker, which every state of a connection allows."""
     peer.send(command(b"PING", marker))
-    found = []
+    found: list[bytes] = []
     for _ in range(REPLIES):
         reply = peer.reply()
         if marker in reply:

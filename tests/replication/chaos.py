@@ -624,9 +624,9 @@ def _same_replies(op: Op, expected: Reply) -> None:
     assert op.reply is not None
     if isinstance(expected, Replies) and isinstance(op.reply, Replies):
         pairs = zip(op.steps, op.reply.values, expected.values, strict=True)
-        assert all(same(step.command, one, other) for step, one, other in pairs), f"{op}: {expected}"
+        assert all(same(step.command, one, other) for step, one, other in pairs), f"{op}: {expected!r}"
     else:
-        assert same(op.steps[0].command, op.reply, expected), f"{op}: {expected}"
+        assert same(op.steps[0].command, op.reply, expected), f"{op}: {expected!r}"
 
 
 def _in_order(chaos: Chaos, where: dict[int, _Done]) -> None:

@@ -85,7 +85,7 @@ def test_build_that_ignores_entry_numbers_is_detected(monkeypatch: pytest.Monkey
 def test_build_that_reuses_an_epoch_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(self: Proposer, table: EpochTable) -> None:
         self._wanted = self._newest = max(1, self._newest, table.newest_epoch(self.node))
-        self._wanted_sent = None
+        self._epoch_sent = None
 
     monkeypatch.setattr(Proposer, "begin", begin)
     assert _is_found()

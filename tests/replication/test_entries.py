@@ -15,8 +15,16 @@ from tests.support.strategies import commands
 
 NUMBERS = st.integers(0, 2**64 - 1)
 STEPS = st.builds(Step, st.integers(0, DATABASES - 1), commands())
+
+
+def entry_of(
+    kind: Kind, node: int, epoch: int, number: int, now: int, body: bytes, semantics: int, partition: int, lead: int
+) -> Entry:
+    return Entry(kind, node, epoch, number, now, body, semantics, partition, lead=min(lead, now))
+
+
 ENTRIES = st.builds(
-    lambda *fields, lead: Entry(*fields, lead=min(lead, fields[4])),
+    entry_of,
     st.sampled_from(Kind),
     NUMBERS,
     NUMBERS,

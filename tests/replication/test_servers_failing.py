@@ -3,6 +3,7 @@ their order is kept, and it goes on within the time that is promised."""
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
@@ -17,6 +18,14 @@ HOLDS_MAX = 5
 
 FAILOVER = 12.0
 """Seconds that are promised, an election included."""
+
+
+def shows(reader: Reader, number: int) -> bool:
+    return bool(reader.got) and int(reader.texts[-1]) >= number
+
+
+def has_got(reader: Reader, count: int) -> bool:
+    return len(reader.got) >= count
 
 
 class Traffic:
@@ -51,7 +60,7 @@ class Traffic:
         """Wait until something comes back that is published from now on, at both."""
         first = self.published + 1
         for reader in (self.back, self.other):
-            await reader.has(lambda reader=reader: bool(reader.got) and int(reader.texts[-1]) >= first, patience)
+            await reader.has(functools.partial(shows, reader, first), patience)
 
     def check(self) -> None:
         """What came is what is in the stream, without a gap."""
@@ -65,7 +74,7 @@ class Traffic:
         self.task.cancel()
         state = await self.publisher.state()
         for reader in (self.back, self.other):
-            await reader.has(lambda reader=reader: len(reader.got) >= state.last)
+            await reader.has(functools.partial(has_got, reader, state.last))
         async with opened(self.nats.options(name=self.publisher.identity.stream[6:])) as fresh, Reader(fresh) as all_:
             await all_.has(lambda: len(all_.got) >= state.last)
             assert all_.got[: state.last] == self.back.got[: state.last]

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,16 +43,17 @@ from cairnkv.limits import BYTES_PER_COST, VALUE_MAX
 from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.entry_codec import Transaction, batch_item, digest_item, semantics_item, transaction_item
 from cairnkv.replication.epochs import epoch_body
-from cairnkv.replication.node_records import NODE_DB, POSITION_KEY
+from cairnkv.replication.node_records import POSITION_KEY
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage.disk import DiskStorage
+from cairnkv.storage.record_format import NODE_DB
 from cairnkv.storage.writer import Sync
 from cairnkv.store import PendingReply
 from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableStorage, fingerprint
 
 
-def settled(nodes: int = 3, **options: int) -> Cluster:
+def settled(nodes: int = 3, **options: Any) -> Cluster:
     """A cluster in which everybody takes part."""
     cluster = Cluster(nodes, **options)
     cluster.settle()
@@ -261,7 +263,7 @@ def test_clear_prefix_deletes_the_keys_that_its_node_found() -> None:
 # -- WATCH ------------------------------------------------------------------------------------------------------------
 
 
-CHANGES = {
+CHANGES: dict[str, list[Command]] = {
     "set": [Set(b"k", b"2")],
     "set to the same": [Set(b"k", b"1")],
     "taken away": [Clear(b"k")],

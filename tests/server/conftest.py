@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=polled)
 
 
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())
+@pytest.fixture(params=LOOPS.values(), ids=[*LOOPS])
 def start_on_both(request: pytest.FixtureRequest) -> Iterator[Start]:
     """As `start`, and the test runs once with each event loop."""
 

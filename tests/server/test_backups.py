@@ -14,6 +14,7 @@ from cairnkv.commands import Backup, Reply
 from cairnkv.errors import BadCommand, OptionError, Refused
 from cairnkv.server.settings import load
 from cairnkv.storage import backup as backups
+from cairnkv.storage import files
 from cairnkv.storage.check import check_directory
 from cairnkv.testing import RunningServer, running_server
 from tests.support.raw_resp import Peer
@@ -80,7 +81,7 @@ def test_one_backup_runs_at_a_time_while_clients_are_served(
     server: RunningServer, kv: cairnkv.Client[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    sha256 = backups.sha256
+    sha256 = files.sha256
 
     def slow(path: Path, progress: Any) -> str:
         assert gate.wait(PATIENCE)
@@ -102,7 +103,7 @@ def test_one_backup_runs_at_a_time_while_clients_are_served(
 
 
 def test_stop_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sha256 = backups.sha256
+    sha256 = files.sha256
     began = threading.Event()
 
     def slow(path: Path, progress: Callable[[int], None]) -> str:
@@ -150,7 +151,7 @@ def test_bgsave_and_lastsave_make_and_report_a_backup(server: RunningServer, tmp
 
 
 def test_time_of_the_last_backup_survives_a_restart(tmp_path: Path) -> None:
-    settings = {"data": str(tmp_path / "data"), "backup_dir": str(tmp_path / "backups")}
+    settings: dict[str, Any] = {"data": str(tmp_path / "data"), "backup_dir": str(tmp_path / "backups")}
     with running_server(**settings) as running, cairnkv.connect(running.url) as kv:
         begin(kv, b"daily")
         last = finished(kv)["backup_last_ms"]
@@ -161,7 +162,7 @@ def test_time_of_the_last_backup_survives_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_server_without_a_backup_directory_refuses(tmp_path: Path, on_disk: bool) -> None:
-    settings = {"data": str(tmp_path / "data")} if on_disk else {}
+    settings: dict[str, Any] = {"data": str(tmp_path / "data")} if on_disk else {}
     with running_server(**settings) as running, cairnkv.connect(running.url) as kv:
         with pytest.raises(Refused, match="--backup-dir" if on_disk else "--data"):
             begin(kv, b"daily")

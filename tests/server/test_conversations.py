@@ -10,7 +10,7 @@ import pytest
 
 from cairnkv.commands import ClearAll, Get, GetMany, Info, Ping, Scan, Set
 from cairnkv.limits import COMMANDS_PER_SLICE, DISCARD_BYTES, DISCARD_TIMEOUT, MIB, UNSENT_PAUSE
-from cairnkv.protocol.native import Response, unpack_strings, write_command
+from cairnkv.protocol.native import Response, Width, unpack_strings, write_command
 from cairnkv.server import connection
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
@@ -19,6 +19,8 @@ from tests.support.raw import OK, PING, PING_4, PONG, RawClient, all_of, eventua
 from tests.support.resp import request
 
 BAD_FRAME = bytes.fromhex("00000f000000016b")
+
+WIDTHS: list[Width] = [2, 4]
 
 
 def connections(server: RunningServer) -> int:
@@ -36,7 +38,7 @@ def info(server: RunningServer) -> dict[str, str | int]:
 
 def test_thousand_connections_within_a_frame(start_on_both: Start) -> None:
     server = start_on_both()
-    frames = [write_command(Set(b"key-%d" % n, b"value-%d" % n), width=2 + n % 2 * 2) for n in range(1_000)]
+    frames = [write_command(Set(b"key-%d" % n, b"value-%d" % n), width=WIDTHS[n % 2]) for n in range(1_000)]
     with all_of(RawClient(server.address) for _ in frames) as clients:
         for client, frame in zip(clients, frames, strict=True):
             client.send(frame[: len(frame) // 2])
@@ -47,7 +49,7 @@ def test_thousand_connections_within_a_frame(start_on_both: Start) -> None:
             client.send(frame[len(frame) // 2 :])
         assert [client.reply() for client in clients] == [OK] * 1_000
         for n, client in enumerate(clients):
-            assert client.ask(Get(b"key-%d" % n), width=2 + n % 2 * 2) == Response(True, b"value-%d" % n)
+            assert client.ask(Get(b"key-%d" % n), width=WIDTHS[n % 2]) == Response(True, b"value-%d" % n)
     assert info(server)["unfinished_bytes"] == 0
 
 

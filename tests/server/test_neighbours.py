@@ -147,10 +147,10 @@ class Client:
         return len(self._expected)
 
 
-WIRES: Final = {"native": Native, "resp": Resp}
+WIRES: Final[dict[str, type[Wire]]] = {"native": Native, "resp": Resp}
 
 
-@pytest.fixture(params=WIRES.values(), ids=WIRES.keys())
+@pytest.fixture(params=WIRES.values(), ids=[*WIRES])
 def wire(request: pytest.FixtureRequest) -> Wire:
     made: Wire = request.param()
     return made
@@ -273,7 +273,11 @@ def test_many_clients_at_different_speeds_get_their_own_replies(
     for client in everyone:
         client.set(BIG)
         client.read()
-    kinds = [Client.set, Client.append, lambda client: client.get(chance.choice(list(client.values)))]
+    kinds: list[Callable[[Client], object]] = [
+        Client.set,
+        Client.append,
+        lambda client: client.get(chance.choice(list(client.values))),
+    ]
 
     def talk() -> None:
         for client in chance.sample(everyone, chance.randrange(1, len(everyone))):

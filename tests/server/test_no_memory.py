@@ -46,8 +46,9 @@ def test_server_without_memory_refuses_growing_commands(tmp_path: Path, mode: st
             (b"SETBIT", b"new", bit, b"1"),
         ):
             assert redis.ask(*words) == OOM
-        for words in ((b"MULTI",), (b"SET", b"k", b"w"), (b"SETRANGE", b"l", offset, b"x")):
-            redis.ask(*words)
+        redis.ask(b"MULTI")
+        redis.ask(b"SET", b"k", b"w")
+        redis.ask(b"SETRANGE", b"l", offset, b"x")
         assert redis.ask(b"EXEC") == OOM
         for command in (
             SetBit(b"k", 60 * MIB * 8, 1),
@@ -96,7 +97,7 @@ def test_command_without_memory_changes_nothing(
 ) -> None:
     poor = Poor(monkeypatch)
     talk = Talk(late=late)
-    talk.store.database.put(b"k", b"v", None)
+    talk.store.databases[0].put(b"k", b"v", None)
     poor.left = puts
     talk.send(command)
     (response,) = talk.hear()
@@ -104,8 +105,8 @@ def test_command_without_memory_changes_nothing(
     poor.left = None
     talk.send(Get(b"k"), Get(b"m"), Get(b"n"))
     assert talk.payloads()[0] == b"v"
-    assert talk.store.database.count() == 1
-    talk.store.database.check()
+    assert talk.store.databases[0].count() == 1
+    talk.store.databases[0].check()
 
 
 @pytest.mark.parametrize(("command", "puts"), COMMANDS)

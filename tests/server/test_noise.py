@@ -171,7 +171,7 @@ def test_every_single_bit_flip_of_a_frame(start_on_both: Start) -> None:
     """Each flipped frame gets replies and an end, and the server serves the next client."""
     server = start_on_both()
     for width in (2, 4):
-        frame = write_command(SetWith(b"key", b"value", ttl=5), width=width)  # type: ignore[arg-type]
+        frame = write_command(SetWith(b"key", b"value", ttl=5), width=width)
         flipped = [
             frame[:at] + bytes((frame[at] ^ 1 << bit,)) + frame[at + 1 :]
             for at in range(len(frame))

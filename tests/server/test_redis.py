@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -33,7 +33,7 @@ class RedisClient:
         self._decoder = ReplyDecoder()
         self._heard: list[Any] = []
 
-    def __enter__(self) -> "RedisClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

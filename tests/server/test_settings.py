@@ -172,7 +172,7 @@ def test_error_of_a_bad_value_names_accepted_values(option: str, bad: str, right
         {"flags": {}, "environment": {}, "file": file},
     ):
         with pytest.raises(OptionError, match=re.escape(right)):
-            load(**arguments)  # type: ignore[arg-type]
+            load(**arguments)
 
 
 def test_unknown_option_is_an_error_with_a_suggestion(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from cairnkv.commands import Command
 from cairnkv.protocol import Limits, Response, ResponseDecoder, StatusByte, write_command
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import Session
-from cairnkv.store import LocalStore
+from cairnkv.store import LocalStore, Store
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 
@@ -16,13 +16,13 @@ class Talk:
         self,
         *,
         late: bool = False,
-        store: LocalStore | None = None,
+        store: Store | None = None,
         status_byte: StatusByte = StatusByte.ASCII,
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.storage = LateStorage()
-        self.store = store or LocalStore(storage=self.storage if late else None, clock=HandClock())
+        self.store: Store = store or LocalStore(storage=self.storage if late else None, clock=HandClock())
         self.woken = 0
         self.session = Session(self.store, wake=self._wake, status_byte=status_byte, width=width, limits=limits)
         self._responses = ResponseDecoder()

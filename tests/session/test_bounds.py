@@ -99,7 +99,7 @@ class TestReplies:
         talk.session.paused = True
         talk.send(Set(b"k", b"v"), Ping(b""))
         assert talk.take() == []
-        assert talk.store.database.count() == 0
+        assert talk.store.databases[0].count() == 0
         assert talk.session.blocked
         assert not talk.session.runnable
         assert not talk.session.unfinished, "it is our delay, not the client's"
@@ -189,7 +189,7 @@ class TestPendingReplies:
 
 def test_buffered_bytes_are_those_not_executed() -> None:
     talk = Talk()
-    talk.send(Ping(b"") and b"\0\0\3\0\0\0\5part")
+    talk.send(b"\0\0\3\0\0\0\5part")
     assert talk.session.buffered == 11
     assert talk.session.unfinished
     consumed = talk.session.consumed

@@ -1,6 +1,7 @@
 """The end of a session: by the client, by the server, by a failure. Pending replies leave first, in order."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ class TestEndOfInput:
         talk.session.end_of_input()
         assert talk.payloads() == [b"1"]
         assert talk.session.state is State.DONE
-        assert talk.store.database.count() == 0
+        assert talk.store.databases[0].count() == 0
 
     def test_of_an_idle_client_ends_the_session(self) -> None:
         talk = Talk()
@@ -146,7 +147,7 @@ class TestFailures:
         assert failure.payload.startswith(b"BADFRAME ")
         assert failure.header == 0x02
         assert talk.session.state is State.DONE
-        assert talk.store.database.count() == 0
+        assert talk.store.databases[0].count() == 0
         assert talk.session.buffered == 0
 
     def test_that_close_wait_for_earlier_replies(self) -> None:
@@ -196,10 +197,10 @@ class TestFailures:
 
     def test_of_the_server_end_their_session_only(self, caplog: pytest.LogCaptureFixture) -> None:
         class Broken(LocalStore):
-            def execute(self, command: Command) -> Reply | PendingReply:
+            def execute(self, command: Command, db: int = 0, **options: Any) -> Reply | PendingReply:
                 if isinstance(command, Count):
                     raise RuntimeError("a fault of ours")
-                return super().execute(command)
+                return super().execute(command, db, **options)
 
         store = Broken(clock=HandClock())
         talk, other = Talk(store=store), Talk(store=store)

@@ -142,7 +142,7 @@ def test_clients_get_one_reply_to_each_command_in_order(
     sent: list[list[Command]] = [[], [], []]
     heard: list[list[bytes]] = [[], [], []]
     memory = itertools.chain(enough, itertools.repeat(False))
-    for (who, command), outcome in itertools.zip_longest(said, outcomes[: len(said)], fillvalue="nothing"):
+    for (who, command), outcome in zip(said, itertools.chain(outcomes, itertools.repeat("nothing")), strict=False):
         flags = CommandFlag.MEMORY_IS_ENOUGH if next(memory) else 0
         ping = Ping(b"%d of %d" % (len(sent[who]), who))
         for piece in data.draw(cuttings(write_command(command, flags=flags) + write_command(ping))):

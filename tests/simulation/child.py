@@ -49,7 +49,7 @@ def take_sockets(descriptor: int) -> None:
                 loop.add_reader(passed, _take_all, loop, passed, new_protocol)
         return await listen_as_ever(listening, new_protocol)
 
-    server_module.listen = listen
+    server_module.listen = listen  # type: ignore[attr-defined]
 
 
 def _take_all(

@@ -193,6 +193,7 @@ class Protocol:
     end: Callable[[bytes | bytearray, int], int]
     ok: bytes
     missing: bytes
+    given_up: bytes = b""
 
     def number(self, number: int) -> bytes:
         """A number."""
@@ -236,7 +237,6 @@ class Native(Protocol):
 
     ok = b"\x000\0\0\0\x02OK"
     missing = b"\x011\0\0\0\x0dKey not found"
-    given_up = b""
 
     def __init__(self, width: int) -> None:
         self.name = f"native{width}"

@@ -17,6 +17,7 @@ from tests.simulation.plan import plan
 from tests.simulation.runner import replay_script, simulate
 from tests.simulation.script import fewest, load, save, shrunk
 from tests.simulation.server import Servers
+from tests.support.building import ROOT
 from tests.support.nats import of_this_process
 from tests.support.paths import native_only
 
@@ -71,7 +72,7 @@ def test_the_installed_build_has_no_fault_switch() -> None:
     modules = list(package.rglob("*.so"))
     assert len(modules) > 5
     assert not [path for path in modules if faults.MACRO.encode() in path.read_bytes()]
-    assert faults.MACRO not in (faults.ROOT / "setup.py").read_text()
+    assert faults.MACRO not in (ROOT / "setup.py").read_text()
     assert not [path for path in package.rglob("*.py") if "CAIRNKV_FAULT" in path.read_text()]
 
 
@@ -146,7 +147,7 @@ def test_command_line_prints_its_result_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.simulation", "--mode", "in-memory", "--seed", "5", "--seconds", "1"]
     ran = subprocess.run(
         [*command, "--processes", "2", "--scripts", str(tmp_path)],
-        cwd=faults.ROOT,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,

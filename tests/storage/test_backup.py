@@ -354,7 +354,7 @@ def test_tables_are_linked_again_if_the_manifest_grew(tmp_path: Path, monkeypatc
     """As when a compaction ends between: its new table is in MANIFEST and among the links, or neither."""
     filled(tmp_path / "data")
     link = checkpoint._link
-    flushes = []
+    flushes: list[Path] = []
     with cairnkv.open(tmp_path / "data") as kv:
         engine = kv._shared._store._storage._engine  # type: ignore[attr-defined]
 

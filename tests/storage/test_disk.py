@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -163,7 +163,7 @@ class OnDisk:
         while self.state == "recovering":
             self.step()
 
-    def __enter__(self) -> "OnDisk":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -219,8 +219,8 @@ def outlast_another_program(directory: Path) -> None:
         (directory / "other").unlink()
         wait_for_room(kv)
         shown = {key: kv.get(key) for key in acknowledged}
-    for key, value in shown.items():
-        assert value == (None if key == b"0" else acknowledged[key]) or value == unknown.get(key)
+    for key, there in shown.items():
+        assert there == (None if key == b"0" else acknowledged[key]) or there == unknown.get(key)
     with cairnkv.open(directory / "data", codec="bytes") as kv:
         assert {key: kv.get(key) for key in acknowledged} == shown
 

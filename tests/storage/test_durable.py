@@ -10,7 +10,7 @@ import pytest
 import cairnkv
 from cairnkv.commands import MISSING, OK, Failure, Get, Incr, InMemory, Ping, Set, SetMany, Swap, failures
 from cairnkv.protocol import write_command
-from cairnkv.protocol.native import CommandFlag
+from cairnkv.protocol.native import CommandFlag, Response
 from cairnkv.store import PendingRead, PendingReply
 from tests.session.talk import Talk
 from tests.storage.test_disk import PATIENCE, OnDisk
@@ -72,7 +72,7 @@ def test_replies_of_a_client_keep_their_order_at_a_cold_value(tmp_path: Path) ->
         disk.engine.gate.clear()
         talk.send(quick, Ping(b"between"), quick, Get(b"n"))
         assert talk.payloads() == []
-        heard = []
+        heard: list[Response] = []
         while len(heard) < 3:
             disk.step()
             heard += talk.hear()

@@ -33,7 +33,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def kv(tmp_path: Path, clock: ManualClock) -> Iterator[Embedded[str, bytes]]:
+def kv(tmp_path: Path, clock: ManualClock) -> Iterator[Embedded[bytes, bytes]]:
     with cairnkv.open(tmp_path / "data", codec="bytes", clock=clock) as opened:
         yield opened
 

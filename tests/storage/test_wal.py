@@ -50,7 +50,7 @@ class Copy:
         (self.log,) = [path for path in self.directory.glob("*.log") if path.stat().st_size]
         self.whole = self.log.read_bytes()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         self.log.write_bytes(data)
 
     def count(self) -> int:

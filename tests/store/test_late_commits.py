@@ -5,6 +5,7 @@ it waits for the newest pending commit among the keys it touched. Others do not 
 everything uncommitted is undone, newest first, and what waited for it fails before another command runs.
 """
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -60,8 +61,8 @@ class LateStore(LocalStore):
 
     def __init__(self, *, reuse_sequences: bool = False) -> None:
         self.storage = LateStorage(reuse_sequences=reuse_sequences)
-        self.clock = HandClock()
-        super().__init__(storage=self.storage, clock=self.clock)
+        self.manual_clock = HandClock()
+        super().__init__(storage=self.storage, clock=self.manual_clock)
 
     def safely(self, *commands: Command) -> None:
         """Carry these out and commit them."""
@@ -72,7 +73,7 @@ class LateStore(LocalStore):
     def held(self, command: Command) -> PendingReply:
         """Carry out a command whose reply has to wait."""
         held = self.execute(command)
-        assert isinstance(held, PendingReply), f"{command} answered {held} at once"
+        assert isinstance(held, PendingReply), f"{command} answered {held!r} at once"
         assert held.reply is None
         return held
 
@@ -132,7 +133,7 @@ class TestEveryWrite:
         held = store.held(command)
         (entry,) = store.storage.pending
         assert entry.command == command
-        assert entry.now == store.clock.now
+        assert entry.now == store.manual_clock.now
         assert held.reply is None
         store.storage.commit()
         assert held.reply == reply
@@ -368,7 +369,7 @@ class TestReads:
     def test_of_an_expired_key_wait_for_its_pending_ttl(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"v"))
         store.held(Expire(b"k", 10))
-        store.clock.advance(10)
+        store.manual_clock.advance(10)
         held = store.held(Get(b"k"))
         store.storage.fail()
         assert held.reply == Failure(failures.UNDONE, "the disk is gone")
@@ -448,7 +449,7 @@ class TestFailures:
     def test_undo_of_an_expired_key_does_not_restore_it(self, store: LateStore) -> None:
         store.safely(SetWith(b"k", b"v", ttl=100), Set(b"stays", b"v"))
         store.held(Persist(b"k"))
-        store.clock.advance(5_000)
+        store.manual_clock.advance(5_000)
         while store.housekeep():
             pass
         store.storage.fail()
@@ -458,7 +459,7 @@ class TestFailures:
     def test_undo_keys_that_housekeeping_removed(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"stays"))
         store.held(SetWith(b"k", b"short", ttl=100))
-        store.clock.advance(5_000)
+        store.manual_clock.advance(5_000)
         while store.housekeep():
             pass
         store.storage.fail()
@@ -473,7 +474,7 @@ def test_storage_that_raises_leaves_nothing_of_the_command(store: LateStore) -> 
         raise RuntimeError("a fault of ours")
 
     store.safely(Set(b"k", b"safe"))
-    store.storage.append = broken  # type: ignore[method-assign]
+    store.storage.append = broken  # type: ignore[method-assign, assignment]
     with pytest.raises(RuntimeError):
         store.execute(Set(b"k", b"lost"))
     assert store.at_once(Get(b"k")) == b"safe"
@@ -483,7 +484,7 @@ def test_storage_that_raises_leaves_nothing_of_the_command(store: LateStore) -> 
 def test_batches_release_their_replies_in_order(store: LateStore) -> None:
     order: list[int] = []
     for number in range(6):
-        store.held(Set(b"%d" % number, b"v")).on_ready = lambda number=number: order.append(number)
+        store.held(Set(b"%d" % number, b"v")).on_ready = functools.partial(order.append, number)
     store.storage.commit(2)
     assert order == [0, 1]
     store.storage.commit()

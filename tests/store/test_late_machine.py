@@ -192,7 +192,7 @@ class LateStoreMachine(RuleBasedStateMachine):
             self.waiting.append(Waiting(command, outcome, expected, must, may, writes=False))
         else:
             assert same(command, outcome, expected)
-            assert not must, f"{command} answered {outcome}, of which something is not committed"
+            assert not must, f"{command} answered {outcome!r}, of which something is not committed"
 
     def _remember(self, command: Command, sequence: int, before: Model) -> None:
         touched = {key for key in KEYS if before.entries.get(key) != self.model.entries.get(key)}

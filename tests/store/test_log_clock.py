@@ -3,6 +3,7 @@ In memory, on disk over a restart, and in a cluster."""
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -242,7 +243,7 @@ class TestSystemClock:
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> "TestSystemClock.System":
         system = self.System()
         monkeypatch.setattr(clocks, "wall_clock", lambda: system.wall)
-        monkeypatch.setattr(clocks.time, "monotonic_ns", lambda: system.elapsed * 1_000_000)
+        monkeypatch.setattr(time, "monotonic_ns", lambda: system.elapsed * 1_000_000)
         system.log_clock = LogClock(clocks.wall_clock, Shared())
         return system
 

@@ -112,16 +112,27 @@ class TestRefusing:
 
     def test_reads_and_clear_continue(self) -> None:
         store = LocalStore(clock=HandClock(), memory_limit=EACH)
-        assert store.execute(*numbered(1)) is OK
+        assert store.execute(numbered(1)[0]) is OK
         key = b"key:%06d" % 0
         assert full(store.execute(Set(b"another", b"v")))
-        for command in (Get(key), GetMany((key,)), Exists((key,)), Ttl(key), Count(), Scan(0, 9, b""), Ping(b"")):
+        some: tuple[Command, ...] = (
+            Get(key),
+            GetMany((key,)),
+            Exists((key,)),
+            Ttl(key),
+            Count(),
+            Scan(0, 9, b""),
+            Ping(b""),
+        )
+        for command in some:
             assert not isinstance(store.execute(command), Failure)
-        for command in (Persist(key), ClearIfEquals(key, b"other"), ClearPrefix(b"no", 0), GetWith(key, persist=True)):
+        some = (Persist(key), ClearIfEquals(key, b"other"), ClearPrefix(b"no", 0), GetWith(key, persist=True))
+        for command in some:
             assert not isinstance(store.execute(command), Failure)
-        for command in (ClearMany((key,)), Clear(key), ClearAll()):
+        some = (ClearMany((key,)), Clear(key), ClearAll())
+        for command in some:
             assert not isinstance(store.execute(command), Failure)
-        assert store.execute(*numbered(1)) is OK, "and what was cleared makes room"
+        assert store.execute(numbered(1)[0]) is OK, "and what was cleared makes room"
 
     def test_expired_keys_free_memory(self) -> None:
         clock = HandClock()
@@ -151,7 +162,7 @@ class TestRefusing:
     def test_refused_write_never_reaches_storage(self) -> None:
         storage = LateStorage()
         store = LocalStore(storage=storage, clock=HandClock(), memory_limit=EACH)
-        store.execute(*numbered(1))
+        store.execute(numbered(1)[0])
         assert full(store.execute(Set(b"another", b"v")))
         assert [entry.command for entry in storage.pending] == numbered(1)
 

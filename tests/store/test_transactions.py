@@ -53,7 +53,7 @@ class LateStore(LocalStore):
 
     def __init__(self, *, memory_limit: int | None = None, value_max: int = 1_000) -> None:
         self.storage = LateStorage()
-        self.clock = HandClock()
+        self.manual_clock = HandClock()
         super().__init__(
             storage=self.storage,
             clock=self.clock,
@@ -208,7 +208,7 @@ CHANGES: list[tuple[str, Callable[[LateStore], object]]] = [
     ("renamed", lambda store: store.execute(Rename(b"k", b"l"))),
     ("copied over", lambda store: store.execute(Copy(b"other", b"k", db=0, replace=True), 3)),
     ("given a time", lambda store: store.execute(SetWith(b"k", b"1", ttl=9_000))),
-    ("expired", lambda store: store.clock.advance(5_000)),
+    ("expired", lambda store: store.manual_clock.advance(5_000)),
     ("changed and undone", lambda store: (store.execute(Clear(b"k")), store.storage.fail())),
     ("cleared with all, undone", lambda store: (store.execute(ClearAll()), store.storage.fail())),
 ]
@@ -268,7 +268,7 @@ def test_watched_key_restored_by_an_undone_clear_all(store: LateStore, again: bo
         lambda store: store.housekeep(),
         lambda store: (store.execute(Clear(b"k")), store.storage.fail()),
         lambda store: store.execute(Set(b"k", b"1"), 1),
-        lambda store: store.clock.advance(5_000),
+        lambda store: store.manual_clock.advance(5_000),
     ],
     ids=["nothing", "cleared", "all cleared", "removed", "cleared and undone", "in another keyspace", "time"],
 )
@@ -278,7 +278,7 @@ def test_absent_watched_key_does_not_abort(
 ) -> None:
     if expired:
         store.safely(SetWith(b"k", b"1", ttl=5))
-        store.clock.advance(5_000)
+        store.manual_clock.advance(5_000)
     assert watched_set(store, change) == Replies((OK,))
 
 
@@ -290,7 +290,7 @@ def test_absent_watched_key_does_not_abort(
         lambda store: store.execute(Set(b"k", b"2"), 1),
         lambda store: store.execute(ClearAll(), 1),
         lambda store: store.execute(Copy(b"k", b"k", db=1)),
-        lambda store: store.clock.advance(4_999),
+        lambda store: store.manual_clock.advance(4_999),
     ],
     ids=["read", "not stored", "in another keyspace", "another keyspace cleared", "copied from", "time"],
 )
@@ -413,7 +413,7 @@ def test_a_random_key_is_any_visible_one(store: LateStore) -> None:
     store.safely(SetMany(0, tuple((key, b"") for key in keys)))
     store.safely(SetMany(10, tuple((b"short:%d" % number, b"") for number in range(60))))
     store.safely(Set(b"elsewhere", b""), db=1)
-    store.clock.advance(10)
+    store.manual_clock.advance(10)
     found = set()
     for _ in range(200_000):
         found.add(store.execute(RandomKey()))
@@ -426,7 +426,7 @@ def test_a_random_key_is_any_visible_one(store: LateStore) -> None:
 def test_random_key_of_an_empty_database_is_none(store: LateStore) -> None:
     assert store.execute(RandomKey()) is MISSING
     store.safely(SetMany(10, ((b"a", b""), (b"b", b""))))
-    store.clock.advance(10)
+    store.manual_clock.advance(10)
     assert store.execute(RandomKey()) is MISSING
 
 
@@ -487,7 +487,7 @@ def test_keys_stored_after_clear_all_are_the_most_recently_used() -> None:
 def test_expired_keys_free_memory_in_a_transaction_unrecorded() -> None:
     store = LateStore(memory_limit=sized(3, 100) + 1_000)
     store.safely(*(SetWith(b"%03d" % number, b"v" * 100, ttl=10) for number in range(3)))
-    store.clock.advance(10)  # so lately that housekeeping has not come to it
+    store.manual_clock.advance(10)  # so lately that housekeeping has not come to it
     store.all_of(Set(b"100", b"w" * 600))
     (entry,) = store.storage.pending
     assert entry.steps == (Step(0, Set(b"100", b"w" * 600)),)
@@ -501,7 +501,7 @@ def test_transaction_refused_for_memory_is_no_entry() -> None:
     store = LateStore(memory_limit=sized(3, 100) + 500, value_max=5_000)
     store.safely(Set(b"own", b"v" * 500))
     store.safely(SetWith(b"short", b"v" * 100, ttl=10))
-    store.clock.advance(10)
+    store.manual_clock.advance(10)
     refused = store.execute_all([Step(0, Append(b"own", b"v" * 1_000))])
     assert isinstance(refused, Replies)
     (failure,) = refused.values
@@ -544,7 +544,7 @@ def database_entries(database: Database) -> dict[bytes, object]:
 def test_replay_of_all_entries_gives_equal_databases(actions: list[tuple[object, int]], limit: int | None) -> None:
     store = LateStore(memory_limit=limit)
     for action, step in actions:
-        store.clock.advance(step)
+        store.manual_clock.advance(step)
         before = store.memory.used_bytes
         match action:
             case "commit":

@@ -129,7 +129,7 @@ class Model:
                 return self._incr(key, n)
             case Ttl(key):
                 deadline = self.entries[key][1] if key in self.entries else MISSING
-                return -1 if deadline is None else MISSING if deadline is MISSING else self._left(deadline)
+                return -1 if deadline is None else MISSING if not isinstance(deadline, int) else self._left(deadline)
             case Expire(key, ttl):
                 return self._redate(key, self._after(ttl))
             case Persist(key):
@@ -152,7 +152,11 @@ class Model:
             case Deadline(key):
                 deadline = self.entries[key][1] if key in self.entries else MISSING
                 return (
-                    -1 if deadline is None else MISSING if deadline is MISSING else self._clock + self._left(deadline)
+                    -1
+                    if deadline is None
+                    else MISSING
+                    if not isinstance(deadline, int)
+                    else self._clock + self._left(deadline)
                 )
             case Append(key, more):
                 return self._change(key, lambda value: value + more)
@@ -292,8 +296,8 @@ def same(command: Command, one: Reply, other: Reply) -> bool:
     if isinstance(one, Failure) and isinstance(other, Failure):
         return one.code is other.code
     if isinstance(command, Scan) and isinstance(one, Items) and isinstance(other, Items):
-        return one.values[0] == other.values[0] and sorted(map(bytes, one.values[1:])) == sorted(
-            map(bytes, other.values[1:])
+        return one.values[0] == other.values[0] and sorted(key or b"" for key in one.values[1:]) == sorted(
+            key or b"" for key in other.values[1:]
         )
     return one == other and type(one) is type(other)
 

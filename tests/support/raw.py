@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from cairnkv.commands import Command, Ping
 from cairnkv.installation import PURE_VARIABLE
@@ -249,8 +250,11 @@ def serve(*arguments: str, environment: dict[str, str] | None = None) -> subproc
     )
 
 
+T = TypeVar("T")
+
+
 @contextlib.contextmanager
-def all_of(clients: Iterable[RawClient]) -> Iterator[list[RawClient]]:
+def all_of(clients: Iterable[AbstractContextManager[T]]) -> Iterator[list[T]]:
     """These clients, closed at the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(client) for client in clients]

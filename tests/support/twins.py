@@ -1,6 +1,6 @@
 """Two sessions that are told the same: one goes the readable way, the other through the compiled hot path."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cairnkv.protocol import Limits, StatusByte
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
 
 
-class WithPurePath(ServerContext):
+class WithPurePath(ServerContext[Any]):
     """A server context without the native path."""
 
     def frame_executor(self, db: int) -> "FrameExecutor | None":
         """None."""
 
 
-class WithNativePath(ServerContext):
+class WithNativePath(ServerContext[Any]):
     """Use the native path, even if CAIRNKV__PURE disables it."""
 
     def __init__(self, store: LocalStore) -> None:
         super().__init__(store)
+        self._local = store
         self._made: dict[int, FrameExecutor] = {}
 
     def frame_executor(self, db: int) -> "FrameExecutor | None":
@@ -33,8 +34,8 @@ class WithNativePath(ServerContext):
 
         if db not in self._made:
             database = self.store.databases[db]
-            self._made[db] = RespFrameExecutor(database, self.store.log_clock, self.store.collector(db))
-            self.store.add_executor(self._made[db])
+            self._made[db] = RespFrameExecutor(database, self._local.log_clock, self._local.collector(db))
+            self._local.add_executor(self._made[db])
         return self._made[db]
 
 

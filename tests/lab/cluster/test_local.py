@@ -289,7 +289,7 @@ def test_cluster_stops_completely_and_restarts_with_its_data(tmp_path: Path) -> 
     told: list[str] = []
     for asked in ({"nodes": 5}, {"name": "other"}, {"log_limit": 65 * MIB}):
         with pytest.raises(OptionError, match="a cluster of 3 nodes named lasting, with a log of 64 MiB"):
-            LocalCluster.up(directory, **asked, command=stand_in, notify=told.append)  # type: ignore[arg-type]
+            LocalCluster.up(directory, **asked, command=stand_in, notify=told.append)
     with LocalCluster.up(directory, command=stand_in, notify=told.append) as cluster:
         assert told[0].startswith("ending processes that a crashed supervisor left: nats-1, node-1, ")
         assert not any(identity(whom.pid) == whom for whom in left)

@@ -1,6 +1,7 @@
 """Machines in network namespaces: a partition drops packets silently, and removal leaves nothing behind."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import pytest
 import cairnkv
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import LocalCluster, end_left_over
-from cairnkv.lab.cluster import network as module
 from cairnkv.lab.cluster.hosts import ClusterError
 from cairnkv.lab.cluster.network import Network, missing_requirement
 from cairnkv.lab.cluster.state import load
@@ -140,7 +140,7 @@ def test_error_without_root_says_that_root_is_needed(monkeypatch: pytest.MonkeyP
     with pytest.raises(OptionError, match="namespaces need root"):
         Network.create(3)
     monkeypatch.undo()
-    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     assert missing_requirement().endswith("apt-get install iproute2")
 
 

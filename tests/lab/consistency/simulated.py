@@ -30,13 +30,16 @@ def applied(one: Operation, state: State) -> tuple[str | int | bool | None, Stat
             return total, str(total)
 
 
+OTHER_VERBS = [verb for verb in Verb if verb is not Verb.INCR]
+
+
 def register(
     dice: random.Random,
     *,
     count: int,
     clients: int,
     key: str = "k",
-    verbs: Sequence[Verb] = tuple(verb for verb in Verb if verb is not Verb.INCR),
+    verbs: Sequence[Verb] = OTHER_VERBS,
     values: int | None = None,
     unknown: float = 0.1,
 ) -> list[Operation]:

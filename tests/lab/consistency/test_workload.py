@@ -3,6 +3,7 @@
 import asyncio
 import collections
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ async def run_at(
 
 @pytest.mark.parametrize("data", [False, True], ids=["process", "disk"])
 async def test_server_is_consistent(data: bool, tmp_path: Path) -> None:
-    settings = {"data": str(tmp_path / "data")} if data else {}
+    settings: dict[str, Any] = {"data": str(tmp_path / "data")} if data else {}
     with running_server(**settings) as server:
         ran, report = await run_at(server.url, rate=1_000.0)
         with cairnkv.connect(server.url) as kv:

@@ -10,6 +10,7 @@ from cairnkv.lab.trace import resp_dissector
 from cairnkv.lab.trace.native_dissector import Field, Frame, Piece, Raw
 from cairnkv.lab.trace.resp_dissector import RedisCommandDissector, RedisReplyDissector
 from cairnkv.lab.trace.trace_format import ConnectionTrace, Side
+from cairnkv.limits import REDIS_LINE_MAX
 
 
 def command(*words: bytes) -> bytes:
@@ -132,7 +133,7 @@ def test_refused_connection_starts_with_a_reply() -> None:
         b"*1\r\n+x\r\n",
         b"*1\r\n$-1\r\n",
         b"*1\r\n$99999999999\r\n",
-        b"PING " + b"x" * (resp_dissector.REDIS_LINE_MAX + 1),
+        b"PING " + b"x" * (REDIS_LINE_MAX + 1),
     ],
     ids=lambda data: repr(data[:20]),
 )

@@ -17,6 +17,7 @@ from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, free_ports
 from cairnkv.limits import MIB
 from cairnkv.replication import node_snapshots
 from cairnkv.replication.nats import connection, stream
+from cairnkv.replication.nats.credentials import credentials
 from cairnkv.replication.nats.options import ClusterOptions
 from cairnkv.replication.nats.stream import Stream
 from cairnkv.store import wall_clock
@@ -174,7 +175,7 @@ class TestInvalidFiles:
 
 @pytest.mark.parametrize("password", ["p:w", 1_000 * "p", "\0"])
 def test_password_may_be_an_invalid_file_name(password: str) -> None:
-    said = connection.credentials(options_of(system=f"sys:{password}"), system=True)
+    said = credentials(options_of(system=f"sys:{password}"), system=True)
     assert said == {"user": "sys", "password": password}
 
 
@@ -210,7 +211,8 @@ def hears(one: RunningServer, other: RunningServer) -> bool:
     with (
         contextlib.closing(redis.Redis(*one.address)) as speaker,
         contextlib.closing(redis.Redis(*other.address)) as to,
-        to.pubsub(ignore_subscribe_messages=True) as listener,
+        to.pubsub(ignore_subscribe_messages=True) as listener,  # type: ignore[no-untyped-call]
+        # ,
     ):
         listener.subscribe("news")
         for _ in range(100):
@@ -231,7 +233,7 @@ class TestPermissions:
         monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 50)
         monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
         caplog.set_level(logging.INFO, "cairnkv.cluster")
-        told = {
+        told: dict[str, Any] = {
             "cluster": ",".join(self.of("node", fenced)),
             "nats_system": "system:p",
             "log_limit": 64 * MIB,
@@ -291,12 +293,19 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Ke
         yield made, keys, url.replace("nats:", "tls:")
 
 
+FILES = {"ca": "ca.pem", "cert": "node.pem", "key": "node.key"}
+
+
 class TestTlsWithKeys:
     """A certificate identifies the machine, a key the user: NATS asks for both."""
 
     async def test_use_both_for_the_connection(self, guarded: tuple[Path, Keys, str]) -> None:
         made, keys, url = guarded
-        files = {"ca": str(made / "ca.pem"), "cert": str(made / "node.pem"), "key": str(made / "node.key")}
+        files: dict[str, Any] = {
+            "ca": str(made / "ca.pem"),
+            "cert": str(made / "node.pem"),
+            "key": str(made / "node.key"),
+        }
         for system in (False, True):
             options = ClusterOptions(urls=(url,), creds=str(keys.store), system=str(keys.system), **files)
             client = await connection.connect(options, "a test", system=system)

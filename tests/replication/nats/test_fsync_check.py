@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
         yield nats
 
 
-async def refusal(nats: Nats, **options: object) -> str:
+async def refusal(nats: Nats, **options: Any) -> str:
     one = Stream(nats.options(**options))
     with pytest.raises(OptionError) as caught:
         await one.open()

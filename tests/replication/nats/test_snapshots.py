@@ -132,7 +132,8 @@ async def test_snapshot_survives_a_round_trip(cluster: Cluster, tmp_path: Path) 
         sent: list[int] = []
         async with node.turn() as ours, node.side.entered(staged(table.storage)) as staging:
             assert ours
-            position = int(await node.side.run(node_record, staging, POSITION) or b"")
+            record: bytes | None = await node.side.run(node_record, staging, POSITION)
+            position = int(record or b"")
             made = await node.put(staging, position, sent.append)
     assert (made.position, made.created, made.node) == (1_234, IDENTITY.created, "node-1")
     assert made.size > 4_000_000

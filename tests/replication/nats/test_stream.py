@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 
@@ -14,12 +15,17 @@ from cairnkv.replication.nats import consumer as consumer_module
 from cairnkv.replication.nats import stream
 from cairnkv.replication.nats.connection import ApiError
 from cairnkv.replication.nats.stream import Identity, PastEnd, Purged, Replaced
+from cairnkv.replication.nats.stream_config import declared
 from tests.replication.reading import PATIENCE, Reader, api, eventually, opened, put
 from tests.support.nats import Nats
 
 
 def nobody(reason: str) -> None:
     raise AssertionError(reason)
+
+
+def has_got(reader: Reader, count: int) -> bool:
+    return len(reader.got) >= count
 
 
 class TestEntries:
@@ -31,7 +37,7 @@ class TestEntries:
             for text in texts:
                 one.publish(text, nobody)
             for reader in (own, others):
-                await reader.has(lambda reader=reader: len(reader.got) >= len(texts))
+                await reader.has(functools.partial(has_got, reader, len(texts)))
                 assert reader.texts == texts
                 assert reader.positions == list(range(1, len(texts) + 1))
 
@@ -86,7 +92,7 @@ class TestEntries:
             for _ in range(3):
                 async with Reader(one) as reader:
                     one.publish(b"", nobody)
-                    await reader.has(lambda reader=reader: bool(reader.got))
+                    await reader.has(functools.partial(has_got, reader, 1))
             until = asyncio.get_running_loop().time() + 4  # they would be abandoned after 5
             while (await api(one, f"STREAM.INFO.{one.identity.stream}"))["state"]["consumer_count"]:
                 assert asyncio.get_running_loop().time() < until
@@ -191,7 +197,7 @@ class TestLogIndexes:
         options = nats.options()
         name = f"CAIRN_{options.name}"
         async with opened(nats.options()) as any_other:
-            config = stream.declared(options, 3) | {"deny_delete": False}
+            config = declared(options, 3) | {"deny_delete": False}
             await api(any_other, f"STREAM.CREATE.{name}", config)
         async with opened(options) as one:
             await put(one, *[b"x"] * 5)
@@ -244,7 +250,7 @@ class TestLogIndexes:
             await put(one, b"x", b"y")
             await reader.has(lambda: len(reader.got) == 2)
             await api(one, f"STREAM.DELETE.{name}")
-            await api(one, f"STREAM.CREATE.{name}", stream.declared(options, 3))
+            await api(one, f"STREAM.CREATE.{name}", declared(options, 3))
             await put(one, b"x", b"y", b"z")
             with pytest.raises(Replaced, match="created again") as caught:
                 await reader.has(lambda: len(reader.got) > 2)

@@ -22,13 +22,13 @@ class Chat:
         limits: Limits = DEFAULT_LIMITS,
         value_max: int | None = None,
     ) -> None:
-        self.clock = beside.clock if beside else HandClock()
-        self.storage = beside.storage if beside else LateStorage()
-        more = {} if value_max is None else {"value_max": value_max}
-        self.store = (
+        self.clock: HandClock = beside.clock if beside else HandClock()
+        self.storage: LateStorage = beside.storage if beside else LateStorage()
+        more: dict[str, Any] = {} if value_max is None else {"value_max": value_max}
+        self.store: LocalStore = (
             beside.store if beside else LocalStore(storage=self.storage if late else None, clock=self.clock, **more)
         )
-        self.context = beside.context if beside else ServerContext(self.store)
+        self.context: ServerContext[Any] = beside.context if beside else ServerContext(self.store)
         self.session = Session(self.store, wake=lambda: None, context=self.context, limits=limits)
         self._replies = ReplyDecoder()
 

@@ -1,5 +1,7 @@
 """Redis commands about connections: protocol version, password, client names, and disabled replies."""
 
+from typing import Any
+
 import pytest
 
 from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
@@ -161,7 +163,7 @@ def test_auth_without_a_password_is_an_error(chat: Chat) -> None:
 
 
 def test_password_may_be_any_bytes() -> None:
-    context = ServerContext(LocalStore(), password="\udcff\u00fc")
+    context: ServerContext[Any] = ServerContext(LocalStore(), password="\udcff\u00fc")
     assert context.authenticator.accepts(b"default", b"\xff\xc3\xbc")
     assert not context.authenticator.accepts(b"default", b"")
 
