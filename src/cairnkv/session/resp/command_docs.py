@@ -1,7 +1,7 @@
 """The replies of COMMAND, from the declarations.
 
-Clients read there which words of a command are keys, and whether it writes. redis-cli reads the arguments for its
-hints.
+Clients read there which strings of a request are keys, and whether a command writes. redis-cli reads the arguments for
+its hints.
 """
 
 import dataclasses

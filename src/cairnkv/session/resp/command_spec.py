@@ -223,8 +223,8 @@ class RespCommandSpec:
     """The declaration of a command of the Redis protocol, or of a subcommand such as `CLIENT ID`.
 
     name: in lower case, with a bar between command and subcommand. syntax: the arguments, as in the Redis manual.
-    arity: the number of words, including the name; negative: so many or more.
-    keys: the positions of the first and the last key (-1: the last word), and the step between keys; 0, 0, 0: no keys.
+    arity: the number of strings of a request, including the name; negative: so many or more.
+    keys: the positions of the first and the last key (-1: the last string), and the step between keys; 0, 0, 0: none.
     flags: see `FLAGS`.
     on_keys, in_conversation: the handlers. A command with both uses on_keys in transactions only; a container has none.
     """
@@ -242,7 +242,7 @@ class RespCommandSpec:
     subcommands: dict[bytes, "RespCommandSpec"] = dataclasses.field(default_factory=dict)
 
     def fits(self, count: int) -> bool:
-        """Return whether the command can have this number of words, including its name."""
+        """Return whether a request can have this number of strings, including the name."""
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
     @property
@@ -253,12 +253,12 @@ class RespCommandSpec:
                 return right
         return Right.NONE if self.on_keys is None else Right.WRITE
 
-    def keys_in(self, words: Sequence[bytes]) -> list[bytes]:
-        """Return the words of a command that are keys."""
+    def keys_in(self, request: Sequence[bytes]) -> list[bytes]:
+        """Return the keys among the strings of a request."""
         first, last, step = self.keys
         if not first:
             return []
-        return list(words[first : (last if last >= 0 else len(words) + last) + 1 : step])
+        return list(request[first : (last if last >= 0 else len(request) + last) + 1 : step])
 
 
 RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}

@@ -53,7 +53,7 @@ cdef unsigned char LOGGED_INCR = Incr.spec.number
 
 
 cdef struct Request:
-    # A complete command. The first word is its name.
+    # A complete request. Its first string is the name of the command.
     int count
     Py_ssize_t length  # of all its bytes
     const unsigned char *at[WORDS_MAX]

@@ -76,8 +76,8 @@ def command_info(conversation: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         conversation.costs(COST_OF_ALL)
         return _prepared(_all_described, conversation.protocol)
-    words = _named(conversation, arguments)
-    return [None if spec is None else command_docs_module.described(spec) for spec in words]
+    specs = _named(conversation, arguments)
+    return [None if spec is None else command_docs_module.described(spec) for spec in specs]
 
 
 @in_conversation(
@@ -92,8 +92,8 @@ def command_docs(conversation: RespConversation, arguments: Arguments) -> Value:
         conversation.costs(COST_OF_ALL)
         return _prepared(_all_documented, conversation.protocol)
     conversation.costs(len(RESP_COMMANDS))
-    words = _named(conversation, arguments)
-    return {spec.name.encode(): command_docs_module.documented(spec) for spec in words if spec is not None}
+    specs = _named(conversation, arguments)
+    return {spec.name.encode(): command_docs_module.documented(spec) for spec in specs if spec is not None}
 
 
 def _named(conversation: RespConversation, arguments: Arguments) -> list[RespCommandSpec | None]:
@@ -113,16 +113,16 @@ def _named(conversation: RespConversation, arguments: Arguments) -> list[RespCom
 )
 def command_list(conversation: RespConversation, arguments: Arguments) -> Value:
     conversation.costs(len(RESP_COMMANDS))
-    words = list(command_docs_module.every())
+    specs = list(command_docs_module.every())
     if len(arguments):
         if arguments.keyword() != b"FILTERBY" or len(arguments) != 2:
             raise Refusal(SYNTAX)
-        words = _filtered(conversation, words, arguments.keyword(), arguments.take())
-    return [spec.name.encode() for spec in words]
+        specs = _filtered(conversation, specs, arguments.keyword(), arguments.take())
+    return [spec.name.encode() for spec in specs]
 
 
 def _filtered(
-    conversation: RespConversation, words: list[RespCommandSpec], kind: bytes, text: bytes
+    conversation: RespConversation, specs: list[RespCommandSpec], kind: bytes, text: bytes
 ) -> list[RespCommandSpec]:
     match kind:
         case b"MODULE":
@@ -130,12 +130,12 @@ def _filtered(
         case b"ACLCAT":
             return [
                 spec
-                for spec in words
+                for spec in specs
                 if text.lower().decode("utf-8", "replace") in command_docs_module.categories(spec)
             ]
         case b"PATTERN":
             (matches,) = matchers(conversation, [text.lower()])
-            return [spec for spec in words if matches(spec.name.encode())]
+            return [spec for spec in specs if matches(spec.name.encode())]
         case _:
             raise Refusal(SYNTAX)
 
@@ -148,17 +148,17 @@ def _filtered(
     summary="Return the keys among the arguments of a command.",
 )
 def command_getkeys(conversation: RespConversation, arguments: Arguments) -> Value:
-    words = arguments.rest()
-    spec = RESP_COMMANDS.get(words[0].upper())
-    if spec is not None and len(words) > 1:
-        spec = spec.subcommands.get(words[1].upper(), spec)
+    request = arguments.rest()
+    spec = RESP_COMMANDS.get(request[0].upper())
+    if spec is not None and len(request) > 1:
+        spec = spec.subcommands.get(request[1].upper(), spec)
     if spec is None:
         raise Refusal("ERR Invalid command specified")
     if not spec.keys[0]:
         raise Refusal("ERR The command has no key arguments")
-    if not spec.fits(len(words)):
+    if not spec.fits(len(request)):
         raise Refusal("ERR Invalid number of arguments specified for command")
-    return spec.keys_in(words)
+    return spec.keys_in(request)
 
 
 help_of("COMMAND", since="5.0.0")
