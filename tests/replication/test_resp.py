@@ -51,16 +51,16 @@ def test_watched_key_changed_at_another_node_aborts_the_transaction(two: tuple[A
 
 def test_discard_does_nothing_and_ends_the_watch(two: tuple[Any, Any]) -> None:
     one, other = two
-    with one.client() as talk:
-        assert talk.execute_command("WATCH", "k")
-        assert talk.execute_command("MULTI")
-        assert talk.execute_command("APPEND", "k", "v") == "QUEUED"
-        assert talk.execute_command("DISCARD")
+    with one.client() as connection:
+        assert connection.execute_command("WATCH", "k")
+        assert connection.execute_command("MULTI")
+        assert connection.execute_command("APPEND", "k", "v") == "QUEUED"
+        assert connection.execute_command("DISCARD")
         assert other.get("k") is None
         other.set("k", "theirs")
-        talk.execute_command("MULTI")
-        talk.execute_command("APPEND", "k", "!")
-        assert talk.execute_command("EXEC") == [7]
+        connection.execute_command("MULTI")
+        connection.execute_command("APPEND", "k", "!")
+        assert connection.execute_command("EXEC") == [7]
     assert other.get("k") == "theirs!"
 
 

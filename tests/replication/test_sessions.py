@@ -13,8 +13,8 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error, Simple
 from cairnkv.session.context import ServerContext
+from tests.session.native_client import NativeClient
 from tests.session.resp.chat import Chat
-from tests.session.talk import Talk
 from tests.support.simulated import Cluster, Node
 
 QUEUED = Simple("QUEUED")
@@ -33,9 +33,9 @@ def chat_with(node: Node) -> Chat:
     return Chat(SimpleNamespace(clock=node.clock, storage=node.table, store=store, context=ServerContext(store)))  # type: ignore[arg-type]
 
 
-def talk_with(node: Node) -> Talk:
+def client_of(node: Node) -> NativeClient:
     """A conversation on the article's wire."""
-    return Talk(store=node.running)
+    return NativeClient(store=node.running)
 
 
 def local(command: Command) -> bytes:
@@ -54,18 +54,18 @@ def hear(cluster: Cluster, chat: Chat) -> list[Any]:
 
 def test_pipelined_commands_share_an_entry_and_keep_their_order() -> None:
     cluster = settled()
-    talk = talk_with(cluster.nodes[0])
+    client = client_of(cluster.nodes[0])
     before = len(cluster.stream)
-    talk.send(Ping(b"1"), Set(b"k", b"v"), Get(b"k"), Incr(b"n", 1), Get(b"n"), Ping(b"2"))
-    assert talk.payloads() == [b"1"]
+    client.send(Ping(b"1"), Set(b"k", b"v"), Get(b"k"), Incr(b"n", 1), Get(b"n"), Ping(b"2"))
+    assert client.payloads() == [b"1"]
     cluster.settle()
-    assert talk.payloads() == [b"OK", b"v", b"1", b"1", b"2"]
+    assert client.payloads() == [b"OK", b"v", b"1", b"1", b"2"]
     assert len(cluster.stream) == before + 1
 
 
 def test_local_read_waits_only_for_own_writes() -> None:
     cluster = settled()
-    one, other = talk_with(cluster.nodes[0]), talk_with(cluster.nodes[0])
+    one, other = client_of(cluster.nodes[0]), client_of(cluster.nodes[0])
     one.send(Set(b"k", b"v"))
     other.send(local(Get(b"k")))
     assert other.payloads() == [b"Key not found"]
@@ -81,19 +81,19 @@ def test_local_read_sees_a_pending_write_after_a_later_one_failed() -> None:
     """One write is in flight, and may be logged; another still waited, and never will be."""
     cluster = settled()
     node = cluster.nodes[0]
-    talk = talk_with(node)
-    talk.send(Set(b"k", b"v"))
+    client = client_of(node)
+    client.send(Set(b"k", b"v"))
     node.pump()
     for _ in range(9):
         node.execute(Get(b"x"))
         node.pump()
-    talk.send(Set(b"other", b"v"))
+    client.send(Set(b"other", b"v"))
     for _ in range(6):
         cluster.now += 1
         node.tick()
-    talk.send(local(Get(b"k")))
+    client.send(local(Get(b"k")))
     cluster.settle()
-    said, refused, read = talk.payloads()
+    said, refused, read = client.payloads()
     assert said == b"OK"
     assert refused.startswith(b"NOQUORUM")
     assert read == b"v" or read.startswith(b"NOQUORUM")
@@ -101,10 +101,10 @@ def test_local_read_sees_a_pending_write_after_a_later_one_failed() -> None:
 
 def test_local_read_sees_a_write_sent_with_the_local_flag() -> None:
     cluster = settled()
-    talk = talk_with(cluster.nodes[0])
-    talk.send(local(Set(b"k", b"v")), local(Get(b"k")))
+    client = client_of(cluster.nodes[0])
+    client.send(local(Set(b"k", b"v")), local(Get(b"k")))
     cluster.settle()
-    assert talk.payloads() == [b"OK", b"v"]
+    assert client.payloads() == [b"OK", b"v"]
 
 
 def test_watch_blocks_later_commands() -> None:
@@ -246,7 +246,7 @@ def test_own_writes_are_visible_in_local_and_linearizable_reads(said: list[tuple
     """Another client writes the same keys at another node: no read is older than the own write."""
     dice = random.Random(seed)
     cluster = settled(2)
-    one, other = talk_with(cluster.nodes[0]), talk_with(cluster.nodes[1])
+    one, other = client_of(cluster.nodes[0]), client_of(cluster.nodes[1])
     expected: list[tuple[str, int]] = []
     written = [0] * 4
     heard: list[bytes] = []

@@ -12,7 +12,7 @@ from cairnkv.commands import Append, Command, Get, Rename, SetBit, SetMany, SetM
 from cairnkv.engine import Database
 from cairnkv.limits import MIB
 from cairnkv.store import LocalStore
-from tests.session.talk import Talk
+from tests.session.native_client import NativeClient
 from tests.support.raw import RawClient, ServerProcess
 from tests.support.raw_resp import Peer
 
@@ -96,17 +96,17 @@ def test_command_without_memory_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, command: Command, puts: int, late: bool
 ) -> None:
     poor = Poor(monkeypatch)
-    talk = Talk(late=late)
-    talk.store.databases[0].put(b"k", b"v", None)
+    client = NativeClient(late=late)
+    client.store.databases[0].put(b"k", b"v", None)
     poor.left = puts
-    talk.send(command)
-    (response,) = talk.hear()
+    client.send(command)
+    (response,) = client.hear()
     assert (response.ok, response.payload[:5]) == (False, b"FULL ")
     poor.left = None
-    talk.send(Get(b"k"), Get(b"m"), Get(b"n"))
-    assert talk.payloads()[0] == b"v"
-    assert talk.store.databases[0].count() == 1
-    talk.store.databases[0].check()
+    client.send(Get(b"k"), Get(b"m"), Get(b"n"))
+    assert client.payloads()[0] == b"v"
+    assert client.store.databases[0].count() == 1
+    client.store.databases[0].check()
 
 
 @pytest.mark.parametrize(("command", "puts"), COMMANDS)

@@ -20,7 +20,7 @@ import pytest
 
 from cairnkv.protocol import StatusByte
 from cairnkv.session import State
-from tests.session.talk import Talk
+from tests.session.native_client import NativeClient
 
 FILES = sorted((Path(__file__).parent / "conversations").glob("*.txt"))
 
@@ -32,30 +32,30 @@ def lines(file: Path) -> Iterator[tuple[int, str, str]]:
             yield number, mark, rest.strip()
 
 
-def set_up(file: Path) -> Talk:
+def set_up(file: Path) -> NativeClient:
     settings = dict(rest.split() for _, mark, rest in lines(file) if mark == "@")
     width = settings.pop("width", None)
-    talk = Talk(
+    client = NativeClient(
         status_byte=StatusByte[settings.pop("status_byte", "ascii").upper()],
         late=settings.pop("log", "") == "late",
         width={None: None, "2": 2, "4": 4}[width],
     )
     assert not settings, f"{file.name}: unknown settings {settings}"
-    return talk
+    return client
 
 
-def happen(talk: Talk, event: str) -> None:
+def happen(client: NativeClient, event: str) -> None:
     match event:
         case "commit":
-            talk.storage.commit()
+            client.storage.commit()
         case "fail":
-            talk.storage.fail()
+            client.storage.fail()
         case "fail unknown":
-            talk.storage.fail(unknown=True)
+            client.storage.fail(unknown=True)
         case "end of input":
-            talk.session.end_of_input()
+            client.session.end_of_input()
         case "drain":
-            talk.session.drain()
+            client.session.drain()
         case _:
             raise AssertionError(f"unknown event {event}")
 
@@ -67,8 +67,8 @@ def test_script_files_exist() -> None:
 @pytest.mark.parametrize("by_bytes", [False, True], ids=["whole", "by bytes"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_script_gives_the_recorded_replies(file: Path, by_bytes: bool) -> None:
-    talk = set_up(file)
-    session = talk.session
+    client = set_up(file)
+    session = client.session
     came = b""  # and was not expected yet
 
     def go_on() -> None:
@@ -102,7 +102,7 @@ def test_script_gives_the_recorded_replies(file: Path, by_bytes: bool) -> None:
                 came = came[size:]
             case "!":
                 assert came == b"", f"{where}: nobody expected {came.hex(' ')}"
-                happen(talk, rest)
+                happen(client, rest)
                 go_on()
             case "=":
                 assert session.state is State[rest], where

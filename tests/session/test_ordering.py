@@ -10,43 +10,43 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.session import State
 from cairnkv.store import LocalStore
-from tests.session.talk import Talk
+from tests.session.native_client import NativeClient
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 from tests.support.strategies import cuttings
 
 
 def test_pipelined_commands_are_answered_in_order() -> None:
-    talk = Talk()
-    talk.send(Ping(b"1"), Set(b"k", b"v"), Get(b"k"), Get(b"none"), Ping(b"2"))
-    assert talk.payloads() == [b"1", b"OK", b"v", b"Key not found", b"2"]
+    client = NativeClient()
+    client.send(Ping(b"1"), Set(b"k", b"v"), Get(b"k"), Get(b"none"), Ping(b"2"))
+    assert client.payloads() == [b"1", b"OK", b"v", b"Key not found", b"2"]
 
 
 def test_ready_reply_waits_behind_a_pending_one() -> None:
-    talk = Talk(late=True)
-    talk.send(Ping(b"1"), Set(b"k", b"v"), Ping(b"2"), Get(b"other"), Ping(b"3"))
-    assert talk.payloads() == [b"1"]
-    assert talk.session.waiting
-    talk.storage.commit()
-    assert talk.payloads() == [b"OK", b"2", b"Key not found", b"3"]
-    assert not talk.session.waiting
+    client = NativeClient(late=True)
+    client.send(Ping(b"1"), Set(b"k", b"v"), Ping(b"2"), Get(b"other"), Ping(b"3"))
+    assert client.payloads() == [b"1"]
+    assert client.session.waiting
+    client.storage.commit()
+    assert client.payloads() == [b"OK", b"2", b"Key not found", b"3"]
+    assert not client.session.waiting
 
 
 def test_command_behind_a_pending_reply_is_executed() -> None:
-    talk = Talk(late=True)
-    talk.send(Set(b"k", b"1"), Incr(b"k", 1), Incr(b"k", 1))
-    assert len(talk.storage.pending) == 3
-    talk.storage.commit(1)
-    assert talk.payloads() == [b"OK"]
-    talk.storage.commit(2)
-    assert talk.payloads() == [b"2", b"3"]
+    client = NativeClient(late=True)
+    client.send(Set(b"k", b"1"), Incr(b"k", 1), Incr(b"k", 1))
+    assert len(client.storage.pending) == 3
+    client.storage.commit(1)
+    assert client.payloads() == [b"OK"]
+    client.storage.commit(2)
+    assert client.payloads() == [b"2", b"3"]
 
 
 def test_ready_replies_wait_for_the_first_reply_of_their_session() -> None:
     """Another session's commits free its later reply first."""
     storage = LateStorage()
     store = LocalStore(storage=storage, clock=HandClock())
-    one, other = Talk(store=store), Talk(store=store)
+    one, other = NativeClient(store=store), NativeClient(store=store)
     other.send(Set(b"a", b"1"))
     one.send(Set(b"b", b"2"))
     other.send(Get(b"b"))
@@ -57,32 +57,32 @@ def test_ready_replies_wait_for_the_first_reply_of_their_session() -> None:
 
 
 def test_failures_of_commits_keep_their_order() -> None:
-    talk = Talk(late=True)
-    talk.send(Set(b"a", b"1"), Ping(b"between"), Get(b"a"))
-    talk.storage.fail("the disk is gone")
-    responses = talk.hear()
+    client = NativeClient(late=True)
+    client.send(Set(b"a", b"1"), Ping(b"between"), Get(b"a"))
+    client.storage.fail("the disk is gone")
+    responses = client.hear()
     assert [response.payload for response in responses] == [
         b"UNDONE the disk is gone",
         b"between",
         b"UNDONE the disk is gone",
     ]
     assert [response.header for response in responses] == [2, 0, 2]
-    assert talk.session.state is State.OPEN
-    talk.send(Get(b"a"))
-    assert talk.payloads() == [b"Key not found"]
+    assert client.session.state is State.OPEN
+    client.send(Get(b"a"))
+    assert client.payloads() == [b"Key not found"]
 
 
 def test_only_writes_fail_as_unknown() -> None:
-    talk = Talk(late=True)
-    talk.send(Set(b"a", b"1"), Get(b"a"))
-    talk.storage.fail("the disk is gone", unknown=True)
-    assert [(response.payload[:7], response.header) for response in talk.hear()] == [(b"UNKNOWN", 4), (b"UNDONE ", 2)]
+    client = NativeClient(late=True)
+    client.send(Set(b"a", b"1"), Get(b"a"))
+    client.storage.fail("the disk is gone", unknown=True)
+    assert [(response.payload[:7], response.header) for response in client.hear()] == [(b"UNKNOWN", 4), (b"UNDONE ", 2)]
 
 
 def test_write_with_durability_memory_waits_for_earlier_replies_only() -> None:
     storage = LateStorage()
     store = LocalStore(storage=storage, clock=HandClock())
-    one, other = Talk(store=store), Talk(store=store)
+    one, other = NativeClient(store=store), NativeClient(store=store)
     quick = write_command(Set(b"k", b"2"), flags=CommandFlag.MEMORY_IS_ENOUGH)
     one.send(quick)
     assert [(response.payload, response.header) for response in one.hear()] == [(b"OK", 8)]
@@ -97,22 +97,22 @@ def test_write_with_durability_memory_waits_for_earlier_replies_only() -> None:
 
 
 def test_read_waits_for_commits_also_with_durability_memory() -> None:
-    talk = Talk(late=True)
-    talk.send(Set(b"k", b"1"), write_command(Get(b"k"), flags=CommandFlag.MEMORY_IS_ENOUGH))
-    assert talk.hear() == []
-    talk.storage.commit()
-    assert [(response.payload, response.header) for response in talk.hear()] == [(b"OK", 0), (b"1", 0)]
+    client = NativeClient(late=True)
+    client.send(Set(b"k", b"1"), write_command(Get(b"k"), flags=CommandFlag.MEMORY_IS_ENOUGH))
+    assert client.hear() == []
+    client.storage.commit()
+    assert [(response.payload, response.header) for response in client.hear()] == [(b"OK", 0), (b"1", 0)]
 
 
 def test_session_is_woken_when_a_reply_is_ready() -> None:
-    talk = Talk(late=True)
-    talk.send(Set(b"k", b"v"))
-    assert talk.woken == 0
-    talk.storage.commit()
-    assert talk.woken == 1
-    talk.send(Set(b"k", b"v"))
-    talk.storage.fail()
-    assert talk.woken == 2
+    client = NativeClient(late=True)
+    client.send(Set(b"k", b"v"))
+    assert client.woken == 0
+    client.storage.commit()
+    assert client.woken == 1
+    client.send(Set(b"k", b"v"))
+    client.storage.fail()
+    assert client.woken == 2
 
 
 SAID = st.one_of(
@@ -138,7 +138,7 @@ def test_clients_get_one_reply_to_each_command_in_order(
     """Three clients, one storage. A PING after each command tells the replies apart."""
     storage = LateStorage()
     store = LocalStore(storage=storage, clock=HandClock())
-    talks = [Talk(store=store) for _ in range(3)]
+    clients = [NativeClient(store=store) for _ in range(3)]
     sent: list[list[Command]] = [[], [], []]
     heard: list[list[bytes]] = [[], [], []]
     memory = itertools.chain(enough, itertools.repeat(False))
@@ -146,7 +146,7 @@ def test_clients_get_one_reply_to_each_command_in_order(
         flags = CommandFlag.MEMORY_IS_ENOUGH if next(memory) else 0
         ping = Ping(b"%d of %d" % (len(sent[who]), who))
         for piece in data.draw(cuttings(write_command(command, flags=flags) + write_command(ping))):
-            talks[who].send(piece)
+            clients[who].send(piece)
         sent[who] += [command, ping]
         match outcome:
             case "commit one":
@@ -155,16 +155,16 @@ def test_clients_get_one_reply_to_each_command_in_order(
                 storage.commit()
             case "fail":
                 storage.fail()
-        for talk, replies in zip(talks, heard, strict=True):
-            replies += talk.payloads()
+        for client, replies in zip(clients, heard, strict=True):
+            replies += client.payloads()
     storage.commit()
-    for talk, commands, replies in zip(talks, sent, heard, strict=True):
-        replies += talk.payloads()
+    for client, commands, replies in zip(clients, sent, heard, strict=True):
+        replies += client.payloads()
         assert len(replies) == len(commands)
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(command, Ping):
                 assert reply == command.text
             elif isinstance(command, Set | Clear):
                 assert reply == b"OK" or reply.startswith(b"UNDONE ")
-        assert not talk.session.waiting
-        assert talk.session.state is State.OPEN
+        assert not client.session.waiting
+        assert client.session.state is State.OPEN

@@ -12,7 +12,7 @@ from cairnkv.commands import MISSING, OK, Failure, Get, Incr, InMemory, Ping, Se
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, Response
 from cairnkv.store import PendingRead, PendingReply
-from tests.session.talk import Talk
+from tests.session.native_client import NativeClient
 from tests.storage.test_disk import PATIENCE, OnDisk
 from tests.storage.test_value_cache import Cooled
 from tests.support.serving import Served
@@ -67,18 +67,18 @@ def test_replies_of_a_client_keep_their_order_at_a_cold_value(tmp_path: Path) ->
     with Cooled(tmp_path / "data") as disk:
         disk.do(Set(b"n", b"5"))
         disk.cool_all()
-        talk = Talk(store=disk.store)
+        client = NativeClient(store=disk.store)
         quick = write_command(Incr(b"n", 2), flags=CommandFlag.MEMORY_IS_ENOUGH)
         disk.engine.gate.clear()
-        talk.send(quick, Ping(b"between"), quick, Get(b"n"))
-        assert talk.payloads() == []
+        client.send(quick, Ping(b"between"), quick, Get(b"n"))
+        assert client.payloads() == []
         heard: list[Response] = []
         while len(heard) < 3:
             disk.step()
-            heard += talk.hear()
+            heard += client.hear()
         assert [(response.payload, response.header) for response in heard] == [(b"7", 8), (b"between", 0), (b"9", 8)]
         disk.engine.gate.set()
-        while not (last := talk.hear()):
+        while not (last := client.hear()):
             disk.step()
         assert [(response.payload, response.header) for response in last] == [(b"9", 0)]
 

@@ -57,7 +57,7 @@ from cairnkv.session.native_path import native_frame_executor
 from cairnkv.storage.record_format import PART_BYTES, record_key
 from cairnkv.store import LocalStore, PendingRead, PendingReply, WhenFull, value_cache
 from cairnkv.testing import ManualClock, running_server
-from tests.session.talk import Talk
+from tests.session.native_client import NativeClient
 from tests.storage.test_disk import PATIENCE, OnDisk
 from tests.store.test_late_machine import APPLIED, KINDS
 from tests.support.resp import ReplyDecoder, request
@@ -491,11 +491,11 @@ def test_commands_use_only_values_that_they_declare_as_read(before: list[Command
 # -- on the wires ------------------------------------------------------------------------------------------------
 
 
-def turns(disk: Cooled, talk: Talk, count: int) -> list[bytes]:
+def turns(disk: Cooled, client: NativeClient, count: int) -> list[bytes]:
     """So many responses, with as many turns as they take."""
     found: list[bytes] = []
     while len(found) < count:
-        found += talk.payloads()
+        found += client.payloads()
         if len(found) < count:
             disk.step()
     return found
@@ -508,16 +508,16 @@ def test_no_command_overtakes_a_waiting_one(disk: Cooled) -> None:
     disk.do(Get(b"hot"))
     disk.engine.read_keys.clear()
     disk.engine.read_gate.clear()
-    talk = Talk(store=disk.store)
-    talk.send(Ping(b"1"), Get(b"hot"), Get(b"cold"), Set(b"hot", b"new"), Get(b"hot"), Get(b"other"), Ping(b"2"))
-    assert talk.payloads() == [b"1", b"hot"]
+    client = NativeClient(store=disk.store)
+    client.send(Ping(b"1"), Get(b"hot"), Get(b"cold"), Set(b"hot", b"new"), Get(b"hot"), Get(b"other"), Ping(b"2"))
+    assert client.payloads() == [b"1", b"hot"]
     assert disk.store.database.get(b"hot") == b"hot", "what stands behind is not carried out"
-    assert talk.session.blocked
+    assert client.session.blocked
     while len(disk.engine.read_keys) < 2:
         threading.Event().wait(0.001)
     assert set(disk.engine.read_keys) == {record_key(0, b"cold"), record_key(0, b"other")}, "it was looked ahead"
     disk.engine.read_gate.set()
-    assert turns(disk, talk, 5) == [b"cold", b"OK", b"new", b"other", b"2"]
+    assert turns(disk, client, 5) == [b"cold", b"OK", b"new", b"other", b"2"]
     assert len(disk.engine.read_keys) == 2
 
 
@@ -525,14 +525,14 @@ def test_commands_after_a_waiting_write_do_not_wait_for_its_commit(disk: Cooled)
     disk.do(Set(b"n", b"1"))
     disk.cool_all()
     disk.engine.gate.clear()
-    talk = Talk(store=disk.store)
-    talk.send(*[Incr(b"n", 1)] * 5)
+    client = NativeClient(store=disk.store)
+    client.send(*[Incr(b"n", 1)] * 5)
     while disk.store.database.length(b"n") == 1 and not disk.store.database.in_memory(b"n"):
         disk.step()
-    assert talk.payloads() == []
+    assert client.payloads() == []
     assert disk.store.database.get(b"n") == b"6"
     disk.engine.gate.set()
-    assert turns(disk, talk, 5) == [b"2", b"3", b"4", b"5", b"6"]
+    assert turns(disk, client, 5) == [b"2", b"3", b"4", b"5", b"6"]
 
 
 def test_memory_write_waits_for_the_value_not_for_the_commit(disk: Cooled) -> None:
@@ -552,9 +552,9 @@ def test_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:
     for number in range(64):
         disk.do(Set(b"%d" % number, b"v%d" % number))
     disk.cool_all()
-    talk = Talk(store=disk.store)
-    talk.send(*[Get(b"%d" % number) for number in range(64)])
-    assert turns(disk, talk, 64) == [b"v%d" % number for number in range(64)]
+    client = NativeClient(store=disk.store)
+    client.send(*[Get(b"%d" % number) for number in range(64)])
+    assert turns(disk, client, 64) == [b"v%d" % number for number in range(64)]
     assert len(disk.engine.read_keys) == 64
     assert disk.told("disk_reads") <= 8
 

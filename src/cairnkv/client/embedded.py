@@ -198,7 +198,7 @@ class _OnDisk(Shared):
         self._calls = 0
         self._closed = False
         self._ended = False
-        self._caches = not store.shows_plainly
+        self._caches = not store.allows_direct_reads
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # in C, and re-entrant
         self.around: Callable[[Callable[[], None]], None] = lambda function: function()
         """Calls a function with the store marked as in use."""
@@ -314,7 +314,7 @@ class Embedded(KeyValue[K, V]):
     def __init__(self, store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = share(store)
-        self._in_memory = store.plain
+        self._in_memory = store.allows_direct_calls
 
     def __repr__(self) -> str:
         return "<cairnkv.Embedded>"

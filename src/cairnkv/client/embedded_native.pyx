@@ -109,7 +109,7 @@ cdef class DirectCalls:
         self._generation = process.generation
         self._uncommitted = None
         self._use(store)
-        if not store.plain:
+        if not store.allows_direct_calls:
             self._gate = store.gate
             self._uncommitted = self._gate.uncommitted
             self._time = store.database.shared
@@ -181,7 +181,7 @@ cdef class DirectCalls:
                 self._use(self._threads_share._store)  # the call before was interrupted
             self._broken = self._engine.under_way is not None
             if self._busy == 1 and self._threads_share._calls % CALLS_PER_SLICE == 0:
-                tidy = self._engine.tidy  # Python code: another thread may have run
+                tidy = self._engine.needs_no_housekeeping  # Python code: another thread may have run
                 self._tidy = tidy and self._visits == visits
         finally:
             self._busy -= 1

@@ -43,7 +43,7 @@ def embedded(store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> Embedded
     A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
     """
     gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not (native_path_in_use() and store.shows_plainly and gil_is_there):
+    if not (native_path_in_use() and store.allows_direct_reads and gil_is_there):
         return Embedded(store, keys, values)
     from cairnkv.client.embedded_native import DirectEmbedded
 

@@ -434,21 +434,23 @@ class LocalStore:
         return BatchUndo(self._storage, self.gate, memory, self.databases[db], only_reads=only_reads)
 
     @property
-    def plain(self) -> bool:
+    def allows_direct_calls(self) -> bool:
         """Whether a command needs the databases only: no commit, no memory limit, no check."""
         return self._storage.commits_at_once and self.memory.limit is None and not self.checks_commands
 
     @property
-    def shows_plainly(self) -> bool:
+    def allows_direct_reads(self) -> bool:
         """Whether a read must check uncommitted entries and the recorded time only."""
-        return self.plain or (self._storage.keeps_effects and self.memory.limit is None)
+        return self.allows_direct_calls or (self._storage.keeps_effects and self.memory.limit is None)
 
     @property
     def _allows_executors(self) -> bool:
         if self.checks_commands:
             return False
         memory = self.memory
-        return self.plain or (self._storage.keeps_effects and (memory.limit is None or memory.cache is not None))
+        return self.allows_direct_calls or (
+            self._storage.keeps_effects and (memory.limit is None or memory.cache is not None)
+        )
 
     # -- limits, housekeeping, INFO -------------------------------------------------------------------------
 
@@ -489,7 +491,7 @@ class LocalStore:
         return self.memory.housekeep()
 
     @property
-    def tidy(self) -> bool:
+    def needs_no_housekeeping(self) -> bool:
         """Whether `housekeep` finds nothing to do until another command executes."""
         return self.memory.eviction is None and self.memory.cache is None and self.database.tidy
 

@@ -9,7 +9,7 @@ from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 
 
-class Talk:
+class NativeClient:
     """A session on a store of its own, which commits late if `late` is set."""
 
     def __init__(
