@@ -6,12 +6,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 RETIRED_TEXT = """
-Accelerator ArticleAccelerator ArticleConversation Deferred Dialect DiskLog Gathering HeldRun HotClock HotTable
-LateLog LogListener LogRefused Postponed ProcessLog ProposedRun ProposingAccelerator RedisAccelerator
-RedisConversation SaidOnce Surroundings UseOrder
+Accelerator ArticleAccelerator ArticleConversation CannotSay Deferred Dialect DiskLog Gathering Harm HeldRun HotClock
+HotTable LateLog LogListener LogRefused NotQuick Postponed ProcessLog ProposedRun ProposingAccelerator RedisAccelerator
+RedisConversation SaidOnce Sight Surroundings UseOrder
 
 NODE_SPACE SPACES accelerator_of article_accelerator durable_option held_run hot_path member_from new_member open_engine
-redis_accelerator take_turn word_of words_carried_out _surroundings _usable_accelerator _use_order
+parsed_harms redis_accelerator take_turn word_of words_carried_out _surroundings _usable_accelerator _use_order
 """
 RETIRED = RETIRED_TEXT.split()
 

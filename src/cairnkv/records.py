@@ -61,10 +61,14 @@ def record(plain: type[_T]) -> type[_T]:
     return finished
 
 
+def fields_of(one: Any) -> dict[str, Any]:
+    """Return the values of a record's fields, by name."""
+    return {name: getattr(one, name) for name in type(one).__match_args__}
+
+
 def replace(one: _T, **changes: Any) -> _T:
     """Return a copy of a record with other values of the named fields."""
-    names: tuple[str, ...] = type(one).__match_args__  # type: ignore[attr-defined]
-    return type(one)(**{name: getattr(one, name) for name in names} | changes)
+    return type(one)(**fields_of(one) | changes)
 
 
 def _constructor(made: Any) -> Callable[..., None]:

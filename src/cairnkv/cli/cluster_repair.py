@@ -19,6 +19,7 @@ from cairnkv.cli.arguments import Parser, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain
 from cairnkv.cli.output import on_terminal, put_json
 from cairnkv.cli.progress import counted, progress
+from cairnkv.records import fields_of
 
 if TYPE_CHECKING:
     from cairnkv.replication.cluster_repair import Log, Repair, Table
@@ -100,17 +101,11 @@ def _diagnose(own: "Table", log: "Log", options: argparse.Namespace) -> int:
 
     wrong = problem(own, log)
     if options.json:
+        table = fields_of(own) | {"node": f"{own.node:016x}", "digest": f"{own.digest:08x}"}
+        stream = fields_of(log) | {"snapshots": [one.position for one in log.snapshots], "alive": log.alive}
+        del stream["silent"]
         put_json(
-            {
-                "table": {**_fields(own), "node": f"{own.node:016x}", "digest": f"{own.digest:08x}"},
-                "stream": {
-                    **_fields(log),
-                    "snapshots": [snapshot.position for snapshot in log.snapshots],
-                    "alive": log.alive,
-                },
-                "problem": wrong,
-                "advice": advice(own, log) if wrong else [],
-            }
+            {"table": table, "stream": stream, "problem": wrong, "advice": advice(own, log) if wrong else []},
         )
         return NOT_FOUND if wrong else FOUND
     _show(own, log, options)
@@ -121,10 +116,6 @@ def _diagnose(own: "Table", log: "Log", options: argparse.Namespace) -> int:
     for line in advice(own, log):
         print(f"- {line}")
     return NOT_FOUND
-
-
-def _fields(of: object) -> dict[str, object]:
-    return {name: getattr(of, name) for name in type(of).__match_args__ if name != "silent"}  # type: ignore[attr-defined]
 
 
 def _show(own: "Table", log: "Log", options: argparse.Namespace) -> None:

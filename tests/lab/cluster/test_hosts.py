@@ -8,7 +8,7 @@ from cairnkv.errors import OptionError
 from cairnkv.lab.cluster.hosts import Host, Process, Role, State, parsed_target
 
 
-def test_machine_survives_a_round_trip_through_json() -> None:
+def test_host_survives_a_round_trip_through_json() -> None:
     nats = Process("nats-1", Role.NATS, 1, "nats://127.0.0.1:1", State.READY, 12, 3, "ended by SIGKILL")
     host = Host(1, nats, Process("node-1", Role.NODE, 1, "cairn://127.0.0.1:2", State.KILLED), cut=True)
     assert Host.of_json(json.loads(json.dumps(host.as_json()))) == host
@@ -18,7 +18,7 @@ def test_machine_survives_a_round_trip_through_json() -> None:
 @pytest.mark.parametrize(
     ("text", "names"), [("1", "host 1"), ("3", "host 3"), ("node-2", "node-2"), ("nats-3", "nats-3")]
 )
-def test_target_is_a_machine_or_a_process(text: str, names: str) -> None:
+def test_target_is_a_host_or_a_process(text: str, names: str) -> None:
     target = parsed_target(text, 3)
     assert str(target) == names
     assert target.whole == text.isdigit()

@@ -1,4 +1,4 @@
-"""A cluster on this machine: start, status, injected faults, and which processes are restarted."""
+"""A local cluster: start, status, injected faults, and which processes are restarted."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_command_lines_contain_no_password(cluster: LocalCluster) -> None:
 # -- what is done to it --------------------------------------------------------------------------------------------
 
 
-def test_killed_machine_stays_down_until_it_is_started(cluster: LocalCluster, told: Told) -> None:
+def test_killed_host_stays_down_until_it_is_started(cluster: LocalCluster, told: Told) -> None:
     cluster.kill(2)
     assert states(cluster, 2) == [State.KILLED, State.KILLED]
     assert not any(listens(one.address) for one in cluster.hosts[1].processes)
@@ -132,7 +132,7 @@ def test_paused_node_keeps_its_connections_and_is_silent(cluster: LocalCluster) 
         assert kv.ping() == "PONG"
 
 
-def test_paused_machine_can_be_killed(cluster: LocalCluster) -> None:
+def test_paused_host_can_be_killed(cluster: LocalCluster) -> None:
     cluster.pause(1)
     cluster.kill(1)
     assert states(cluster, 1) == [State.KILLED, State.KILLED]
@@ -151,7 +151,7 @@ def test_crashed_process_is_restarted(cluster: LocalCluster, told: Told, name: s
     assert any(line.startswith(f"{name} ended by SIGKILL; it restarts in ") for line in told)
 
 
-def test_wiped_machine_starts_without_data(cluster: LocalCluster) -> None:
+def test_wiped_host_starts_without_data(cluster: LocalCluster) -> None:
     with cairnkv.connect(cluster.addresses[1]) as kv:
         kv["wiped"] = "no"
     cluster.wipe(2)
@@ -181,7 +181,7 @@ def test_killed_process_cannot_be_killed_again(cluster: LocalCluster) -> None:
     cluster.kill("node-2")
     with pytest.raises(OptionError, match="cannot kill node-2: it is killed already"):
         cluster.kill("node-2")
-    cluster.kill(2)  # of the machine there was something left
+    cluster.kill(2)  # the other process of the host still runs
     cluster.wipe(2)
 
 

@@ -1,4 +1,4 @@
-"""The NATS server of a cluster on this machine: its program, its configuration and its share of the disk."""
+"""The NATS server of a local cluster: its program, its configuration and its share of the disk."""
 
 import os
 import shutil

@@ -50,7 +50,7 @@ def there(network: Network) -> list[str]:
 
 
 def ask(network: Network, whom: int, who: int | None = None) -> str:
-    """What a machine, or this one, hears of another."""
+    """Return the reply of a host's echo server to another host or to this computer."""
     prefix = network.prefix(who) if who is not None else ()
     command = [*prefix, sys.executable, "-c", ASK, network.address(whom), str(PORT)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -58,7 +58,7 @@ def ask(network: Network, whom: int, who: int | None = None) -> str:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """A network of two machines; an echo is at the first."""
+    """A network of two hosts, with an echo server on the first."""
     network = Network.create(2)
     try:
         with subprocess.Popen([*network.prefix(1), sys.executable, "-c", ECHO, network.address(1), str(PORT)]) as echo:
@@ -71,7 +71,7 @@ def network() -> Iterator[Network]:
         network.remove()
 
 
-def test_machines_reach_each_other_and_the_host_reaches_them(network: Network) -> None:
+def test_hosts_reach_each_other_and_the_computer_reaches_them(network: Network) -> None:
     assert ask(network, 1, 2) == "hello"
     assert ask(network, 1, 1) == "hello"
 
@@ -91,7 +91,7 @@ def test_partition_drops_packets_silently_until_it_is_healed(network: Network) -
     assert ask(network, 1, 2) == "hello"
 
 
-def test_partition_of_one_machine_leaves_the_others_connected(network: Network) -> None:
+def test_partition_of_one_host_leaves_the_others_connected(network: Network) -> None:
     network.cut(2)
     assert ask(network, 1) == "hello"
     assert ask(network, 1, 2) == "TimeoutError"
@@ -122,11 +122,11 @@ def test_half_created_network_is_removed(monkeypatch: pytest.MonkeyPatch) -> Non
     made: list[Network] = []
     whole = Network._plug_in
 
-    def plug_in(self: Network, there: tuple[str, ...], interface: str, machine: int, port: str) -> None:
+    def plug_in(self: Network, there: tuple[str, ...], interface: str, host: int, port: str) -> None:
         made.append(self)
-        if machine == 2:
+        if host == 2:
             raise ClusterError("no more of that")
-        whole(self, there, interface, machine, port)
+        whole(self, there, interface, host, port)
 
     monkeypatch.setattr(Network, "_plug_in", plug_in)
     with pytest.raises(ClusterError, match="no more of that"):

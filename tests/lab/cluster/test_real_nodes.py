@@ -1,4 +1,4 @@
-"""Real nodes: `LocalCluster` starts one store on three machines by default."""
+"""Real nodes: `LocalCluster` starts one store on three hosts by default."""
 
 import asyncio
 import json

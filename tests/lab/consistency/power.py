@@ -1,8 +1,8 @@
-"""A power failure of all machines of a local cluster at once: what its file system had on the disk is what is left.
+"""A power failure of all hosts of a local cluster at once: what its file system had on the disk is what is left.
 
-The machines' directories are on a file system of their own, which is in a file. All processes are stopped in one
+The directories of the hosts are on a file system of their own, which is in a file. All processes are stopped in one
 moment and that file copied: what was written and not yet synced is in the system's memory, not in it. The processes
-are killed, the copy is mounted elsewhere, its journal replayed by the kernel, and the machines are started from there.
+are killed, the copy is mounted elsewhere, its journal replayed by the kernel, and the hosts are started from there.
 
 That is what tells a log that syncs from one that does not: killing processes takes nothing of what they wrote away.
 Root may do it, on Linux with loop devices.
@@ -62,7 +62,7 @@ class Disk:
         self._images += 1
 
     def fail(self, cluster: LocalCluster) -> None:
-        """Let the power fail at all machines, and come back."""
+        """Let the power fail at all hosts, and come back."""
         with ThreadPoolExecutor(len(MACHINES)) as pool:
             for number in MACHINES:
                 cluster.pause(number)

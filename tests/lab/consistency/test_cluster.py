@@ -1,4 +1,4 @@
-"""A cluster on this machine is consistent under faults; a cluster that is broken on purpose is detected."""
+"""A local cluster is consistent under faults; a cluster that is broken on purpose is detected."""
 
 import asyncio
 import os
@@ -105,7 +105,7 @@ if LONG:
 
     @pytest.mark.skipif(bool(power.lacking()), reason=f"NOT TESTED HERE: {power.lacking()}")
     @pytest.mark.parametrize("syncs", [True, False], ids=["syncs", "does-not-sync"])
-    def test_when_the_power_fails_at_all_machines_it_matters_whether_the_log_syncs(syncs: bool, tmp_path: Path) -> None:
+    def test_when_the_power_fails_at_all_hosts_it_matters_whether_the_log_syncs(syncs: bool, tmp_path: Path) -> None:
         """Processes that are killed lose nothing of what they wrote, so that nothing else would show it.
 
         The log that does not sync is NATS with its default, every two minutes, which takes --trust-nats-sync.

@@ -52,7 +52,7 @@ class ControlServer:
         self._thread: threading.Thread | None = None
 
     def open(self, handle: Handler) -> None:
-        """Start to receive requests. handle: executes a request; may raise `CairnError`. Raises `OSError`."""
+        """Start receiving requests. handle: executes a request; may raise `CairnError`. Raises `OSError`."""
         self.path.unlink(missing_ok=True)  # of a crashed supervisor: this one has the lock of the directory
         server = _Server(str(self.path), _Connection, bind_and_activate=False)
         server.handle_request_line = handle
@@ -68,7 +68,7 @@ class ControlServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to receive requests, and remove the socket."""
+        """Stop receiving requests, and remove the socket."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()

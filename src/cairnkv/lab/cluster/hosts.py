@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cairnkv.commands.failures import Fault
 from cairnkv.errors import CairnError, OptionError
-from cairnkv.records import record, replace
+from cairnkv.records import fields_of, record, replace
 
 NODES: Final = (3, 5)
 """The allowed numbers of hosts. The log has 3 replicas, and an even number of hosts tolerates no more failures than the
@@ -77,8 +77,7 @@ class Process:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in type(self).__match_args__}
-        return fields | {"role": self.role.value, "state": self.state.value}
+        return fields_of(self) | {"role": self.role.value, "state": self.state.value}
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> "Process":

@@ -17,7 +17,7 @@ from cairnkv.errors import OptionError
 from cairnkv.lab.cluster.child import Identity, end_processes, identity
 from cairnkv.lab.cluster.hosts import ClusterError
 from cairnkv.lab.cluster.network import Network
-from cairnkv.records import record, replace
+from cairnkv.records import fields_of, record, replace
 from cairnkv.storage.files import draft_of, rewrite
 
 FILE: Final = "cluster.json"
@@ -81,10 +81,10 @@ def _run(fields: dict[str, Any]) -> Run:
 
 def save(directory: Path, saved: Saved) -> None:
     """Replace the state file. Raises `OSError`."""
-    fields: dict[str, Any] = {"format": FORMAT, "plan": _fields(saved.plan), "run": None}
+    fields: dict[str, Any] = {"format": FORMAT, "plan": fields_of(saved.plan), "run": None}
     if saved.run is not None:
-        processes = {name: _fields(process) for name, process in saved.run.processes.items()}
-        fields["run"] = _fields(saved.run) | {"supervisor": _fields(saved.run.supervisor), "processes": processes}
+        processes = {name: fields_of(process) for name, process in saved.run.processes.items()}
+        fields["run"] = fields_of(saved.run) | {"supervisor": fields_of(saved.run.supervisor), "processes": processes}
     rewrite(directory / FILE, json.dumps(fields, indent=1))
 
 
@@ -114,10 +114,6 @@ class StateFile:
     def close(self) -> None:
         """Write that no process runs. Raises `OSError`."""
         save(self.path.parent, Saved(self._plan, None))
-
-
-def _fields(one: Any) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in type(one).__match_args__}
 
 
 class Lock:
