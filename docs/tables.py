@@ -60,7 +60,7 @@ def explained(spec: CommandSpec) -> str:
     text = " ".join(spec.description.split())
     sent = {name: slot.keyword.decode() for name, slot in spec.fields if slot.keyword}
     for name, option in sent.items():
-        text = re.sub(rf"\b{name}(?=[,:)]|\b_)|`{name}`", option, text)
+        text = re.sub(rf"(?:(?<=\. )|(?<=, )|(?<=\()){name}(?=[,:)])|`{name}`", option, text)
     for group in spec.exclusive:
         text += f" At most one of {', '.join(sent[name] for name in group)}."
     return text.replace("`MISSING`", "`Key not found`").replace("|", "\\|")

@@ -19,6 +19,7 @@ from cairnkv.limits import MIB
 from cairnkv.replication.nats import connection
 from cairnkv.replication.nats.options import LOG_LIMIT_LEAST
 from cairnkv.replication.node import Node
+from cairnkv.replication.node_health import NodeHealth
 from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.server.cluster import node_from
 from cairnkv.server.settings import Settings, load
@@ -196,7 +197,7 @@ def test_compose_file_has_two_services() -> None:
 
 
 def test_info_has_the_documented_fields() -> None:
-    source = inspect.getsource(Node._info) + inspect.getsource(NodeSnapshots.info)
+    source = "".join(map(inspect.getsource, (Node._info, NodeHealth.info, NodeSnapshots.info)))
     sent = set(re.findall(r'yield "(\w+)"', source))
     (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
