@@ -197,7 +197,7 @@ def test_compose_file_has_two_services() -> None:
 
 
 def test_info_has_the_documented_fields() -> None:
-    source = "".join(map(inspect.getsource, (Node._info, NodeHealth.info, NodeSnapshots.info)))
+    source = "".join(inspect.getsource(info) for info in (Node._info, NodeHealth.info, NodeSnapshots.info))
     sent = set(re.findall(r'yield "(\w+)"', source))
     (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
