@@ -56,7 +56,7 @@ class LateStore(LocalStore):
         self.manual_clock = HandClock()
         super().__init__(
             storage=self.storage,
-            clock=self.clock,
+            clock=self.manual_clock,
             memory_limit=memory_limit,
             when_full=WhenFull.EVICT,
             value_max=value_max,
