@@ -41,12 +41,12 @@ def slow_store(directory: Path, released: threading.Event) -> LocalStore:
         for first in range(0, RECORDS, 20_000):
             kv.set_many({b"%06d" % number: b"v" for number in range(first, first + 20_000)})
 
-    def new_engine(path: Path) -> Slow:
+    def new_rocksdb(path: Path) -> Slow:
         engine = Slow(path)
         engine.released = released
         return engine
 
-    return LocalStore(storage=DiskStorage(directory, new_engine=new_engine), clock=ManualClock(), loads_later=True)
+    return LocalStore(storage=DiskStorage(directory, new_rocksdb=new_rocksdb), clock=ManualClock(), loads_later=True)
 
 
 @contextlib.asynccontextmanager
@@ -87,7 +87,7 @@ def test_clients_get_loading_until_the_store_is_loaded(tmp_path: Path, released:
             told = await said(redis, b"INFO persistence\r\n", b"\r\n\r\n")
             assert b"\nloading:1\r" in told
             for command in (Ping(b""), Get(b"000001"), Set(b"a", b"1")):
-                assert b"LOADING " in await said(article, write_command(command), b"there")
+                assert b"LOADING " in await said(article, write_command(command), b"later")
             assert b"durable" in await said(article, write_command(Info()), b"loading\0")
             assert not starting.done()
             released.set()

@@ -356,7 +356,7 @@ def test_tables_are_linked_again_if_the_manifest_grew(tmp_path: Path, monkeypatc
     link = checkpoint._link
     flushes: list[Path] = []
     with cairnkv.open(tmp_path / "data") as kv:
-        engine = kv._shared._store._storage._engine  # type: ignore[attr-defined]
+        engine = kv._shared._store._storage._rocksdb  # type: ignore[attr-defined]
 
         def linked_late(table: Path, name: Path) -> None:
             link(table, name)

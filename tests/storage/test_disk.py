@@ -15,7 +15,7 @@ from cairnkv.commands import MISSING, Clear, ClearAll, Failure, Get, Reply, Set,
 from cairnkv.errors import OptionError
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
-from cairnkv.storage.rocksdb import Batch, RocksEngine, open_rocksdb
+from cairnkv.storage.rocksdb import Batch, OpenRocksDB, open_rocksdb
 from cairnkv.storage.writer import COMMIT_BYTES, Sync
 from cairnkv.store import LocalStore, PendingReply
 from cairnkv.testing import ManualClock, running_server
@@ -118,7 +118,7 @@ class OnDisk:
         self.on_opening: Callable[[], object] = lambda: None
         self.engine: Faulty
 
-        def new_engine(path: Path) -> Faulty:
+        def new_rocksdb(path: Path) -> Faulty:
             if self.unopenable is not None:
                 raise OSError(self.unopenable)
             self.on_opening()
@@ -126,7 +126,7 @@ class OnDisk:
             return self.engine
 
         self.store = LocalStore(
-            storage=DiskStorage(directory, sync=Sync.parse(sync), gather=gather, new_engine=new_engine),
+            storage=DiskStorage(directory, sync=Sync.parse(sync), gather=gather, new_rocksdb=new_rocksdb),
             clock=clock or ManualClock(),
             memory_limit=memory_limit,
         )
@@ -302,7 +302,7 @@ def test_server_keeps_its_store_across_restarts(tmp_path: Path, sync: str) -> No
 
 def test_storage_engine_is_rocksdb(tmp_path: Path) -> None:
     engine = open_rocksdb(tmp_path / "data")
-    assert isinstance(engine, RocksEngine)
+    assert isinstance(engine, OpenRocksDB)
     engine.close()
 
 

@@ -67,7 +67,7 @@ def copy(crashed: Path, tmp_path: Path) -> Copy:
 
 
 def test_complete_log_is_unchanged(copy: Copy) -> None:
-    assert wal.mend(copy.log) == wal.mend(copy.log, thorough=True) == 0
+    assert wal.repair(copy.log) == wal.repair(copy.log, thorough=True) == 0
     assert copy.log.read_bytes() == copy.whole
     assert copy.count() == WRITES
 
@@ -87,7 +87,7 @@ def test_missing_sectors_are_dropped_with_their_whole_write(copy: Copy) -> None:
         end = min((sector // wal.SECTOR + 1) * wal.SECTOR, len(data))
         data[sector:end] = bytes(end - sector)
         copy.write(data)
-        wal.mend(copy.log, thorough=True)
+        wal.repair(copy.log, thorough=True)
         assert copy.log.read_bytes() == copy.whole[:last]
     assert copy.count() == WRITES - 1
 
@@ -130,7 +130,7 @@ def test_flipped_bits_in_a_last_commit_of_zeros_are_damage(tmp_path: Path, lengt
         data[place] ^= 1 << dice.randrange(8)
         copy.write(data)
         with pytest.raises(wal.Damaged):
-            wal.mend(copy.log, thorough=True)
+            wal.repair(copy.log, thorough=True)
         assert copy.log.read_bytes() == data
     copy.write(data)
     with pytest.raises(OptionError, match="nothing was changed"):
@@ -140,10 +140,10 @@ def test_flipped_bits_in_a_last_commit_of_zeros_are_damage(tmp_path: Path, lengt
 def test_only_the_newest_log_may_have_a_torn_end(copy: Copy) -> None:
     copy.write(copy.whole[:-10])
     with pytest.raises(wal.Damaged, match="newer"):
-        wal.mend(copy.log, newest=False)
+        wal.repair(copy.log, newest=False)
 
 
 def test_empty_log_is_complete(tmp_path: Path) -> None:
     (tmp_path / "1.log").touch()
-    assert wal.mend(tmp_path / "1.log", thorough=True) == 0
+    assert wal.repair(tmp_path / "1.log", thorough=True) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["1.log"]

@@ -109,11 +109,11 @@ def node_record(directory: Path, key: bytes) -> bytes | None:
 
 def put_node_record(directory: Path, key: bytes, value: bytes) -> None:
     """Write a short record of a node to closed storage. Raises `OptionError`."""
-    engine = open_rocksdb(directory)
+    rocksdb = open_rocksdb(directory)
     try:
-        batch = engine.batch()
+        batch = rocksdb.batch()
         batch.put(record_key(NODE_DB, key), record_value(value, None))
-        engine.write(batch)
-        engine.sync()
+        rocksdb.write(batch)
+        rocksdb.sync()
     finally:
-        engine.close()
+        rocksdb.close()

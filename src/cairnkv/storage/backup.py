@@ -158,7 +158,7 @@ def listed(directory: Path, wrong: list[str] | None = None) -> list[Backup]:
 
 
 def make(
-    engine: RocksDB,
+    rocksdb: RocksDB,
     store: Path,
     directory: Path,
     *,
@@ -184,7 +184,7 @@ def make(
         at = datetime.datetime.fromtimestamp(began / 1000, datetime.UTC)
         path = directory / f"{at:%Y%m%d-%H%M%S}-{began % 1000:03}"
         try:
-            staged = checkpoint(engine, store)
+            staged = checkpoint(rocksdb, store)
             expect(sum(file.stat().st_size for file in staged))
             known = _Known(before)
             with becoming(path) as part:
@@ -210,13 +210,13 @@ def make_of_closed(
     progress: Progress = no_progress,
 ) -> BackupResult:
     """Make a backup of a closed store; see `make`. Raises `OptionError` if the store cannot be opened."""
-    engine = open_rocksdb(store)
+    rocksdb = open_rocksdb(store)
     try:
-        records = dict(itertools.islice(engine.items(), 2))  # format and state
+        records = dict(itertools.islice(rocksdb.items(), 2))  # format and state
         sequence, time_ms = STATE.unpack(records.get(STATE_KEY, bytes(STATE.size)))
-        return make(engine, store, directory, state=(sequence, time_ms), keep=keep, expect=expect, progress=progress)
+        return make(rocksdb, store, directory, state=(sequence, time_ms), keep=keep, expect=expect, progress=progress)
     finally:
-        engine.close()
+        rocksdb.close()
 
 
 @contextlib.contextmanager

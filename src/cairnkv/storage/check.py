@@ -35,7 +35,7 @@ from cairnkv.storage.record_format import (
     parsed_part_key,
     parsed_value,
 )
-from cairnkv.storage.rocksdb import mend_logs, open_to_read
+from cairnkv.storage.rocksdb import open_to_read, repair_wals
 
 if TYPE_CHECKING:
     from rocksdict import Rdict, RdictIter
@@ -154,16 +154,16 @@ def opened(directory: Path, *, lenient: bool = False) -> Iterator["Rdict"]:
 
 
 def _open_repaired(view: Path, *, lenient: bool) -> "Rdict":
-    """Open a copy, after its logs were repaired as at a start."""
+    """Open a copy, after its WALs were repaired as at a start."""
     try:
-        mend_logs(view)
+        repair_wals(view)
     except wal.Damaged:
         if not lenient:
             raise
     try:
         return open_to_read(view, lenient=lenient)
     except Exception as error:
-        if lenient or not of_rocksdb(error) or not mend_logs(view, thorough=True):
+        if lenient or not of_rocksdb(error) or not repair_wals(view, thorough=True):
             raise
     return open_to_read(view)
 

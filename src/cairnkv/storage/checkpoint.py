@@ -34,14 +34,14 @@ CURRENT: Final = "CURRENT"
 CONFIG: Final = "rocksdict-config.json"
 
 
-def checkpoint(engine: RocksDB, directory: Path) -> list[Path]:
+def checkpoint(rocksdb: RocksDB, directory: Path) -> list[Path]:
     """Return links to all files of a store as of now. They have all data written before the call.
 
     The links stay in the directory until `clear` is called. Any thread may call this, one at a time.
     """
     clear(directory)
     try:
-        engine.flush()
+        rocksdb.flush()
     except Exception as error:  # rocksdict raises plain `Exception`
         raise OSError(f"RocksDB could not write its tables: {error}") from None
     stage = directory / STAGE

@@ -69,14 +69,14 @@ class DiskStorage:
         memory_limit: int | None = None,
         limit: int | None = None,
         gather: float = 0.0,
-        new_engine: Callable[[Path], RocksDB] | None = None,
+        new_rocksdb: Callable[[Path], RocksDB] | None = None,
     ) -> None:
         """Opens nothing; `restore` does, and raises `OptionError` if that fails.
 
         apart: use another process for work that holds the GIL for long. memory_limit: the store's limit in bytes, of
         which storage uses `memory_bytes`; with a limit, the store may `fetch` values. None: no limit. limit: maximum
         bytes of the directory; None: the size of its file system. gather: seconds for which an entry waits for more
-        entries of the same commit. new_engine: for tests.
+        entries of the same commit. new_rocksdb: for tests.
         """
         self.directory: Final = Path(directory)
         self._sync = sync
@@ -87,9 +87,9 @@ class DiskStorage:
         self.memory_bytes = 0 if memory_limit is None else memory_bytes(memory_limit)
         """Bytes of the memory limit that RocksDB uses."""
         self._queued_bytes_max = queued_bytes_max(memory_limit)
-        self._new_engine = new_engine or functools.partial(open_rocksdb, limit=limit, memory_limit=memory_limit)
+        self._new_engine = new_rocksdb or functools.partial(open_rocksdb, limit=limit, memory_limit=memory_limit)
         self._space = Space(self.directory, limit)
-        self._engine: RocksDB | None = None
+        self._rocksdb: RocksDB | None = None
         self._records_read = self._records = 0
         self._pid = os.getpid()
         self._listener: CommitListener | None = None
@@ -107,20 +107,20 @@ class DiskStorage:
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """Load all entries into their databases, except expired ones. Raises `OptionError` for damage."""
         try:
-            self._engine = self._open_first()
+            self._rocksdb = self._open_first()
             checkpoint.clear(self.directory)
-            self._records = self._engine.records
+            self._records = self._rocksdb.records
             self._restored_so_far(0)
             if memory_limit is not None:
                 memory_limit -= self.memory_bytes
-            restored = restore(self._engine, databases, self._restored_so_far, memory_limit)
+            restored = restore(self._rocksdb, databases, self._restored_so_far, memory_limit)
             with self._beginning:
                 if self._closed:
                     raise LoadingStopped
-                self._reader = Reader(self._engine, self._read)
+                self._reader = Reader(self._rocksdb, self._read)
                 self._writer = Writer(
                     self.directory,
-                    self._engine,
+                    self._rocksdb,
                     self._sync,
                     restored,
                     space=self._space,
@@ -132,8 +132,8 @@ class DiskStorage:
                 )
         except BaseException as error:
             self._closed = True
-            if self._engine is not None:
-                self._engine.close()
+            if self._rocksdb is not None:
+                self._rocksdb.close()
             if isinstance(error, OptionError | LoadingStopped) or not isinstance(error, Exception):
                 raise
             if isinstance(error, NodeRecords):
@@ -153,7 +153,7 @@ class DiskStorage:
         return self._new_engine(self.directory)
 
     def _open_first(self) -> RocksDB:
-        """Open the engine at the start, with the space of the reserve if the disk is full."""
+        """Open RocksDB at the start, with the space of the reserve if the disk is full."""
         try:
             return self._open()
         except OptionError as error:
@@ -233,8 +233,8 @@ class DiskStorage:
             if self._writer is None:
                 return  # a running `restore` releases the directory
         if self._listener is None:  # no command was executed
-            assert self._engine is not None
-            self._engine.close()
+            assert self._rocksdb is not None
+            self._rocksdb.close()
             return
         with self._backing_up:
             pass  # wait for the end of a backup, which `_closed` stops
@@ -265,7 +265,7 @@ class DiskStorage:
             assert self._writer is not None
             self._wait_until_written(self._writer, self.sequence)
             return backup.make(
-                self._writer.engine,
+                self._writer.rocksdb,
                 self.directory,
                 directory,
                 state=self._writer.written,

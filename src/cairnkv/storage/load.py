@@ -94,13 +94,13 @@ class _Room:
 
 
 def restore(
-    engine: RocksDB, databases: Sequence[Database], progress: Callable[[int], None], memory_limit: int | None = None
+    rocksdb: RocksDB, databases: Sequence[Database], progress: Callable[[int], None], memory_limit: int | None = None
 ) -> Restored:
     """Load all entries into their databases, and set log time.
 
     memory_limit: maximum bytes of entries; values beyond it stay cold. None: no limit. progress: called with the number
     of records read, at intervals. Raises `ValueError` for invalid records, `NodeRecords` for a node's own records if
-    there is no database for them, and exceptions of the engine.
+    there is no database for them, and exceptions of RocksDB.
     """
     records = sequence = time = 0
     parted: dict[int, _Parted] = {}
@@ -108,7 +108,7 @@ def restore(
     useless: list[bytes] = []
     room = _Room(memory_limit)
     key = b""
-    for key, value in engine.items():
+    for key, value in rocksdb.items():
         kind = key[0] if key else None
         if kind == ENTRY and len(key) > 2 and key[1] < len(databases):  # after the state
             entry, expiry = parsed_value(value)
@@ -140,14 +140,14 @@ def restore(
         raise ValueError(f"the records after record {records:,} cannot be read")
     for owner in parted.values():
         owner.load(databases[owner.db])
-    _delete(engine, useless)
+    _delete(rocksdb, useless)
     in_parts = {(owner.db, owner.key): owner.parts for owner in parted.values()}
     return Restored(sequence, time, in_parts, max(numbers, default=0) + 1)
 
 
-def newest(engine: RocksDB) -> tuple[int, int]:
+def newest(rocksdb: RocksDB) -> tuple[int, int]:
     """Return the sequence number and log time of the newest entry; zeros before the first."""
-    for key, value in engine.items():
+    for key, value in rocksdb.items():
         if key == STATE_KEY and len(value) == STATE.size:
             sequence, time = STATE.unpack(value)
             return sequence, time
@@ -156,9 +156,9 @@ def newest(engine: RocksDB) -> tuple[int, int]:
     return 0, 0
 
 
-def _delete(engine: RocksDB, keys: Sequence[bytes]) -> None:
+def _delete(rocksdb: RocksDB, keys: Sequence[bytes]) -> None:
     for first in range(0, len(keys), DELETES_MAX):
-        batch = engine.batch()
+        batch = rocksdb.batch()
         for key in keys[first : first + DELETES_MAX]:
             batch.delete(key)
-        engine.write(batch)
+        rocksdb.write(batch)

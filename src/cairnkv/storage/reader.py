@@ -20,7 +20,7 @@ READERS: Final = 2
 """Number of threads: while one creates objects, the other waits for the disk."""
 
 READ_BYTES: Final = 1024 * 1024
-"""Approximate bytes of values that one call of the engine returns. Creating their objects holds the GIL for some tenths
+"""Approximate bytes of values that one call of RocksDB returns. Creating their objects holds the GIL for some tenths
 of a millisecond."""
 
 READ_KEYS: Final = 256
@@ -41,10 +41,10 @@ class Request(NamedTuple):
 class Reader:
     """A queue of requests, and the threads that answer them. The value cache bounds the queue."""
 
-    def __init__(self, engine: RocksDB, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
+    def __init__(self, rocksdb: RocksDB, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
         """found: called in one of the threads with answers."""
-        self._engine: RocksDB | None = engine
-        self._reading = 0  # number of threads in a call of the engine
+        self._rocksdb: RocksDB | None = rocksdb
+        self._reading = 0  # number of threads in a call of RocksDB
         self._found = found
         self._condition = threading.Condition()
         self._queue: collections.deque[Request] = collections.deque()
@@ -52,7 +52,7 @@ class Reader:
         self._useless: str | None = None  # the reason, if the data on disk is useless
         self._threads: list[threading.Thread] = []
         self.calls = 0
-        """Number of calls of the engine."""
+        """Number of calls of RocksDB."""
 
     def ask(self, request: Request) -> None:
         """Queue a request. Raises `OSError` after `end`."""
@@ -80,38 +80,38 @@ class Reader:
             self._found(left)
 
     def pause(self) -> None:
-        """Stop reading until `resume`, since the engine is closed next. Blocks until current reads have ended."""
+        """Stop reading until `resume`, since RocksDB is closed next. Blocks until current reads have ended."""
         with self._condition:
-            self._engine = None
+            self._rocksdb = None
             self._condition.wait_for(lambda: not self._reading)
 
     def give_up(self, why: str) -> None:
         """Answer all requests with an error from now on, since data on disk is missing."""
         self._useless = why
 
-    def resume(self, engine: RocksDB) -> None:
-        """Continue with a new engine."""
+    def resume(self, rocksdb: RocksDB) -> None:
+        """Continue with the reopened RocksDB."""
         with self._condition:
-            self._engine = engine
+            self._rocksdb = rocksdb
             self._condition.notify_all()
 
     # -- in the threads -----------------------------------------------------------------------------------------
 
     def _read_all(self) -> None:
         while (work := self._next()) is not None:
-            engine, requests = work
-            answers = self._answers(engine, requests)
+            rocksdb, requests = work
+            answers = self._answers(rocksdb, requests)
             with self._condition:
                 self._reading -= 1
                 self._condition.notify_all()
             self._found(list(zip(requests, answers, strict=True)))
 
     def _next(self) -> tuple[RocksDB, list[Request]] | None:
-        """Return the engine and the requests of the next call; None at the end."""
+        """Return RocksDB and the requests of the next call; None at the end."""
         with self._condition:
-            while (not self._queue or self._engine is None) and not self._ending:
+            while (not self._queue or self._rocksdb is None) and not self._ending:
                 self._condition.wait()
-            if self._engine is None or not self._queue:
+            if self._rocksdb is None or not self._queue:
                 return None
             requests: list[Request] = []
             size = 0
@@ -121,43 +121,43 @@ class Reader:
             if self._queue:
                 self._condition.notify()
             self._reading += 1
-            return self._engine, requests
+            return self._rocksdb, requests
 
-    def _answers(self, engine: RocksDB, requests: Sequence[Request]) -> list[Answer]:
+    def _answers(self, rocksdb: RocksDB, requests: Sequence[Request]) -> list[Answer]:
         if self._useless is not None:
             return [OSError(self._useless)] * len(requests)
         try:
-            records = self._read(engine, [record_key(request.db, request.key) for request in requests])
+            records = self._read(rocksdb, [record_key(request.db, request.key) for request in requests])
         except Exception as error:
             if len(requests) == 1:
                 return [error]
-            return [answer for request in requests for answer in self._answers(engine, [request])]
-        return [self._answer(engine, request, record) for request, record in zip(requests, records, strict=True)]
+            return [answer for request in requests for answer in self._answers(rocksdb, [request])]
+        return [self._answer(rocksdb, request, record) for request, record in zip(requests, records, strict=True)]
 
-    def _answer(self, engine: RocksDB, request: Request, record: bytes | None) -> Answer:
+    def _answer(self, rocksdb: RocksDB, request: Request, record: bytes | None) -> Answer:
         try:
             if record is None:
                 raise ValueError("its record is missing")
             value, _ = parsed_value(record)
             if isinstance(value, Parts):
-                value = self._joined(engine, value)
+                value = self._joined(rocksdb, value)
             if len(value) != request.length:
                 raise ValueError(f"its record has {len(value):,} of {request.length:,} bytes")
             return value
         except Exception as error:  # RocksDB raises plain `Exception`
             return error
 
-    def _joined(self, engine: RocksDB, parts: Parts) -> bytes:
+    def _joined(self, rocksdb: RocksDB, parts: Parts) -> bytes:
         joined: list[bytes] = []
         together = READ_BYTES // PART_BYTES
         for first in range(0, parts.part_count, together):
             keys = [part_key(parts.number, index) for index in range(first, min(first + together, parts.part_count))]
-            for part in self._read(engine, keys):
+            for part in self._read(rocksdb, keys):
                 if part is None:
                     raise ValueError(f"part {len(joined)} is missing")
                 joined.append(part)
         return b"".join(joined)  # releases the GIL for a long result
 
-    def _read(self, engine: RocksDB, keys: Sequence[bytes]) -> list[bytes | None]:
+    def _read(self, rocksdb: RocksDB, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1
-        return engine.read(keys)
+        return rocksdb.read(keys)

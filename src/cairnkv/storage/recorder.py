@@ -48,9 +48,9 @@ def _native_fill() -> NativeFill | None:
 class Recorder:
     """Fills batches. Knows the values that are in parts."""
 
-    def __init__(self, engine: RocksDB, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
+    def __init__(self, rocksdb: RocksDB, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
         """parted: the values in parts. number: the first unused number of parts."""
-        self._engine = engine
+        self._rocksdb = rocksdb
         self._parted = parted
         self._number = number
         self._native_fill = _native_fill()
@@ -64,14 +64,14 @@ class Recorder:
         self._before.clear()
         self._first = self._number
         self.cleared.clear()
-        return self._engine.batch()
+        return self._rocksdb.batch()
 
-    def resume(self, engine: RocksDB, *, happened: bool) -> None:
-        """Continue with a reopened engine. happened: whether the last batch is stored.
+    def resume(self, rocksdb: RocksDB, *, happened: bool) -> None:
+        """Continue with the reopened RocksDB. happened: whether the last batch is stored.
 
-        If not, deletes its parts. Raises exceptions of the engine.
+        If not, deletes its parts. Raises exceptions of RocksDB.
         """
-        self._engine = engine
+        self._rocksdb = rocksdb
         if happened:
             return
         for place, parts in reversed(self._before):
@@ -81,9 +81,9 @@ class Recorder:
                 self._parted[place] = parts
         self._before.clear()
         if self._number > self._first:
-            batch = engine.batch()
+            batch = rocksdb.batch()
             batch.delete_range(part_key(self._first, 0), part_key(self._number, 0))
-            engine.write(batch)
+            rocksdb.write(batch)
 
     def fill(self, batch: Batch, effects: Sequence[Effect], size: int) -> None:
         """Add the effects of an entry. size: its approximate bytes."""
@@ -130,8 +130,8 @@ class Recorder:
         parts = Parts(self._number, len(value))
         self._number += 1
         for index in range(parts.part_count):
-            batch = self._engine.batch()
+            batch = self._rocksdb.batch()
             batch.put(part_key(parts.number, index), value[index * PART_BYTES : (index + 1) * PART_BYTES])
-            self._engine.write(batch)
+            self._rocksdb.write(batch)
             time.sleep(0)  # releases the GIL
         return parts

@@ -88,29 +88,29 @@ def repair(directory: Path, into: Path, progress: Progress = no_progress) -> Rep
                 rebuild(work)
             except Exception as again:
                 raise OptionError(f"cannot read anything of {directory}: {error_text(again)}") from None
-        engine = open_rocksdb(part)
+        rocksdb = open_rocksdb(part)
         try:
             gaps: list[Gap] = []
             with opened(work, lenient=True) as database:
-                _write(engine, readable(database, gaps, progress), left_out)
-            engine.flush()
+                _write(rocksdb, readable(database, gaps, progress), left_out)
+            rocksdb.flush()
         except Exception as error:
             if not of_rocksdb(error):
                 raise
             raise OptionError(f"cannot read anything of {directory}: {error_text(error)}") from None
         finally:
-            engine.close()
+            rocksdb.close()
         left_out += map(str, gaps)
         found = check_directory(part)
     return Repaired(left_out, found)
 
 
-def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: list[str]) -> None:
+def _write(rocksdb: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: list[str]) -> None:
     """Write the valid records. left_out: receives descriptions of the others."""
     parted: dict[int, tuple[PartedValue, bytes]] = {}  # with the entry's record
     state: bytes | None = None
     node = 0
-    batch, size = engine.batch(), 0
+    batch, size = rocksdb.batch(), 0
     key = b""
     for key, value in records:
         try:
@@ -144,8 +144,8 @@ def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: li
         batch.put(key, value)
         size += len(key) + len(value)
         if size >= BATCH_BYTES:
-            _put(engine, batch)
-            batch, size = engine.batch(), 0
+            _put(rocksdb, batch)
+            batch, size = rocksdb.batch(), 0
     if node:
         left_out.append(
             f"{node:,} records of a cluster node: the new store is one without a cluster. "
@@ -166,9 +166,9 @@ def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: li
         left_out.append(
             "sequence number and log time: log time is now the time of the repair, so expired keys stay expired"
         )
-    _put(engine, batch)
+    _put(rocksdb, batch)
 
 
-def _put(engine: RocksDB, batch: object) -> None:
-    wait_while_behind(engine)
-    engine.write(batch)
+def _put(rocksdb: RocksDB, batch: object) -> None:
+    wait_while_behind(rocksdb)
+    rocksdb.write(batch)

@@ -68,10 +68,10 @@ MEMTABLE_BYTES_LEAST: Final = 256 * 1024
 MANIFEST_STEP_BYTES: Final = 64 * 1024
 """Bytes by which the MANIFEST file grows. RocksDB's default is 4 MiB."""
 
-LOG_BYTES_MAX: Final = 256 * 1024 * 1024
+WAL_BYTES_MAX: Final = 256 * 1024 * 1024
 """Maximum bytes of the write-ahead log, which is read at a start after a crash."""
 
-OWN_LOG_BYTES: Final = 1024 * 1024
+MESSAGE_FILE_BYTES: Final = 1024 * 1024
 """Maximum bytes of each of two files for RocksDB's messages."""
 
 HARMLESS: Final = ("LOG", "LOCK", "IDENTITY", "MANIFEST", "OPTIONS", "rocksdict-config.json")
@@ -84,7 +84,7 @@ BEHIND_FILES: Final = 40
 """RocksDB is behind if this many tables wait for a compaction."""
 
 MEMTABLES_MAX: Final = 2 * BEHIND_MEMTABLES
-"""Memtables at which RocksDB itself would block writes, and with them this process (see `RocksEngine`)."""
+"""Memtables at which RocksDB itself would block writes, and with them this process (see `OpenRocksDB`)."""
 
 BEHIND_SECONDS_MAX: Final = 60.0
 """Maximum time for which RocksDB may be behind; after that, a write fails."""
@@ -177,7 +177,7 @@ class RocksDB(Protocol):
         """
 
     def stop_compacting(self) -> None:
-        """Stop compactions soon, since the engine is closed next."""
+        """Stop compactions soon, since RocksDB is closed next."""
 
     def close(self) -> None:
         """Release the directory, even if this raises."""
@@ -186,39 +186,39 @@ class RocksDB(Protocol):
         """Never touch the directory again, also at exit: the parent of this forked process has opened it."""
 
 
-def wait_while_behind(engine: RocksDB) -> None:
-    """Wait until the engine is no longer behind. Raises `OSError` after too long a time."""
+def wait_while_behind(rocksdb: RocksDB) -> None:
+    """Wait until RocksDB is no longer behind. Raises `OSError` after too long a time."""
     end = time.monotonic() + BEHIND_SECONDS_MAX
-    while engine.behind:
+    while rocksdb.behind:
         if time.monotonic() > end:
             raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
         time.sleep(BEHIND_PAUSE_SECONDS)
 
 
-class RocksEngine:
+class OpenRocksDB:
     """RocksDB in a directory.
 
     `write` holds the GIL, `sync` releases it; so a commit is one of each. `write` would also hold the GIL while RocksDB
     blocks writes, which must never happen: check `behind` before.
 
-    RocksDB never begins a new write-ahead log by itself. `_begin_log` does, after all earlier data was fsynced; else a
-    power failure could lose the end of one log and keep the beginning of the next. Each batch records the data that was
-    fsynced (see `wal`).
+    RocksDB never begins a new write-ahead log (WAL) by itself. `_begin_wal` does, after all earlier data was fsynced;
+    else a power failure could lose the end of one WAL and keep the beginning of the next. Each batch records the data
+    that was fsynced (see `wal`).
 
     One thread writes; another one may call `flush`.
     """
 
     def __init__(self, database: "Rdict", place: lock.Place, memtable_bytes: int) -> None:
-        """place: the claimed directory. memtable_bytes: bytes of a log."""
+        """place: the claimed directory. memtable_bytes: bytes of a WAL."""
         from rocksdict import WriteBatch
 
         self._release = weakref.finalize(self, lock.release, place)
         self._new_batch = WriteBatch
         self._database = database
         self._memtable_bytes = memtable_bytes
-        self._logged = 0  # bytes in the newest log
+        self._wal_bytes = 0  # bytes of the newest WAL
         self._synced = database.latest_sequence_number()  # at the start, all data is in tables
-        self._writing = threading.Lock()  # no writes while a new log begins
+        self._writing = threading.Lock()  # no writes while a new WAL begins
         self._flushing = threading.Lock()  # rocksdict cannot close during a call of another thread
         self._stopped = False  # whether all data is in tables, and RocksDB refuses to flush
 
@@ -229,17 +229,17 @@ class RocksEngine:
     def write(self, batch: Any) -> None:
         """See `RocksDB`."""
         with self._writing:
-            if self._logged >= self._memtable_bytes:
-                self._begin_log(wait=False)
+            if self._wal_bytes >= self._memtable_bytes:
+                self._begin_wal(wait=False)
             batch.put(SYNCED_KEY, SYNCED.pack(self._database.latest_sequence_number(), self._synced))
-            self._logged += batch.size_in_bytes()
+            self._wal_bytes += batch.size_in_bytes()
             self._database.write(batch)
 
-    def _begin_log(self, *, wait: bool) -> None:
-        """Flush, and begin a new log. wait: whether to wait for the flush."""
+    def _begin_wal(self, *, wait: bool) -> None:
+        """Flush, and begin a new WAL. wait: whether to wait for the flush."""
         self.sync()
         self._database.flush(wait=wait)
-        self._logged = 0
+        self._wal_bytes = 0
 
     def sync(self) -> None:
         """See `RocksDB`."""
@@ -254,7 +254,7 @@ class RocksEngine:
         """
         with self._flushing:
             with self._writing:
-                self._begin_log(wait=False)
+                self._begin_wal(wait=False)
             end = time.monotonic() + FLUSH_SECONDS_MAX
             while self._database.property_int_value("rocksdb.num-immutable-mem-table"):
                 if self.gave_up:
@@ -296,7 +296,7 @@ class RocksEngine:
     def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
         """See `RocksDB`.
 
-        A compaction flushes memtables with keys of the range, and would then begin a new log. So all memtables are
+        A compaction flushes memtables with keys of the range, and would then begin a new WAL. So all memtables are
         flushed before, and nothing is written until RocksDB has checked them.
         """
         from rocksdict import CompactOptions
@@ -312,7 +312,7 @@ class RocksEngine:
         begun.daemon = True
         self._writing.acquire()
         try:
-            self._begin_log(wait=True)
+            self._begin_wal(wait=True)
             begun.start()
         except BaseException:
             self._writing.release()
@@ -340,7 +340,7 @@ class RocksEngine:
         try:
             with self._flushing, self._unless_stopped():
                 self._database.close()
-        except Exception as error:  # failed flush: the data is in the log, or was reported as failed
+        except Exception as error:  # failed flush: the data is in the WAL, or was reported as failed
             logger.error("RocksDB did not close cleanly: %s", error)
         self._release()
 
@@ -383,7 +383,7 @@ def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int
     try:
         room = total_room(directory, limit)
         database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, memory_limit)))
-        engine = RocksEngine(database, place, _memtable_bytes(room, memory_limit))
+        rocksdb = OpenRocksDB(database, place, _memtable_bytes(room, memory_limit))
     except OSError as error:
         lock.release(place)
         raise cannot_keep(directory, error) from None
@@ -391,26 +391,26 @@ def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int
         lock.release(place)
         raise
     try:
-        _check_format(directory, engine, database)
+        _check_format(directory, rocksdb, database)
     except BaseException:
-        engine.close()
+        rocksdb.close()
         raise
-    return engine
+    return rocksdb
 
 
 def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
-    """Open RocksDB, after its logs were repaired."""
+    """Open RocksDB, after its WALs were repaired."""
     try:
         with lock.locked(directory):
             _check_files(directory)
-            cut = mend_logs(directory)
+            cut = repair_wals(directory)
         try:
             return new()
         except Exception as error:  # rocksdict raises plain `Exception`
             if "Corruption" not in str(error):
                 raise
             with lock.locked(directory):
-                cut = mend_logs(directory, thorough=True)
+                cut = repair_wals(directory, thorough=True)
             if not cut:
                 raise
         finally:
@@ -443,7 +443,7 @@ def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
 
 
 def rebuild(directory: Path) -> None:
-    """Create a new MANIFEST from all tables and logs that RocksDB can read. It moves unreadable files away.
+    """Create a new MANIFEST from all tables and WALs that RocksDB can read. It moves unreadable files away.
 
     Raises exceptions of RocksDB.
     """
@@ -487,7 +487,7 @@ def _exit_without_destructors() -> None:
 
 
 def _memtable_bytes(room: int, memory_limit: int | None) -> int:
-    """Return the bytes of a memtable, a log and a new table. Fewer if there is little disk space or memory."""
+    """Return the bytes of a memtable, a WAL and a new table. Fewer if there is little disk space or memory."""
     return max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128, (memory_limit or PLENTY) // MEMTABLE_PART))
 
 
@@ -519,19 +519,19 @@ def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
         # Nothing is read before the next start, so memtables are sorted only by a flush.
         options.set_memtable_factory(MemtableFactory.vector())
         options.set_allow_concurrent_memtable_write(False)
-    # RocksDB never blocks writes: see `RocksEngine`.
+    # RocksDB never blocks writes: see `OpenRocksDB`.
     options.set_max_write_buffer_number(MEMTABLES_MAX)
     options.set_level_zero_slowdown_writes_trigger(10 * BEHIND_FILES)
     options.set_level_zero_stop_writes_trigger(10 * BEHIND_FILES)
     options.set_soft_pending_compaction_bytes_limit(0)
     options.set_hard_pending_compaction_bytes_limit(0)
-    options.set_max_total_wal_size(max(MEMTABLE_BYTES_LEAST, min(LOG_BYTES_MAX, room // 16)))
+    options.set_max_total_wal_size(max(MEMTABLE_BYTES_LEAST, min(WAL_BYTES_MAX, room // 16)))
     options.set_target_file_size_base(max(MEMTABLE_BYTES_LEAST, min(TABLE_BYTES, room // 256)))
     options.set_max_bytes_for_level_base(max(4 * MEMTABLE_BYTES_LEAST, min(4 * TABLE_BYTES, room // 32)))
     options.set_max_compaction_bytes(max(4 * MEMTABLE_BYTES_LEAST, min(25 * TABLE_BYTES, room // 32)))
     options.set_max_open_files(open_tables(_allowed_files()))
     options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES)
-    options.set_max_log_file_size(OWN_LOG_BYTES)
+    options.set_max_log_file_size(MESSAGE_FILE_BYTES)
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)
     return options
@@ -560,17 +560,17 @@ def _check_files(directory: Path) -> None:
             )
 
 
-def mend_logs(directory: Path, *, thorough: bool = False) -> int:
+def repair_wals(directory: Path, *, thorough: bool = False) -> int:
     """Cut off the remains of writes that were not fsynced before a power failure. Returns the number of bytes.
 
-    Fsyncs the logs afterwards, since RocksDB begins another one. Raises `wal.Damaged`.
+    Fsyncs the WALs afterwards, since RocksDB begins another one. Raises `wal.Damaged`.
     """
     cut = 0
-    logs = sorted(directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by number
-    logs = [path for path in logs if path.stat().st_size]
-    for log in [*_manifest(directory), *logs]:
-        cut += wal.mend(log, newest=log not in logs[:-1], thorough=thorough)
-        with log.open("rb") as file:
+    wals = sorted(directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by number
+    wals = [path for path in wals if path.stat().st_size]
+    for path in [*_manifest(directory), *wals]:
+        cut += wal.repair(path, newest=path not in wals[:-1], thorough=thorough)
+        with path.open("rb") as file:
             os.fsync(file.fileno())
     return cut
 
@@ -585,18 +585,18 @@ def _manifest(directory: Path) -> list[Path]:
     return [manifest] if name.startswith(wal.MANIFEST) and manifest.is_file() else []  # if not, RocksDB reports it
 
 
-def _check_format(directory: Path, engine: RocksDB, database: Any) -> None:
+def _check_format(directory: Path, rocksdb: RocksDB, database: Any) -> None:
     """Refuse unknown formats. Write the format to an empty store."""
     try:
         stored = database.get(FORMAT_KEY)
         if stored is None:
-            if next(engine.items(), None) is not None:
+            if next(rocksdb.items(), None) is not None:
                 raise OptionError(f"{directory} is a RocksDB of another program: it has no format record of cairnkv")
-            batch = engine.batch()
+            batch = rocksdb.batch()
             batch.put(FORMAT_KEY, b"%d" % FORMAT)
             batch.put(END_KEY, b"")
-            engine.write(batch)
-            engine.sync()
+            rocksdb.write(batch)
+            rocksdb.sync()
             _sync_directory(directory.parent)
             return
     except OptionError:

@@ -1,19 +1,19 @@
-"""Repair the ends of RocksDB's logs after a power failure, and detect damage.
+"""Repair the ends of RocksDB's write-ahead WALs (WALs) after a power failure, and detect damage.
 
-RocksDB detects both by checksums, with three faults: it refuses a log if a sector that was never fsynced is missing; it
+RocksDB detects both by checksums, with three faults: it refuses a WAL if a sector that was never fsynced is missing; it
 skips a block that begins with zeros, and continues after it; and it treats a damaged length at the end as an incomplete
 record, and drops it, acknowledged or not. So this module checks the ends before, by these rules:
 
-- Data that was written and not fsynced is at the end of the newest log (`rocksdb` ensures that). There, a power failure
+- Data that was written and not fsynced is at the end of the newest WAL (`rocksdb` ensures that). There, a power failure
   leaves a record with zeros from some byte to the end of a sector, or of the file.
 - If flipping one bit makes a record valid, the record was damaged, even if it contains sectors of zeros.
 - Each batch of cairnkv has the sequence number up to which all data was fsynced before it. So a valid later batch may
   prove that a missing record was fsynced.
 
-Invariants: a log only gets shorter, from the beginning of an invalid record. A record that looks like the remains of a
+Invariants: a WAL only gets shorter, from the beginning of an invalid record. A record that looks like the remains of a
 power failure, but is known to be fsynced, is damage.
 
-Out of scope: reading the log. RocksDB does that.
+Out of scope: reading the WAL. RocksDB does that.
 """
 
 import mmap
@@ -38,7 +38,7 @@ MASK: Final = 0xA282EAD8
 
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 TYPES: Final = range(WHOLE, LAST + 1)
-"""Types of records, or parts of records, in a log that is not recycled."""
+"""Types of records, or parts of records, in a WAL that is not recycled."""
 
 BATCH: Final = struct.Struct("<QI")
 """The beginning of a batch: the sequence number of its first operation, and the number of operations."""
@@ -71,15 +71,15 @@ class _Bad(NamedTuple):
     sequence: int | None
 
 
-def mend(log: Path, *, newest: bool = True, thorough: bool = False) -> int:
+def repair(path: Path, *, newest: bool = True, thorough: bool = False) -> int:
     """Cut off the remains of writes that a power failure interrupted. Returns the number of bytes.
 
-    newest: whether this is the newest log; only that one can have such an end.
-    thorough: check all checksums, which takes seconds: for a log that RocksDB has refused.
-    MANIFEST is a log too, but not of batches.
+    newest: whether this is the newest WAL; only that one can have such an end.
+    thorough: check all checksums, which takes seconds: for a WAL that RocksDB has refused.
+    MANIFEST has the same format, without batches.
     Raises `Damaged` if no power failure explains the data, and `OSError`.
     """
-    with log.open("r+b") as file:
+    with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
             return 0
@@ -90,8 +90,8 @@ def mend(log: Path, *, newest: bool = True, thorough: bool = False) -> int:
             if bad is None:
                 return 0
             if not newest:
-                raise Damaged(f"{log.name} has a damaged record at byte {bad.at:,}, and there is a newer log")
-            _judge(data, bad, log.name)
+                raise Damaged(f"{path.name} has a damaged record at byte {bad.at:,}, and there is a newer WAL")
+            _judge(data, bad, path.name)
         file.truncate(bad.begin)
         os.fsync(file.fileno())
     return size - bad.begin

@@ -168,7 +168,7 @@ class Writer:
     def __init__(
         self,
         directory: Path,
-        engine: RocksDB,
+        rocksdb: RocksDB,
         sync: Sync,
         restored: Restored,
         *,
@@ -181,12 +181,12 @@ class Writer:
     ) -> None:
         """found: called in the writer's thread with the newest committed sequence number, or a failure, or its end.
 
-        reopen: reopens the directory. reader: uses the same engine. Call `resume` after each `Resolved`.
+        reopen: reopens the directory. reader: uses the same RocksDB. Call `resume` after each `Resolved`.
         gather: seconds to wait for more entries, unless there are enough for a commit.
         queued_bytes_max: maximum bytes of entries in the queue.
         """
         self._directory = directory
-        self._engine = engine
+        self._rocksdb = rocksdb
         self._is_open = True
         self._space = space
         self._reopen = reopen
@@ -201,11 +201,11 @@ class Writer:
         self._sync = sync
         self._gather = gather
         self._queued_bytes_max = queued_bytes_max
-        self._recorder = Recorder(engine, restored.parted, restored.number)
+        self._recorder = Recorder(rocksdb, restored.parted, restored.number)
         self._found = found
         self._sequence = restored.sequence
-        self._time = restored.time  # log time in the engine
-        self.written = (restored.sequence, restored.time)  # of the newest commit in the engine
+        self._time = restored.time  # log time in RocksDB
+        self.written = (restored.sequence, restored.time)  # of the newest commit in RocksDB
         self._unchecked = 0  # bytes written since the last check whether RocksDB is behind
         # Used by both threads, under the condition's lock:
         self._condition = threading.Condition()
@@ -223,9 +223,9 @@ class Writer:
         self._thread.start()
 
     @property
-    def engine(self) -> RocksDB:
-        """The current engine."""
-        return self._engine
+    def rocksdb(self) -> RocksDB:
+        """The current RocksDB."""
+        return self._rocksdb
 
     @property
     def queued(self) -> int:
@@ -283,11 +283,11 @@ class Writer:
             self._thread.join()
         if self._is_open and self.state is State.OK:
             try:
-                batch = self._engine.batch()
+                batch = self._rocksdb.batch()
                 self._recorder.note(batch, self._sequence, now)
-                self._engine.write(batch)
+                self._rocksdb.write(batch)
                 if self._sync.every is not None:
-                    self._engine.sync()
+                    self._rocksdb.sync()
             except Exception as error:
                 logger.error("%s: cannot write log time: %s", self._directory, error)
         self._reader.end()
@@ -304,7 +304,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Never touch the directory again, in a forked process."""
-        self._engine.abandon()
+        self._rocksdb.abandon()
 
     # -- in the thread ------------------------------------------------------------------------------------------
 
@@ -329,13 +329,13 @@ class Writer:
                 if every and sync_at is None:
                     sync_at = time.monotonic() + every
             if sync_at is not None and time.monotonic() >= sync_at:
-                self._engine.sync()
+                self._rocksdb.sync()
                 sync_at = None
             if self._space.due:
                 self._space.measure()
             self._free_space()
         if sync_at is not None:
-            self._engine.sync()
+            self._rocksdb.sync()
 
     def _next_entries(self, work_at: float | None) -> list[Entry] | None:
         """Return the entries of the next commit; [] if other work is due, None at the end."""
@@ -372,9 +372,9 @@ class Writer:
             self._time = max(self._time, entry.now)
             self._space.wrote(entry.size)
         self._recorder.note(batch, sequence, self._time)
-        self._engine.write(batch)
+        self._rocksdb.write(batch)
         if self._sync.every == 0:
-            self._engine.sync()
+            self._rocksdb.sync()
         self._flight = ()
         self.commits += 1
         self._changed = self._changed or any(entry.effects for entry in entries)
@@ -386,9 +386,9 @@ class Writer:
 
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
-        if self._sync.every is not None and self._engine.behind:
-            self._engine.sync()  # before waiting, so that the data written so far is synced
-        wait_while_behind(self._engine)
+        if self._sync.every is not None and self._rocksdb.behind:
+            self._rocksdb.sync()  # before waiting, so that the data written so far is synced
+        wait_while_behind(self._rocksdb)
 
     # -- recovery ----------------------------------------------------------------------------------------------
 
@@ -405,13 +405,13 @@ class Writer:
         self._found(Failed(reason, unresolved))
         while self._open_again():
             try:
-                sequence, log_time = newest(self._engine)
+                sequence, log_time = newest(self._rocksdb)
                 if sequence < self._sequence:
                     self._give_up(sequence)
                     return False
                 happened = any(entry.sequence for entry in flight) and sequence >= last
                 self._space.measure()
-                self._recorder.resume(self._engine, happened=happened)
+                self._recorder.resume(self._rocksdb, happened=happened)
             except Exception as error:
                 logger.error("%s: recovery failed: %s", self._directory, error)
                 continue
@@ -421,7 +421,7 @@ class Writer:
                 "%s: reopened; the interrupted commit is %s", self._directory, "stored" if happened else "not stored"
             )
             self._found(Resolved(self.failures, sequence, unresolved if happened else []))
-            self._reader.resume(self._engine)  # after that, so that no read is answered before
+            self._reader.resume(self._rocksdb)  # after that, so that no read is answered before
             return True
         return False
 
@@ -434,7 +434,7 @@ class Writer:
             "memory can be read and exported; a restart continues with the data on the disk",
         )
         self._reader.give_up(self.why)
-        self._reader.resume(self._engine)
+        self._reader.resume(self._rocksdb)
         logger.critical("%s: %s", self._directory, self.why)
         self._found(Resolved(self.failures, self._sequence, []))
 
@@ -456,7 +456,7 @@ class Writer:
                     return False
             pause = min(2 * pause, REOPEN_LONGEST_SECONDS)
             try:
-                self._engine = self._reopen()
+                self._rocksdb = self._reopen()
                 self._is_open = True
                 return True
             except Exception as error:
@@ -469,7 +469,7 @@ class Writer:
 
     def _close(self) -> None:
         if self._compaction is not None and self._compaction.is_alive():
-            self._engine.stop_compacting()
+            self._rocksdb.stop_compacting()
             self._compaction.join()
             self._to_compact |= self._compacting
         self._compaction = None
@@ -478,7 +478,7 @@ class Writer:
             self._reader.pause()
             # It raises if it cannot flush everything to tables; then the write-ahead log has the rest.
             with contextlib.suppress(Exception):
-                self._engine.close()
+                self._rocksdb.close()
 
     # -- disk space ---------------------------------------------------------------------------------------------
 
@@ -493,7 +493,7 @@ class Writer:
             if self._compaction.is_alive():
                 return
             self._compaction = None
-            if self._engine.gave_up and self._compactions_failed < COMPACTIONS_FAILED_MAX:
+            if self._rocksdb.gave_up and self._compactions_failed < COMPACTIONS_FAILED_MAX:
                 self._compactions_failed += 1
                 self._to_compact |= self._compacting
             else:
@@ -502,25 +502,25 @@ class Writer:
             return
         if self._space.full is not None and (self._changed or self._to_compact):
             self._space.release_if_short()
-            if self._changed and self._engine.table_bytes < self._space.free:
+            if self._changed and self._rocksdb.table_bytes < self._space.free:
                 self._to_compact = {EVERYTHING}
             self._changed = False
         if self._to_compact:
             self._compact_at = time.monotonic() + COMPACTION_PAUSE_SECONDS
-            if self._engine.gave_up:
+            if self._rocksdb.gave_up:
                 raise OSError("RocksDB has stopped compacting")
             self._compacting, self._to_compact = self._to_compact, set()
             ranges = sorted(self._compacting)
             self._compaction = OwnThread(
-                functools.partial(self._compact, self._engine, ranges, self._space.full is not None),
+                functools.partial(self._compact, self._rocksdb, ranges, self._space.full is not None),
                 "cairnkv compaction",
             )
             self._compaction.start()
 
-    def _compact(self, engine: RocksDB, ranges: list[tuple[bytes, bytes]], alone: bool) -> None:
+    def _compact(self, rocksdb: RocksDB, ranges: list[tuple[bytes, bytes]], alone: bool) -> None:
         try:
             for begin, end in ranges:
-                engine.compact(begin, end, alone=alone)
+                rocksdb.compact(begin, end, alone=alone)
         except Exception as error:
             logger.warning("%s: compaction failed: %s", self._directory, error)
 
