@@ -116,7 +116,7 @@ def test_sdist_holds_every_source_file(built: Built) -> None:
     assert not [name for name in held if name.endswith((".so", ".pyc")) or "/build/" in name]
 
 
-def test_wheel_holds_what_users_need_and_no_sources_of_compiled_modules(built: Built) -> None:
+def test_wheel_holds_the_package_without_native_sources(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         held = {name for name in archive.namelist() if not name.endswith(".so") and ".dist-info/" not in name}
     assert held == sources(".py", ".pyi")

@@ -1,5 +1,6 @@
-"""Names that the code had once, and that the glossary has replaced, do not come back."""
+"""Retired names do not come back, and names of tests are short and name their subject."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -27,3 +28,23 @@ def test_no_retired_name_comes_back() -> None:
         for match in retired.finditer(line)
     ]
     assert found == []
+
+
+TEST_NAME_MAX = 70
+"""Characters of a test's name, so that a line about it fits on a screen."""
+
+HIDDEN_SUBJECT = re.compile(r"test_(what|who|whoever|nobody|somebody|it|they)_")
+
+
+def names_in(file: Path) -> list[str]:
+    return [
+        node.name
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+
+
+def test_names_of_tests_are_short_and_name_their_subject() -> None:
+    names = [(file.name, name) for file in sorted((ROOT / "tests").rglob("test_*.py")) for name in names_in(file)]
+    assert len(names) > 2_000
+    assert [place for place in names if len(place[1]) > TEST_NAME_MAX or HIDDEN_SUBJECT.match(place[1])] == []

@@ -23,7 +23,7 @@ def without(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "missing"), *filter(None, sys.path)])}
 
 
-def test_import_on_a_terminal_without_rich_prints_one_line_instead_of_a_bar(
+def test_import_without_rich_prints_one_line_instead_of_a_bar(
     kv: Store, tmp_path: Path, without: dict[str, str]
 ) -> None:
     file = tmp_path / "pairs.tsv"

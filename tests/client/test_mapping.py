@@ -216,7 +216,7 @@ def test_pipeline_of_any_store_executes_in_order(kv: Any) -> None:
     assert missing.result() == "default"
 
 
-def test_pipeline_of_any_store_raises_its_first_error_and_keeps_the_rest(kv: Any) -> None:
+def test_pipeline_raises_its_first_error_and_keeps_the_rest(kv: Any) -> None:
     kv["text"] = "x"
     pipeline = kv.pipeline()
     pipeline.incr("text")

@@ -100,6 +100,6 @@ def test_the_command_of_the_page_works_on_the_native_path(tmp_path: Path) -> Non
         "tests/native/test_native_frames.py",
         "tests/native/test_resp_frames.py",
         "-k",
-        "served or serves or for_commands_however_cut",
+        "served or serves or any_pieces",
         HYPOTHESIS_PROFILE="brief",
     )

@@ -1,8 +1,4 @@
-"""The compiled hot path gives what the readable way gives: for any bytes, however cut, the same replies and the
-same keyspace. And where it is not there, or not wanted, everything works without it.
-
-`make fuzz` runs the comparison for long, with the sanitizers on.
-"""
+"""The native path of the native protocol equals the pure path: replies and databases, for any bytes in any pieces."""
 
 import random
 import sys
@@ -47,9 +43,9 @@ if BUILT:
     SERVED = [BY_NAME[name].command for name in NUMBERS]
 
 
-class TestTheSame:
+class TestEqualResults:
     @given(data=st.data(), width=st.sampled_from([2, 4]), status_byte=st.sampled_from(StatusByte))
-    def test_for_commands_however_cut(self, data: st.DataObject, width: Width, status_byte: StatusByte) -> None:
+    def test_for_commands_in_any_pieces(self, data: st.DataObject, width: Width, status_byte: StatusByte) -> None:
         twins = Twins(width=data.draw(st.sampled_from([None, width])), status_byte=status_byte)
         some = data.draw(st.lists(commands(SERVED) | commands(PREDICTABLE), max_size=30))
         repeated = some + data.draw(st.lists(st.sampled_from(some), max_size=30)) if some else []
@@ -64,8 +60,8 @@ class TestTheSame:
         twins.agree()
 
     @given(st.integers(0, 2**32), st.sampled_from([2, 4]))
-    def test_for_a_life_of_a_store(self, seed: int, width: Width) -> None:
-        """Few keys and many commands, with times to live, time that goes on, full buckets and broken frames."""
+    def test_for_random_programs(self, seed: int, width: Width) -> None:
+        """Few keys and many commands, with TTLs, passing time, full buckets and broken frames."""
         chance = random.Random(seed)
         twins = Twins(width=width, limits=Limits(value=2_000, frame=80_000))
         for _ in range(12):
@@ -76,7 +72,7 @@ class TestTheSame:
             twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
             twins.agree()
 
-    def test_for_buckets_that_split(self) -> None:
+    def test_for_splitting_buckets(self) -> None:
         twins = Twins()
         for begin in range(0, 3_000, 100):
             twins.say(b"".join(write_command(Set(b"%d" % n, b"v")) for n in range(begin, begin + 100)))
@@ -85,8 +81,8 @@ class TestTheSame:
 
     @pytest.mark.parametrize("count", [3, 50, BUCKET_KEYS + 30])
     @pytest.mark.parametrize("ttl", [0, 5_000])
-    def test_commands_of_many_keys_are_whole_or_not_begun(self, count: int, ttl: int) -> None:
-        """Also where one of the keys would split a bucket, or empty it, and where a key is named twice."""
+    def test_commands_of_many_keys_are_atomic(self, count: int, ttl: int) -> None:
+        """Also if one of the keys would split a bucket, or empty it, or a key is named twice."""
         twins = Twins()
         for begin in range(0, 600, count):
             keys = [b"%d" % n for n in range(begin, begin + count)]
@@ -120,13 +116,13 @@ class TestTheSame:
         twins.agree()
 
 
-class TestWhatItIs:
-    def test_it_serves_the_common_commands_by_their_numbers(self) -> None:
+class TestExecutor:
+    def test_serves_the_common_commands_by_their_numbers(self) -> None:
         assert set(COMMON) <= set(SERVED)
         assert all(BY_NAME[name].number == number for name, number in NUMBERS.items())
 
-    def test_it_does_the_common_commands_itself(self) -> None:
-        """Otherwise everything here would be the same because it is the same."""
+    def test_executes_the_common_commands(self) -> None:
+        """Otherwise the comparisons above would compare the pure path with itself."""
         twins = Twins()
         twins.say(write_command(Ping(b"")))
         some = [Set(b"a", b"1"), Set(b"b", b"2"), Get(b"a"), Incr(b"a", 5), Exists((b"a", b"c")), GetMany((b"a", b"b"))]
@@ -139,10 +135,8 @@ class TestWhatItIs:
         assert twins.frame_executor.writes == 11
 
     @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=20)), max_size=400), st.binary(max_size=20))
-    def test_what_it_finds_in_a_dict_by_itself_is_what_the_dict_has(
-        self, changes: list[tuple[bool, bytes]], other: bytes
-    ) -> None:
-        """It may leave a key to the dict's own look-up, but never finds another's value, or one that is gone."""
+    def test_direct_dict_lookup_equals_the_dict(self, changes: list[tuple[bool, bytes]], other: bytes) -> None:
+        """It may leave a key to the dict, but never returns another value, or a deleted one."""
         from cairnkv.engine.table_native import found_directly
 
         changed: dict[bytes, bytes] = {}
@@ -154,8 +148,8 @@ class TestWhatItIs:
         for key in (other, *(key for _, key in changes)):
             assert found_directly(changed, key) in (None, changed.get(key))
 
-    def test_it_finds_nearly_all_keys_by_itself(self) -> None:
-        """Otherwise it would be right, and of no use."""
+    def test_direct_dict_lookup_finds_nearly_all_keys(self) -> None:
+        """Otherwise it would be correct and useless."""
         from cairnkv.engine.table_native import found_directly
 
         if not (3, 11) <= sys.version_info < (3, 14):
@@ -164,8 +158,8 @@ class TestWhatItIs:
         assert sum(found_directly(full, key) is value for key, value in full.items()) > 0.9 * BUCKET_KEYS
 
     @given(st.binary(min_size=1, max_size=100))
-    def test_its_position_of_a_key_is_the_tables(self, key: bytes) -> None:
-        """The one that it computes, and the one that it looks a key up by, in a table of many buckets."""
+    def test_crc_of_a_key_equals_that_of_the_table(self, key: bytes) -> None:
+        """Both the computed CRC and the one of a lookup, in a table of many buckets."""
         from cairnkv.engine import table_native
 
         assert table_native.crc(key) == crc(key)
@@ -180,7 +174,7 @@ class TestWhatItIs:
         twins.agree()
         assert 0 <= crc(key) < 2**32
 
-    def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
+    def test_is_off_while_the_store_checks_each_command(self) -> None:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         store = LocalStore(memory_limit=10**9)
@@ -193,8 +187,8 @@ class TestWhatItIs:
         assert frame_executor.off
 
 
-class TestWithinARun:
-    """Python code that a run calls, such as a clock of one's own, must not get at what the run uses."""
+class TestReentrance:
+    """Python code that a batch calls, such as a custom clock, cannot reach the executor's buffers."""
 
     FRAMES = write_command(Set(b"k", b"v")) + write_command(Get(b"k"))
 
@@ -203,7 +197,7 @@ class TestWithinARun:
         given: int = frame_executor.run(buffer, 0, width=2, statuses=(0x30, 0x31), string_max=100, frame_max=1_000)
         return given
 
-    def test_no_other_run_begins(self) -> None:
+    def test_nested_batch_is_refused(self) -> None:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         refused: list[str] = []
@@ -222,7 +216,7 @@ class TestWithinARun:
         assert store.database.get(b"k") == b"v"
         assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES), "a refused run leaves it usable"
 
-    def test_the_buffer_stays_where_it_is(self) -> None:
+    def test_buffer_cannot_be_resized(self) -> None:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         buffer = bytearray(self.FRAMES)
@@ -236,7 +230,7 @@ class TestWithinARun:
         assert self.run(frame_executor, buffer) == len(self.FRAMES)
         buffer.clear()  # it is free again
 
-    def test_a_clock_that_fails_leaves_it_usable(self) -> None:
+    def test_failed_clock_leaves_the_executor_usable(self) -> None:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         errors = iter([OSError("no clock"), None])

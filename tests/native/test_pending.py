@@ -1,7 +1,7 @@
-"""What the compiled hot path stages for a log is what the readable way gives it, and its replies leave when those do.
+"""Effects and replies of the native path with late commits equal those of the pure path.
 
-Two sessions are told the same, each with a late log of its own. After every commit and every failure both have said
-the same, and both stores are in the same state; and what the swift one's log was told comes to that state.
+Two sessions get the same bytes, each with a late storage of its own. After every commit and every failure both sent
+the same replies, both stores are in the same state, and the recorded effects give that state.
 """
 
 import random
@@ -23,7 +23,7 @@ pytestmark = native_only
 
 
 class LateTwins(Twins):
-    """Twins whose logs commit or fail when a test says so."""
+    """Twins with storages that commit or fail when a test says so."""
 
     def __init__(self, *, width: Width | None = None, reuse_sequences: bool = False) -> None:
         self.logs = tuple(LateStorage(keeps_effects=True, reuse_sequences=reuse_sequences) for _ in range(2))
@@ -94,7 +94,7 @@ def live(twins: LateTwins, chance: random.Random, say: bytes) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.booleans())
-def test_a_life_on_the_articles_wire(seed: int, width: Width, reuse: bool) -> None:
+def test_equal_for_random_programs_on_the_native_protocol(seed: int, width: Width, reuse: bool) -> None:
     chance = random.Random(seed)
     twins = LateTwins(width=width, reuse_sequences=reuse)
     for _ in range(15):
@@ -105,7 +105,7 @@ def test_a_life_on_the_articles_wire(seed: int, width: Width, reuse: bool) -> No
 
 
 @given(st.integers(0, 2**32), st.booleans())
-def test_a_life_on_the_wire_of_redis(seed: int, reuse: bool) -> None:
+def test_equal_for_random_programs_on_the_redis_protocol(seed: int, reuse: bool) -> None:
     chance = random.Random(seed)
     twins = LateTwins(reuse_sequences=reuse)
     for _ in range(15):
@@ -119,7 +119,7 @@ def frames(*commands: Command) -> bytes:
     return b"".join(map(write_command, commands))
 
 
-def test_replies_leave_when_what_they_show_is_safe() -> None:
+def test_replies_leave_after_the_commits_that_they_show() -> None:
     twins = LateTwins()
     twins.say(frames(Set(b"a", b"1")))
     twins.commit()
@@ -132,7 +132,7 @@ def test_replies_leave_when_what_they_show_is_safe() -> None:
     assert twins.executed_natively >= 5
 
 
-def test_each_reply_fails_as_it_is_fit() -> None:
+def test_each_reply_fails_with_its_own_code() -> None:
     twins = LateTwins()
     twins.say(frames(Set(b"a", b"1"), Incr(b"n", 5)))
     twins.commit()
@@ -148,7 +148,7 @@ def test_each_reply_fails_as_it_is_fit() -> None:
     assert twins.heard[1].endswith(b"\x00\x00\x00\x015\x00\x00\x00\x011")
 
 
-def test_one_run_is_one_entry() -> None:
+def test_batch_is_one_entry() -> None:
     twins = LateTwins()
     twins.say(frames(Ping(b"")))
     twins.say(frames(*[Set(b"%d" % n, b"x") for n in range(60)]))
@@ -157,7 +157,7 @@ def test_one_run_is_one_entry() -> None:
     twins.agree()
 
 
-def test_all_of_a_command_is_in_one_entry_though_a_bucket_is_full() -> None:
+def test_command_is_in_one_entry_even_if_a_bucket_is_full() -> None:
     twins = LateTwins()
     for begin in range(0, 3_000, 50):
         twins.say(frames(SetMany(0, tuple((b"%d" % n, b"v") for n in range(begin, begin + 50)))))
@@ -168,7 +168,7 @@ def test_all_of_a_command_is_in_one_entry_though_a_bucket_is_full() -> None:
     twins.agree()
 
 
-def test_deadlines_are_in_what_is_kept() -> None:
+def test_effects_include_expiry_times() -> None:
     twins = LateTwins()
     twins.say(request(b"SET", b"k", b"1", b"PX", b"500") + request(b"INCR", b"k") + request(b"SET", b"l", b"1"))
     twins.commit()
@@ -180,7 +180,7 @@ def test_deadlines_are_in_what_is_kept() -> None:
     assert twins.heard[1].endswith(b"$-1\r\n:1\r\n")
 
 
-def test_time_is_noted_before_it_is_shown() -> None:
+def test_expiry_is_recorded_before_it_is_shown() -> None:
     twins = LateTwins()
     twins.say(frames(SetWith(b"k", b"1", ttl=500), Set(b"l", b"1")))
     twins.commit()
@@ -192,8 +192,8 @@ def test_time_is_noted_before_it_is_shown() -> None:
     twins.agree()
 
 
-def test_a_run_that_is_refused_at_the_last_moment() -> None:
-    """Its replies fail; those that show an earlier write wait for that one, and the key stays marked by it."""
+def test_batch_refused_at_the_last_moment_fails() -> None:
+    """Replies that show an earlier write wait for it, and its key keeps the pending mark."""
     storage = LateStorage(keeps_effects=True)
     twins = Twins(width=2, logs=(LateStorage(keeps_effects=True), storage))
     swift, other = twins.sessions[1], Session(twins.stores[1], wake=lambda: None, width=2)

@@ -1,8 +1,7 @@
-"""What the compiled hot path of a cluster's node brings to the log, and answers, is what the readable way does.
+"""Proposals and replies of a native node equal those of a pure node.
 
-Two clusters in one thread are told the same by their clients: one node of the first goes the readable way with every
-command, that of the second proposes runs of bytes. Other nodes follow, compiled or not, and every position is held
-against what the others have there.
+Two clusters in one thread get the same bytes: one node of the first uses the pure path for every command, one node of
+the second proposes batches of bytes. Other nodes apply the log, and states are compared at every log index.
 """
 
 import random
@@ -50,7 +49,7 @@ def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.sampled_from([100, 400, 100_000]))
-def test_a_life_of_clients(seed: int, width: Width, room: int) -> None:
+def test_equal_for_random_clients_of_the_native_protocol(seed: int, width: Width, room: int) -> None:
     chance = random.Random(seed)
     both = twins(3, width=width, room=room)
     for _ in range(4):
@@ -58,14 +57,14 @@ def test_a_life_of_clients(seed: int, width: Width, room: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
+def test_equal_for_random_clients_of_the_redis_protocol(seed: int) -> None:
     chance = random.Random(seed)
     both = twins(2, width=None, room=1_000)
     for _ in range(3):
         live(both, chance, 2, on_redis=True)
 
 
-def test_most_of_a_life_is_proposed_as_runs() -> None:
+def test_commands_are_proposed_as_batches() -> None:
     clients = Clients(1, native_path_in_use=True, room=100_000)
     clients.say(0, frames(*[Set(b"%d" % n, b"x") for n in range(100)], *[Get(b"%d" % n) for n in range(100)]))
     clients.deliver()
@@ -94,7 +93,7 @@ def codes(clients: Clients, client: int = 0) -> list[str]:
     return [payload.decode() if success else payload.split()[0].decode() for success, payload in said(clients, client)]
 
 
-def test_buckets_that_split_in_the_middle_of_a_run() -> None:
+def test_equal_for_buckets_that_split_within_a_batch() -> None:
     both = twins(2, room=100_000)
     for clients in both:
         clients.say(0, frames(*(Set(b"%d" % n, b"%d" % n) for n in range(2_000))))
@@ -116,8 +115,8 @@ def test_replies_that_are_longer_than_the_room_for_them() -> None:
 
 
 @pytest.mark.parametrize("on_redis", [False, True])
-def test_values_that_grow_before_the_turn_of_those_who_read_them(on_redis: bool) -> None:
-    """How long the replies are nobody knew when they were asked for: they are not copied before they are sent."""
+def test_long_replies_are_not_copied_before_they_are_sent(on_redis: bool) -> None:
+    """The length of the replies was unknown when the reads were proposed."""
     both = twins(2, width=None, room=1_000_000)
     value, count = bytes(60_000), 300
     for clients in both:
@@ -142,7 +141,7 @@ def test_values_that_grow_before_the_turn_of_those_who_read_them(on_redis: bool)
     assert len(both[1].heard[0]) > count * len(value)
 
 
-def test_what_the_hot_path_leaves_in_a_turn_is_answered_in_its_place() -> None:
+def test_commands_left_to_the_pure_path_keep_their_order() -> None:
     both = twins(2)
     for clients in both:
         clients.say(0, frames(Set(b"a", b"text"), Incr(b"a", 1), Get(b"a"), Set(b"n", b"9" * 18), Incr(b"n", 1)))
@@ -173,7 +172,7 @@ def readable(store: ReplicatedStore) -> list[Command]:
 
 
 class TestLocalReads:
-    def test_they_are_answered_at_once_without_a_turn(self) -> None:
+    def test_are_answered_at_once_without_a_proposal(self) -> None:
         for clients in twins(2):
             clients.say(0, frames(Set(b"k", b"1"), Set(b"l", b"2")))
             clients.deliver()
@@ -185,7 +184,7 @@ class TestLocalReads:
             assert (len(clients.cluster.stream), len(clients.cluster.flying)) == (logged, said)
             assert len(asked) == (0 if clients.frame_executor else 8)
 
-    def test_a_client_reads_its_own_writes(self) -> None:
+    def test_show_own_writes(self) -> None:
         for clients in twins(2):
             clients.say(0, frames(Set(b"k", b"1")))
             clients.deliver()
@@ -201,13 +200,13 @@ class TestLocalReads:
             clients.say(1, local(Get(b"l")))
             assert codes(clients, 1)[4:] == ["3"]
 
-    def test_a_write_with_their_flag_is_in_the_log_without(self) -> None:
+    def test_flag_of_a_write_is_not_in_the_log(self) -> None:
         clients = Clients(1, native_path_in_use=True, room=100_000)
         clients.say(0, local(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
         clients.deliver()
         assert logged_with(clients, b"k") == frames(Set(b"k", b"1"), Incr(b"n", 1))
 
-    def test_behind_reads_that_wait_their_replies_wait_but_not_they(self) -> None:
+    def test_execute_at_once_behind_pending_reads_and_reply_in_order(self) -> None:
         for clients in twins(2):
             clients.say(0, frames(Set(b"k", b"1")))
             clients.deliver()
@@ -218,8 +217,8 @@ class TestLocalReads:
             clients.deliver()
             assert codes(clients) == ["OK", "2", "1", "2", "1"]
 
-    def test_they_go_on_where_nothing_is_proposed(self) -> None:
-        """Without a majority, with a full log, on a node that is stopped; but not before it has caught up."""
+    def test_continue_while_nothing_can_be_proposed(self) -> None:
+        """Without a quorum, with a full log, on a stopped node; but not before the node has caught up."""
         for clients in twins(1):
             running = clients.node.running
             clients.say(0, frames(Set(b"k", b"1")))
@@ -241,8 +240,8 @@ class TestLocalReads:
             clients.say(0, local(Get(b"k")))
             assert codes(clients)[-1] == "LOADING"
 
-    def test_they_see_the_table_that_there_is(self) -> None:
-        """Behind CLEAR ALL, and where a snapshot has taken the place of this node's."""
+    def test_see_the_current_table(self) -> None:
+        """After CLEAR_ALL, and after a snapshot has replaced the node's state."""
         for clients in twins(1):
             clients.say(0, frames(Set(b"k", b"1"), Set(b"l", b"2")))
             clients.deliver()
@@ -271,8 +270,8 @@ class TestLocalReads:
         assert len(responses(both[1].heard[1])) == 30
 
     @given(st.integers(0, 2**32))
-    def test_nobody_misses_what_they_have_written(self, seed: int) -> None:
-        """Whatever has come by then; another client writes the same keys."""
+    def test_never_miss_own_writes(self, seed: int) -> None:
+        """At any delay of entries, while another client writes the same keys."""
         chance = random.Random(seed)
         clients = Clients(2, native_path_in_use=True, room=chance.choice([100, 100_000]))
         written = [0, 0, 0]
@@ -307,7 +306,7 @@ class TestLocalReads:
 
 
 class TestFailures:
-    def test_an_entry_that_is_lost_is_carried_out_once(self) -> None:
+    def test_lost_entry_is_executed_once(self) -> None:
         both = twins(1, room=10_000)
         for clients in both:
             clients.say(0, frames(Incr(b"n", 1), Get(b"n"), Incr(b"n", 1), Set(b"k", b"v")))
@@ -331,8 +330,8 @@ class TestFailures:
         assert codes(both[0]) == ["UNKNOWN", "NOQUORUM", "NOQUORUM", "PONG"]
         assert codes(both[1]) == codes(both[0])
 
-    def test_what_waits_when_the_majority_goes(self) -> None:
-        """Writes that are on their way fail as nobody knows, what only reads as not executed."""
+    def test_loss_of_the_quorum_fails_pending_commands(self) -> None:
+        """Writes in flight fail as unknown, reads as not executed."""
         both = twins(2, room=10_000)
         for clients in both:
             clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
@@ -345,8 +344,8 @@ class TestFailures:
             clients.lose_quorum(12)
             assert codes(clients, 0) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
 
-    def test_an_entry_that_comes_after_all(self) -> None:
-        """It counts, as on all nodes; and whoever was told that nobody knows is told nothing more."""
+    def test_late_entry_counts_and_its_reply_is_discarded(self) -> None:
+        """It counts on all nodes; a client that has already received UNKNOWN gets no second reply."""
         clients = Clients(1, native_path_in_use=True, room=10_000)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 5)))
         clients.node.pump()
@@ -360,14 +359,14 @@ class TestFailures:
         clients.deliver()
         assert codes(clients)[3:] == ["1", "6"]
 
-    def test_a_client_that_has_gone(self) -> None:
+    def test_closed_client(self) -> None:
         clients = Clients(1, native_path_in_use=True)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
         clients.sessions[0].disconnected()
         clients.deliver()
         assert clients.node.running.databases[0].get(b"k") == b"1"
 
-    def test_a_node_that_leaves(self) -> None:
+    def test_stopped_node(self) -> None:
         clients = Clients(1, native_path_in_use=True)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
         clients.node.pump()
@@ -379,7 +378,7 @@ class TestFailures:
 
     @given(st.integers(0, 2**32))
     def test_each_command_is_answered_once(self, seed: int) -> None:
-        """Whatever is lost, comes late or twice."""
+        """Under loss, delay and repetition of entries."""
         chance = random.Random(seed)
         clients = Clients(3, native_path_in_use=True, room=chance.choice([100, 100_000]))
         expected = [0, 0, 0]
@@ -411,8 +410,8 @@ class TestFailures:
         assert [len(list(said(clients, client))) for client in range(3)] == expected
 
 
-def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
-    """While writes are refused, each is told why."""
+def test_refused_writes_get_the_reason() -> None:
+    """Nothing is proposed while writes are refused."""
     both = twins(1)
     for clients in both:
         clients.node.running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
@@ -434,7 +433,7 @@ def resp(*commands: tuple[bytes, ...]) -> bytes:
     return b"".join(request(*command) for command in commands)
 
 
-def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
+def test_redis_commands_are_logged_as_native_frames() -> None:
     clients = Clients(1, native_path_in_use=True, width=None, room=100_000)
     clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
     clients.deliver()
@@ -442,7 +441,7 @@ def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
     assert clients.heard[0] == b"+OK\r\n+OK\r\n:1\r\n:1\r\n"
 
 
-def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -> None:
+def test_ttls_and_conditions_are_in_the_log() -> None:
     both = twins(1, width=None, room=100_000)
     for clients in both:
         asked = readable(clients.node.running)
@@ -471,7 +470,7 @@ def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -
     )
 
 
-def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
+def test_key_expired_in_log_time_is_absent_for_conditions() -> None:
     both = twins(1, width=None, room=100_000)
     for clients in both:
         clients.say(0, resp(*[(b"SET", key, b"v", b"PX", b"5") for key in (b"k", b"l", b"m")]))
@@ -498,7 +497,7 @@ def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
     agree(*both)
 
 
-def test_a_time_to_live_is_proposed_on_the_articles_wire_too() -> None:
+def test_ttl_is_proposed_on_the_native_protocol_too() -> None:
     both = twins(1, room=100_000)
     some = frames(
         SetWith(b"k", b"v", ttl=5), SetMany(7, ((b"l", b"1"), (b"m", b"2"))), SetWith(b"k", b"", keep_ttl=True)
@@ -532,7 +531,7 @@ def test_a_readonly_connection_reads_locally() -> None:
         assert clients.heard[1].endswith(b"+OK\r\n$1\r\n3\r\n")
 
 
-def test_what_is_left_of_redis_commands_is_answered_in_its_place() -> None:
+def test_redis_commands_left_to_the_pure_path_keep_their_order() -> None:
     both = twins(2, width=None, room=100_000)
     for clients in both:
         clients.say(0, resp((b"SET", b"a", b"text"), (b"INCR", b"a"), (b"MGET", b"a", b"b"), (b"GET", b"a")))
@@ -544,7 +543,7 @@ def test_what_is_left_of_redis_commands_is_answered_in_its_place() -> None:
     agree(*both)
 
 
-def test_a_majority_that_goes_is_told_on_redis_wire() -> None:
+def test_loss_of_the_quorum_is_reported_on_the_redis_protocol() -> None:
     for clients in twins(1, width=None, room=10_000):
         clients.say(0, resp((b"SET", b"k", b"1"), (b"GET", b"k")))
         clients.node.pump()

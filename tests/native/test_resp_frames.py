@@ -1,6 +1,4 @@
-"""The compiled hot path of Redis' wire gives what the readable way gives: for any bytes, however cut, the same replies
-and the same keyspaces. `make fuzz` compares for long, with the sanitizers on.
-"""
+"""The native path of the Redis protocol equals the pure path: replies and databases, for any bytes in any pieces."""
 
 import itertools
 import random
@@ -35,7 +33,7 @@ COMMANDS = st.one_of(
 
 
 @given(st.lists(COMMANDS, max_size=20), st.lists(st.integers(0, 400), max_size=6), st.booleans())
-def test_for_commands_however_cut(said: list[list[bytes]], cuts: list[int], third: bool) -> None:
+def test_equal_for_commands_in_any_pieces(said: list[list[bytes]], cuts: list[int], third: bool) -> None:
     twins = Twins()
     twins.say(request(b"HELLO", b"3" if third else b"2"))
     twins.say_in_pieces(b"".join(request(*words) for words in said), cuts)
@@ -48,15 +46,15 @@ def test_for_commands_however_cut(said: list[list[bytes]], cuts: list[int], thir
 @example(b"02\r\n$3\r\nGET\r\n$1\r\nk\r\n", [3])
 @example(b"2\r\n$3\r\nGET\r\n$+1\r\nk\r\n", [])
 @example(b"2\r\n$3\r\nGET\r\n$99999999999\r\nk\r\n", [])
-def test_for_any_bytes(said: bytes, cuts: list[int]) -> None:
+def test_equal_for_any_bytes(said: bytes, cuts: list[int]) -> None:
     twins = Twins()
     twins.say_in_pieces(b"*" + said, cuts)
     twins.agree()
 
 
 @given(st.integers(0, 2**32))
-def test_for_a_life_of_a_store(seed: int) -> None:
-    """Few keys and many commands, with times to live, time that goes on, several keyspaces, transactions, damage."""
+def test_equal_for_random_programs(seed: int) -> None:
+    """Few keys and many commands, with TTLs, passing time, several databases, transactions and damage."""
     chance = random.Random(seed)
     twins = Twins(limits=Limits(value=2_000, frame=80_000))
     for _ in range(12):
@@ -69,7 +67,7 @@ def test_for_a_life_of_a_store(seed: int) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 1_048_560, 1_048_576, 3_000_000])
-def test_for_long_values(length: int) -> None:
+def test_equal_for_long_values(length: int) -> None:
     twins = Twins()
     value = bytes(length)
     said = request(b"SET", b"k", value) + request(b"GET", b"k") + request(b"MGET", b"k", b"no", b"k")
@@ -78,8 +76,8 @@ def test_for_long_values(length: int) -> None:
 
 
 @pytest.mark.parametrize("over", [0, 1])
-def test_at_the_limits(over: int) -> None:
-    """A value, a frame, a key, a number of words: the longest that goes, and one more."""
+def test_equal_at_the_limits(over: int) -> None:
+    """A value, a frame, a key, a number of arguments: the longest, and one more."""
     for words in (
         [b"SET", b"k", bytes(1_000 + over)],
         [b"MGET", *[bytes(999)] * 3, bytes(860 + over)],
@@ -93,8 +91,8 @@ def test_at_the_limits(over: int) -> None:
 
 @pytest.mark.parametrize("over", [0, 1])
 @pytest.mark.parametrize("size", [10, 5_000])
-def test_replies_at_the_limit(size: int, over: int) -> None:
-    """Several values are a reply that can be longer than a frame; then both say an error instead."""
+def test_equal_replies_at_the_limit(size: int, over: int) -> None:
+    """Several values may be longer than a frame; then both reply with an error."""
     count = 4 if size > 1_000 else 100
     reply = len(b"*%d\r\n" % count) + count * len(b"$%d\r\n\r\n" % size) + count * size
     twins = Twins(limits=Limits(value=10_000, frame=max(reply, size + 100) - over))
@@ -105,8 +103,8 @@ def test_replies_at_the_limit(size: int, over: int) -> None:
 
 
 @pytest.mark.parametrize("third", [False, True])
-def test_what_is_served(third: bool) -> None:
-    """Each word that is said to be served here is, in both versions of the protocol; and exists."""
+def test_served_commands_are_registered(third: bool) -> None:
+    """Each command of the list is served, in both versions of the protocol."""
     for name in SERVED:
         assert name.encode() in RESP_COMMANDS
         twins = Twins()
@@ -119,7 +117,7 @@ def test_what_is_served(third: bool) -> None:
         twins.agree()
 
 
-def test_not_where_a_command_means_something_else() -> None:
+def test_commands_with_another_meaning_are_not_served() -> None:
     """In a transaction, with replies off, and as a subscriber in version 2."""
     for begin in (["MULTI"], ["CLIENT", "REPLY", "OFF"], ["CLIENT", "REPLY", "SKIP"], ["SUBSCRIBE", "c"]):
         twins = Twins()
@@ -128,7 +126,7 @@ def test_not_where_a_command_means_something_else() -> None:
         twins.agree()
 
 
-def test_a_selected_keyspace_has_its_own() -> None:
+def test_selected_database_has_its_own_executor() -> None:
     twins = Twins()
     twins.say(request(b"SELECT", b"3") + request(b"SET", b"k", b"v") + request(b"SELECT", b"0") + request(b"GET", b"k"))
     assert twins.executed_natively == 2
@@ -136,7 +134,7 @@ def test_a_selected_keyspace_has_its_own() -> None:
     twins.agree()
 
 
-def test_a_change_is_seen_by_who_watches() -> None:
+def test_change_is_visible_to_watch() -> None:
     twins = Twins()
     twins.say(request(b"SET", b"k", b"1") + request(b"WATCH", b"k") + request(b"SET", b"k", b"2", b"EX", b"9"))
     twins.say(request(b"MULTI") + request(b"GET", b"k") + request(b"EXEC"))
@@ -146,8 +144,8 @@ def test_a_change_is_seen_by_who_watches() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 50])
-def test_commands_of_many_keys_are_whole_or_not_begun(count: int) -> None:
-    """Also where one of the keys would split a bucket, or empty it, and where a key is named twice."""
+def test_commands_of_many_keys_are_atomic(count: int) -> None:
+    """Also if one of the keys would split a bucket, or empty it, or a key is named twice."""
     twins = Twins()
     for begin in range(0, 600, count):
         keys = [b"%d" % n for n in range(begin, begin + count)]
@@ -161,7 +159,7 @@ def test_commands_of_many_keys_are_whole_or_not_begun(count: int) -> None:
     twins.agree()
 
 
-def test_for_keys_of_one_position() -> None:
+def test_equal_for_keys_of_one_crc() -> None:
     """Their bucket keeps an order of its keys, which the native path must update or leave to the pure path."""
     crowd = [*itertools.islice(keys_at(0xABCD_1234), 2_000)]
     twins = Twins()

@@ -157,7 +157,7 @@ def test_node_imports_nothing_from_the_working_directory(trap: Path, tmp_path: P
     assert "usage: cairn serve" in ended.stdout
 
 
-def test_server_after_a_crash_imports_nothing_from_the_working_directory(trap: Path, tmp_path: Path) -> None:
+def test_restarted_server_imports_nothing_from_its_directory(trap: Path, tmp_path: Path) -> None:
     for turn in range(2):
         with subprocess.Popen(
             python_command("-m", "cairnkv", "serve", "--port", "0", "--data", str(tmp_path / "data")),

@@ -239,7 +239,7 @@ def test_slow_reader_leaves_staged_writes_of_neighbours_alone(
     slow.read()
 
 
-def test_client_whose_replies_wait_for_a_commit_leaves_neighbours_alone(
+def test_client_with_pending_replies_leaves_neighbours_alone(
     start_on_both: Start, clients: Connect, tmp_path_unix: str
 ) -> None:
     """The native event path holds a bounded number of bytes that wait for the log; beyond that the session does."""

@@ -105,7 +105,7 @@ if LONG:
 
     @pytest.mark.skipif(bool(power.lacking()), reason=f"NOT TESTED HERE: {power.lacking()}")
     @pytest.mark.parametrize("syncs", [True, False], ids=["syncs", "does-not-sync"])
-    def test_when_the_power_fails_at_all_hosts_it_matters_whether_the_log_syncs(syncs: bool, tmp_path: Path) -> None:
+    def test_power_failure_of_all_hosts_needs_a_log_that_syncs(syncs: bool, tmp_path: Path) -> None:
         """Processes that are killed lose nothing of what they wrote, so that nothing else would show it.
 
         The log that does not sync is NATS with its default, every two minutes, which takes --trust-nats-sync.

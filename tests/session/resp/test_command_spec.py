@@ -32,7 +32,7 @@ def test_a_command_without_flags_may_write_and_needs_memory() -> None:
 
 
 @pytest.mark.usefixtures("undeclared")
-def test_a_command_on_keys_that_only_has_other_flags_needs_the_right_to_write() -> None:
+def test_command_on_keys_with_other_flags_only_needs_write_right() -> None:
     on_keys("GETNUMBER key", "fast", group="string", since="0.0.0", summary="Return a number.")(get_number)
     assert RESP_COMMANDS[b"GETNUMBER"].right is Right.WRITE
 
