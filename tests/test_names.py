@@ -7,12 +7,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 RETIRED_TEXT = """
-Accelerator ArticleAccelerator ArticleConversation CannotSay Deferred Dialect DiskLog Gathering Harm HeldRun HotClock
-HotTable LateLog LogListener LogRefused NotQuick Postponed ProcessLog ProposedRun ProposingAccelerator RedisAccelerator
-RedisConversation SaidOnce Sight Surroundings UseOrder
+Accelerator ArticleAccelerator ArticleConversation BackUp CannotSay Deferred Dialect DiskLog Gathering Harm HeldRun
+HotClock HotTable LateLog LogListener LogRefused NotQuick OfNode Postponed ProcessLog ProposedRun ProposingAccelerator
+RedisAccelerator RedisConversation RocksEngine SaidOnce Sight Staged Surroundings UseOrder
 
-NODE_SPACE SPACES accelerator_of article_accelerator durable_option held_run hot_path member_from new_member open_engine
-parsed_harms redis_accelerator take_turn word_of words_carried_out _surroundings _usable_accelerator _use_order
+HOPELESS_KEYS NODE_SPACE SPACES STAGED_MAX STRANGER_EPOCHS_MAX _surroundings _usable_accelerator _use_order
+accelerator_of article_accelerator came_sent durable_option held_run hot_keys hot_path member_from mend_logs new_member
+open_engine parsed_harms patiently redis_accelerator take_turn what_to_check word_of words_carried_out
 """
 RETIRED = RETIRED_TEXT.split()
 

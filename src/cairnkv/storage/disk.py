@@ -87,7 +87,7 @@ class DiskStorage:
         self.memory_bytes = 0 if memory_limit is None else memory_bytes(memory_limit)
         """Bytes of the memory limit that RocksDB uses."""
         self._queued_bytes_max = queued_bytes_max(memory_limit)
-        self._new_engine = new_rocksdb or functools.partial(open_rocksdb, limit=limit, memory_limit=memory_limit)
+        self._new_rocksdb = new_rocksdb or functools.partial(open_rocksdb, limit=limit, memory_limit=memory_limit)
         self._space = Space(self.directory, limit)
         self._rocksdb: RocksDB | None = None
         self._records_read = self._records = 0
@@ -150,7 +150,7 @@ class DiskStorage:
     def _open(self) -> RocksDB:
         if self._apart:
             replay(self.directory, self._limit, lambda: self._closed)
-        return self._new_engine(self.directory)
+        return self._new_rocksdb(self.directory)
 
     def _open_first(self) -> RocksDB:
         """Open RocksDB at the start, with the space of the reserve if the disk is full."""
