@@ -17,7 +17,7 @@ from cairnkv.commands import CODES, OK, Code, Failure, Get, Ping, failures
 from cairnkv.testing import running_server
 from tests.client.test_aio import until
 from tests.client.test_sync import answer_everything
-from tests.conformance.ways import Awaited, _loop_in_a_thread
+from tests.conformance.drivers import Awaited, _loop_in_a_thread
 from tests.support.patience import AT_ONCE
 from tests.support.scripted import Conversation, Script, Scripted, scripted
 

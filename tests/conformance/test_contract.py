@@ -10,12 +10,12 @@ import pytest
 
 import cairnkv
 from cairnkv.testing import ManualClock
-from tests.conformance.ways import WAYS
+from tests.conformance.drivers import DRIVERS
 
 
-@pytest.fixture(scope="module", params=WAYS.values(), ids=[*WAYS])
+@pytest.fixture(scope="module", params=DRIVERS.values(), ids=[*DRIVERS])
 def opened(request: pytest.FixtureRequest, path_in_use: str) -> Iterator[tuple[Any, ManualClock]]:
-    """A store that is opened once for all tests of its way, and its clock."""
+    """Yield a store that is opened once for all tests of its driver, and its clock."""
     clock = ManualClock()
     with request.param(clock) as store:
         yield store, clock
@@ -399,7 +399,7 @@ def test_ping_and_info(kv: Any, request: pytest.FixtureRequest) -> None:
     assert info["keys"] == 1
     assert info["cairnkv_version"] == cairnkv.__version__
     mode = next(
-        (mode for way, mode in {"disk": "durable", "quorum": "replicated"}.items() if way in request.node.name),
+        (mode for part, mode in {"disk": "durable", "quorum": "replicated"}.items() if part in request.node.name),
         "in-memory",
     )
     assert info["mode"] == mode

@@ -11,8 +11,8 @@ from docs.redis_differences import KNOWN_DIFFERENCES, Shown
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.redis.altering_proxy import altering_proxy
 from tests.redis.differences import equal, equal_values, in_some_order
-from tests.redis.liar import lying
 from tests.redis.programs import CHANNELS, COMMANDS, CONNECTIONS, STEPS, Program, commands, programs
 from tests.support import targets
 from tests.support.raw_resp import Peer, Words, command, value_of
@@ -246,7 +246,7 @@ def test_redis_equals_itself(real_redis: Target, another_redis: Target, program:
     compare(real_redis, another_redis, program)
 
 
-LIES = {
+ALTERATIONS = {
     "an error's text": (b"-ERR value is not an integer or out of range", b"-ERR not an integer"),
     "a count": (b":1\r\n", b":2\r\n"),
     "a null": (b"$-1\r\n", b"$0\r\n\r\n"),
@@ -259,25 +259,28 @@ LIES = {
 """What a server that lies puts in place of what."""
 
 FOUND_OUT: Final = "the replies differ|an iteration did not end"
-"""A lie about a cursor may keep a SCAN from its end."""
+"""An alteration about a cursor may keep a SCAN from its end."""
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
-def test_wrong_reply_is_detected(real_redis: Target, another_redis: Target, lie: tuple[bytes, bytes]) -> None:
+@pytest.mark.parametrize("alteration", ALTERATIONS.values(), ids=ALTERATIONS.keys())
+def test_wrong_reply_is_detected(real_redis: Target, another_redis: Target, alteration: tuple[bytes, bytes]) -> None:
     @settings(parent=_TRY, max_examples=2_000, phases=[Phase.generate], database=None)
     @given(programs())
     def agree(program: Program) -> None:
-        compare(real_redis, liar, program)
+        compare(real_redis, altered, program)
 
-    with lying(another_redis, *lie) as liar, pytest.raises(AssertionError, match=FOUND_OUT):
+    with altering_proxy(another_redis, *alteration) as altered, pytest.raises(AssertionError, match=FOUND_OUT):
         agree()
 
 
 def test_wrong_message_to_a_subscriber_is_detected(real_redis: Target, another_redis: Target) -> None:
     steps = [(0, (b"SUBSCRIBE", b"c")), (1, (b"PUBLISH", b"c", b"hello"))]
     compare_channels(real_redis, another_redis, 2, steps)
-    with lying(another_redis, b"hello", b"jello") as liar, pytest.raises(AssertionError, match="the replies differ"):
-        compare_channels(real_redis, liar, 2, steps)
+    with (
+        altering_proxy(another_redis, b"hello", b"jello") as altered,
+        pytest.raises(AssertionError, match="the replies differ"),
+    ):
+        compare_channels(real_redis, altered, 2, steps)
 
 
 def test_wrong_ttl_is_detected() -> None:

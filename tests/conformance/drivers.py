@@ -1,7 +1,7 @@
-"""The ways in: each gives the same methods, so that one set of tests proves the contract for all of them.
+"""Drivers: each gives the same methods over one mode, protocol and client, so that one set of tests checks all.
 
-A later size or wire joins by adding a way to `WAYS`. Each way is a context manager that takes a clock, and gives
-an empty store of bytes whose time is that clock's.
+A new mode or protocol adds a driver to `DRIVERS`. Each driver is a context manager that takes a clock and gives
+an empty store of bytes on that clock.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemor
 from cairnkv.limits import MIB
 from cairnkv.store import LocalStore, PendingReply, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
-from tests.conformance import redis_way
+from tests.conformance import redis_driver
 from tests.support import nats
 from tests.support.simulated import Cluster
 
@@ -51,7 +51,7 @@ class ByHand(KeyValue[bytes, bytes]):
         self._socket.close()
 
     def pipeline(self) -> Pipeline[bytes, bytes]:
-        raise NotImplementedError  # another way has them
+        raise NotImplementedError  # other drivers have them
 
     def _do(self, call: Call[Any]) -> Any:
         self._socket.sendall(self._frame(call))
@@ -197,7 +197,7 @@ def asynchronous(clock: ManualClock) -> Iterator[Any]:
 
 def by_hand(width: int, *, on_disk: bool = False) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     @contextlib.contextmanager
-    def way(clock: ManualClock) -> Iterator[Any]:
+    def driver(clock: ManualClock) -> Iterator[Any]:
         with contextlib.ExitStack() as stack:
             data: dict[str, Any] = {"data": stack.enter_context(tempfile.TemporaryDirectory())} if on_disk else {}
             server = stack.enter_context(running_server(clock=clock, **data))
@@ -205,7 +205,7 @@ def by_hand(width: int, *, on_disk: bool = False) -> Callable[[ManualClock], Abs
             with ByHand(server.address, width) as store:
                 yield store
 
-    return way
+    return driver
 
 
 @contextlib.contextmanager
@@ -317,7 +317,7 @@ class OnNode(KeyValue[bytes, bytes]):
         pass
 
     def pipeline(self) -> Pipeline[bytes, bytes]:
-        raise NotImplementedError  # another way has them
+        raise NotImplementedError  # other drivers have them
 
     def _do(self, call: Call[Any]) -> Any:
         outcome = self._node.execute(call.command)
@@ -336,7 +336,7 @@ def quorum_simulated(clock: ManualClock) -> Iterator[Any]:
         yield store
 
 
-WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
+DRIVERS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "embedded": embedded,
     "embedded-async": embedded_async,
     "sync": sync,
@@ -352,6 +352,6 @@ WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "four-byte frames": by_hand(4),
     "quorum": quorum,
     "quorum, four-byte frames": quorum_by_hand,
-    **redis_way.WAYS,
-    "quorum, redis-py": redis_way.sync(3, a_node),
+    **redis_driver.DRIVERS,
+    "quorum, redis-py": redis_driver.sync(3, a_node),
 }

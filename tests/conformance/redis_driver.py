@@ -1,7 +1,7 @@
-"""The way in over Redis' wire, through redis-py: each command of the contract as a client of Redis says it.
+"""The driver over the Redis protocol: each command of the contract as commands of Redis, through redis-py.
 
-What Redis has in one command is said in that one; what it has not (to clear by prefix, to store several values with a
-time to live) in those that its users would take, in a transaction where it has to be one step.
+A command without an equal in Redis (delete by prefix, several values with a TTL) is a sequence of commands as a user
+would write it, in a transaction if it must be atomic.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class OverRedis(KeyValue[bytes, bytes]):
         self._close()
 
     def pipeline(self) -> Pipeline[bytes, bytes]:
-        raise NotImplementedError  # another way has them
+        raise NotImplementedError  # other drivers have them
 
     def _do(self, call: Call[Any]) -> Any:
         try:
@@ -193,7 +193,7 @@ def sync(
     protocol: int, served: Callable[[ManualClock], AbstractContextManager[RunningServer]] = _in_memory
 ) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     @contextlib.contextmanager
-    def way(clock: ManualClock) -> Iterator[Any]:
+    def driver(clock: ManualClock) -> Iterator[Any]:
         with served(clock) as server:
             assert server.address is not None
             host, port = server.address
@@ -209,12 +209,12 @@ def sync(
             with OverRedis(client.execute_command, say_together, client.close) as store:
                 yield store
 
-    return way
+    return driver
 
 
 def asynchronous(protocol: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     @contextlib.contextmanager
-    def way(clock: ManualClock) -> Iterator[Any]:
+    def driver(clock: ManualClock) -> Iterator[Any]:
         with running_server(clock=clock) as server, asyncio.Runner() as runner:
             assert server.address is not None
             host, port = server.address
@@ -237,7 +237,7 @@ def asynchronous(protocol: int) -> Callable[[ManualClock], AbstractContextManage
             ) as store:
                 yield store
 
-    return way
+    return driver
 
 
 WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
