@@ -240,7 +240,7 @@ def asynchronous(protocol: int) -> Callable[[ManualClock], AbstractContextManage
     return driver
 
 
-WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
+DRIVERS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "redis-py, RESP2": sync(2),
     "redis-py, RESP3": sync(3),
     "redis-py asyncio, RESP2": asynchronous(2),
