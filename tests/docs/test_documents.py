@@ -21,6 +21,7 @@ from cairnkv.testing import running_server
 from tests.support.readme import transcript, typed
 
 ROOT = Path(__file__).parents[2]
+TUTORIAL = Path("docs/tutorial.md")
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 PACKAGE = ROOT / "src" / "cairnkv"
 
@@ -219,7 +220,9 @@ def blocks(document: Path, language: str) -> list[str]:
     return [block for block in found if not re.search(r"^def test_", block, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if blocks(path, "python")], ids=str)
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if blocks(path, "python") and path != TUTORIAL], ids=str
+)
 def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
     """The blocks of a page are one program. Its server is in-memory."""
     program = "\n".join(blocks(document, "python"))
@@ -240,7 +243,7 @@ def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "document",
     # The page on backups shows sizes and times, which vary: tests/cli tests it.
-    [path for path in DOCUMENTS if blocks(path, "console") and path != Path("docs/backup.md")],
+    [path for path in DOCUMENTS if blocks(path, "console") and path not in (Path("docs/backup.md"), TUTORIAL)],
     ids=str,
 )
 def test_console_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
@@ -248,6 +251,28 @@ def test_console_examples_print_what_the_page_shows(document: Path, tmp_path: Pa
     assert len(steps) >= 3
     with running_server(clock=wall_clock) as server:
         assert typed(steps, tmp_path, server.url, Path(sys.executable).parent) == steps
+
+
+def test_tutorial_prints_what_the_page_shows_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One interpreter stays open, and the server has the directory that the page names."""
+    text = (ROOT / TUTORIAL).read_text()
+    (directory,) = re.findall(r"^cairn serve --data (\S+)$", text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    console: dict[str, object] = {}
+    steps = transcript(ROOT / TUTORIAL)
+    kinds: list[str] = []
+    with running_server(data=tmp_path / directory, clock=wall_clock) as server:
+        for kind, block in re.findall(r"```(python|console)\n(.*?)```", text, re.DOTALL):
+            kinds.append(kind)
+            if kind == "console":
+                assert typed(steps, tmp_path, server.url, Path(sys.executable).parent) == steps
+                continue
+            exec(block.replace("127.0.0.1:6555", server.url.removeprefix("cairn://")), console)
+            assert capsys.readouterr().out.splitlines() == re.findall(r"#\s*prints: (.*)", block)
+    assert kinds.count("console") == 1
+    assert len(kinds) > 5
 
 
 def test_tests_on_the_page_on_testing_pass(tmp_path: Path) -> None:
