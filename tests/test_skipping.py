@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 PROGRAM = """
 import pytest
 
@@ -29,7 +31,7 @@ def test_skipped_test_fails_the_run_with_ci_true(tmp_path: Path, ci: str, skips:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"],
         cwd=tmp_path,
-        env={**os.environ, "CI": ci},
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},  # conftest.py imports `tests.support`
         capture_output=True,
         text=True,
         check=False,
