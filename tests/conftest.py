@@ -1,8 +1,7 @@
-"""What holds for every test: how hard Hypothesis tries, and that nothing is skipped unnoticed.
+"""Settings for every test: how hard Hypothesis tries, and that a skipped test fails CI.
 
-`HYPOTHESIS_PROFILE=long make test` tries much harder than the default, which keeps the suite short; `brief` is for what
-was tried so already, and runs once more somewhere else. With `CI=true` a skipped test fails the run: what a machine
-cannot run there is a fault of that machine's set-up.
+`HYPOTHESIS_PROFILE=long make test` tries much harder than the default, which keeps the suite short; `brief` is for
+tests that run once more elsewhere. With `CI=true` a skipped test fails the run: its machine lacks something.
 """
 
 import contextlib

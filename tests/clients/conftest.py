@@ -1,4 +1,4 @@
-"""The server that clients speak with, empty before each test; and how a missing client is reported."""
+"""The server for the clients, empty before each test; and the report of a missing client."""
 
 import shutil
 

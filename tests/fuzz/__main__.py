@@ -1,4 +1,4 @@
-"""`make fuzz`: the compiled hot path beside the readable way, for long, with the sanitizers on.
+"""`make fuzz`: a long comparison of the native path with the pure path, with the sanitizers on.
 
     python -m tests.fuzz [--seconds 300] [--seed N] [--protocol native|resp|both] [--plain]
 
@@ -27,7 +27,7 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 def main() -> int:
     """Build, and fuzz there; or only fuzz."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz", description="compare the compiled hot path with the readable way"
+        prog="python -m tests.fuzz", description="compare the native path with the pure path"
     )
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, help="the first seed (default: by chance)")

@@ -68,18 +68,18 @@ class Followers:
 
     def agree(self) -> None:
         """Assert that both are the same, and what they wrote last comes to the same."""
-        plain, swift = self.stores
-        assert fingerprint(plain) == fingerprint(swift)
-        assert plain._shared.versions == swift._shared.versions
-        for one, other in zip(plain.databases, swift.databases, strict=True):
+        pure, native = self.stores
+        assert fingerprint(pure) == fingerprint(native)
+        assert pure._shared.versions == native._shared.versions
+        for one, other in zip(pure.databases, native.databases, strict=True):
             one.check()
             other.check()
         (now, said), (other_now, other_said) = (disk.commits[-1] for disk in self.disks)
         assert now == other_now
-        if not plain._tracked:  # otherwise a run has the versions once, at its end
+        if not pure._tracked:  # otherwise a run has the versions once, at its end
             shows = [effect for effect in said if effect in other_said or effect[2] is not None]
             assert shows == [effect for effect in other_said if effect in said or effect[2] is not None]
-        assert comes_to(said, plain.databases[0].now) == comes_to(other_said, plain.databases[0].now)
+        assert comes_to(said, pure.databases[0].now) == comes_to(other_said, pure.databases[0].now)
 
 
 def comes_to(effects: tuple[Effect, ...], now: int) -> dict[tuple[int, bytes | None], object]:
@@ -150,15 +150,15 @@ def test_keys_freed_on_one_node_only() -> None:
 
 def test_native_path_executes_the_commands_that_it_serves() -> None:
     followers = Followers()
-    swift = followers.stores[1]
+    native = followers.stores[1]
     readable = []
-    change = swift._change
+    change = native._change
 
     def noting(step: Step, changes: Any) -> Any:
         readable.append(step)
         return change(step, changes)
 
-    swift._change = noting  # type: ignore[method-assign]
+    native._change = noting  # type: ignore[method-assign]
     followers.run(*(Set(b"%d" % n, b"x") for n in range(100)), Append(b"k", b""), *[Incr(b"n", 1)] * 100)
     followers.run(SetWith(b"k", b"", ttl=1), SetWith(b"l", b"", if_absent=True), SetMany(5, ((b"m", b""), (b"o", b""))))
     assert [type(step.command) for step in readable] == [Append]

@@ -61,8 +61,8 @@ class Twins:
 
     def do(self, call: Callable[[Any], Any]) -> None:
         """Make a call on both, and assert that the same comes of it."""
-        plain, swift = (outcome(call, store) for store in self.stores)
-        assert plain == swift
+        pure, native = (outcome(call, store) for store in self.stores)
+        assert pure == native
 
     def agree(self) -> None:
         """Assert that both are in the same state."""

@@ -56,7 +56,7 @@ class LateTwins(Twins):
         self.kept()
 
     def kept(self) -> None:
-        """Assert that the swift one's log can bring everything back that is committed and not over."""
+        """Assert that the native twin's storage can bring everything back that is committed and not over."""
         store = self.stores[1]
         kept: dict[tuple[int, bytes], tuple[bytes, int | None]] = {}
         for entry in self.logs[1].committed:
@@ -196,25 +196,25 @@ def test_batch_refused_at_the_last_moment_fails() -> None:
     """Replies that show an earlier write wait for it, and its key keeps the pending mark."""
     storage = LateStorage(keeps_effects=True)
     twins = Twins(width=2, logs=(LateStorage(keeps_effects=True), storage))
-    swift, other = twins.sessions[1], Session(twins.stores[1], wake=lambda: None, width=2)
+    native, other = twins.sessions[1], Session(twins.stores[1], wake=lambda: None, width=2)
 
     def say(session: Session, *commands: Command) -> bytes:
         session.receive(frames(*commands))
         session.advance()
         return b"".join(session.output())
 
-    say(swift, Set(b"k", b"safe"))
+    say(native, Set(b"k", b"safe"))
     storage.commit()
-    assert say(swift).endswith(b"OK")
-    assert say(swift, Set(b"k", b"5")) == b""
+    assert say(native).endswith(b"OK")
+    assert say(native, Set(b"k", b"5")) == b""
     storage.surprise = "the disk has failed meanwhile"
-    assert say(swift, Ping(b"now"), Get(b"k"), Set(b"k", b"6"), Get(b"k"), Set(b"l", b"1")) == b""
+    assert say(native, Ping(b"now"), Get(b"k"), Set(b"k", b"6"), Get(b"k"), Set(b"l", b"1")) == b""
     storage.surprise = None
     assert twins.stores[1].database.get(b"k") == b"5"
     assert twins.stores[1].database.get(b"l") is None
     assert say(other, Get(b"k")) == b"", "which is not committed yet"
     storage.fail("the disk is gone", unknown=True)
-    said = say(swift)
+    said = say(native)
     assert [said.count(part) for part in (b"UNKNOWN", b"now", b"UNDONE", b"the disk has failed meanwhile")] == [
         1,
         1,
@@ -222,11 +222,11 @@ def test_batch_refused_at_the_last_moment_fails() -> None:
         3,
     ]
     assert b"UNDONE" in say(other)
-    assert say(swift, Set(b"k", b"7")) == b""
+    assert say(native, Set(b"k", b"7")) == b""
     storage.surprise = "once more"
-    assert say(swift, Get(b"k"), Set(b"k", b"8")) == b""
+    assert say(native, Get(b"k"), Set(b"k", b"8")) == b""
     storage.surprise = None
     storage.commit()
-    said = say(swift)
+    said = say(native)
     assert b"\x00\x00\x00\x017" in said
     assert said.endswith(b"UNDONE once more")

@@ -159,7 +159,7 @@ def local(*commands: Command) -> bytes:
 
 
 def readable(store: ReplicatedStore) -> list[Command]:
-    """What the store is asked to execute from now on: each command that goes the readable way."""
+    """Return a list that collects the commands which the store executes on the pure path from now on."""
     asked: list[Command] = []
     execute = store.execute
 

@@ -181,11 +181,11 @@ def test_turn_ends_after_its_bytes_of_commands() -> None:
     twins = Twins()
     twins.say(b"PING\r\n")
     ping = request(b"PING")
-    swift = twins.sessions[1]
-    swift.receive(ping * (4 * BATCH_BYTES // len(ping)))
+    native = twins.sessions[1]
+    native.receive(ping * (4 * BATCH_BYTES // len(ping)))
     turns = 0
-    while swift.runnable:
-        swift.advance()
-        assert sum(map(len, swift.output())) <= len(b"+PONG\r\n") * (BATCH_BYTES // len(ping) + 2)
+    while native.runnable:
+        native.advance()
+        assert sum(map(len, native.output())) <= len(b"+PONG\r\n") * (BATCH_BYTES // len(ping) + 2)
         turns += 1
     assert turns >= 4

@@ -1,4 +1,4 @@
-"""The servers that these tests speak with: `redis_target` is ours, `real_redis` the reference."""
+"""Servers for these tests: `redis_target` is cairnkv, `real_redis` is redis-server."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""What several tests share: strategies, a plain model, a log that commits late, a clock, forged keys."""
+"""Code that several tests share: strategies, models, storages with late commits, clocks and forged keys."""

@@ -1,6 +1,6 @@
-"""Clients of two clusters that are told the same: one's node goes the readable way, the other's is compiled.
+"""Clients of two clusters that get the same bytes: a pure node serves the first, a native node the second.
 
-Each is a cluster in one thread (`simulated`), in which every position is held against what other nodes have there.
+Each cluster runs in one thread (`simulated`), which compares the states of its nodes at every log index.
 """
 
 import random
@@ -26,7 +26,7 @@ class Clients:
         store = self.node.running
         self.frame_executor: FrameExecutor | None = native_frame_executor(store) if native_path_in_use else None
         if native_path_in_use:
-            native_frame_executor(self.cluster.nodes[1].running)  # the third goes the readable way
+            native_frame_executor(self.cluster.nodes[1].running)  # the third node uses the pure path
         self.context = context = ServerContext(store) if native_path_in_use else WithPurePath(store)
         self.sessions = [
             Session(store, wake=lambda: None, width=width, frame_executor=self.frame_executor, context=context)
@@ -84,14 +84,14 @@ def twins(count: int, *, width: Width | None = 2, room: int = 400) -> tuple[Clie
     )
 
 
-def agree(plain: Clients, swift: Clients) -> None:
+def agree(pure: Clients, native: Clients) -> None:
     """Assert that both have said the same and are in the same state."""
-    assert plain.heard == swift.heard
-    for one, other in zip(plain.sessions, swift.sessions, strict=True):
+    assert pure.heard == native.heard
+    for one, other in zip(pure.sessions, native.sessions, strict=True):
         assert one.state is other.state
         assert one.consumed == other.consumed
         assert one.buffered == other.buffered
-    stores = plain.node.running, swift.node.running
+    stores = pure.node.running, native.node.running
     assert stores[0].digest == stores[1].digest
     assert stores[0]._shared.now == stores[1]._shared.now
     for databases in zip(*(store.databases for store in stores), strict=True):

@@ -1,4 +1,4 @@
-"""Keys made to share their CRC-32, or its leading bits, as someone would who wants to harm the table."""
+"""Keys forged to share their CRC-32, or its leading bits, as an attacker would forge them."""
 
 import itertools
 import zlib

@@ -1,4 +1,4 @@
-"""A log that commits when a test says so: late, in batches, never, or not at all.
+"""Storage that commits when a test says so: late, in batches, or never.
 
 It keeps the contract of `cairnkv.storage.base` and shows what it was given, so that a test can play the disk or
 the majority that a reply waits for.
@@ -34,7 +34,7 @@ class LateStorage:
 
     reuse_sequences: count on from the last commit after a failure, as a log does that cuts its end off;
     otherwise from the last append, as one does that never gives a sequence twice. The contract allows both.
-    keeps_effects: take what entries come to as well, as a disk does; then the compiled hot path may stage entries.
+    keeps_effects: take what entries come to as well, as a disk does; then the native path may collect entries.
     """
 
     mode = "late"

@@ -1,4 +1,4 @@
-"""Lives of a store, drawn by chance from a seed: what clients say to few keys, so that something happens to them."""
+"""Random programs from a seed: commands on few keys, so that many of them interact."""
 
 import random
 from typing import Any

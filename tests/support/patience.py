@@ -1,4 +1,4 @@
-"""Bounds for tests that prove that something does not wait."""
+"""Bounds for tests that something does not wait."""
 
 from typing import Final
 

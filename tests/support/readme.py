@@ -1,4 +1,4 @@
-"""The transcripts of a terminal on the pages, and a shell that their commands are typed into."""
+"""The terminal transcripts of the pages, and a shell that runs their commands."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""A server that does as a test says: for what a real one does only when something goes wrong."""
+"""A scripted server, for behaviour that a real server shows only during faults."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""`cairn serve` on a directory in a process of its own, to be killed; and what it has left there, read in this one."""
+"""`cairn serve` on a directory in a process that tests kill, and the store that it leaves."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""Two sessions that are told the same: one goes the readable way, the other through the compiled hot path."""
+"""Two sessions that get the same bytes: one uses the pure path, the other the native path."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class WithNativePath(ServerContext[Any]):
 
 
 class Twins:
-    """The two, each with a store of its own, and one clock. What they are told settles the wire."""
+    """The two sessions, each with its own store, and one clock. The first bytes decide the protocol."""
 
     def __init__(
         self,
@@ -54,10 +54,12 @@ class Twins:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         self.clock = HandClock()
-        plain, swift = logs or (None, None)
-        self.stores = LocalStore(clock=self.clock, storage=plain), LocalStore(clock=self.clock, storage=swift)
-        swift_store = self.stores[1]
-        self.frame_executor = NativeFrameExecutor(swift_store.database, swift_store.log_clock, swift_store.collector(0))
+        pure, native = logs or (None, None)
+        self.stores = LocalStore(clock=self.clock, storage=pure), LocalStore(clock=self.clock, storage=native)
+        native_store = self.stores[1]
+        self.frame_executor = NativeFrameExecutor(
+            native_store.database, native_store.log_clock, native_store.collector(0)
+        )
         self.stores[1].add_executor(self.frame_executor)
         self.context = WithPurePath(self.stores[0]), WithNativePath(self.stores[1])
         self.sessions = tuple(
@@ -76,12 +78,12 @@ class Twins:
 
     @property
     def executed_natively(self) -> int:
-        """How many commands went through the compiled hot path, of either wire."""
+        """The number of commands that the native path executed, over both protocols."""
         found = [self.context[1].frame_executor(db) for db in range(len(self.stores[1].databases))]
         return self.frame_executor.commands + sum(one.commands for one in found if one is not None)
 
     def say(self, data: bytes) -> None:
-        """Tell both the same bytes at once."""
+        """Send the same bytes to both."""
         for n, session in enumerate(self.sessions):
             session.receive(data)
             session.advance()
@@ -91,20 +93,20 @@ class Twins:
                 self.heard[n] += b"".join(session.output())
 
     def settle(self) -> None:
-        """Let both say what they held, now that their logs have told."""
+        """Let both send replies whose commits have ended."""
         self.say(b"")
 
     def say_in_pieces(self, data: bytes, cuts: list[int]) -> None:
-        """Tell both the same bytes, cut at these places."""
+        """Send the same bytes to both, cut at these places."""
         at = 0
         for end in [*sorted(min(cut, len(data)) for cut in cuts), len(data)]:
             self.say(data[at:end])
             at = end
 
     def agree(self) -> None:
-        """Assert that both have answered the same, and are in the same state."""
-        plain, swift = self.heard
-        assert plain == swift
+        """Assert that both have sent equal replies and are in equal states."""
+        pure, native = self.heard
+        assert pure == native
         assert self.sessions[0].state is self.sessions[1].state
         assert self.sessions[0].buffered == self.sessions[1].buffered
         assert self.sessions[0].consumed == self.sessions[1].consumed

@@ -1,4 +1,4 @@
-"""Watching keys of a store, as a transaction's WATCH does."""
+"""WATCH of keys of a store."""
 
 from cairnkv.commands import OK
 from cairnkv.engine import Watched

@@ -1,4 +1,4 @@
-"""A cluster with nodes that stand in for real ones, once for all tests of a process; whole again before each test."""
+"""A cluster of stand-in nodes, one for all tests of a process, complete again before each test."""
 
 from collections.abc import Iterator
 

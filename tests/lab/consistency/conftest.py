@@ -1,4 +1,4 @@
-"""Where nobody listens; and the command line, called as in its own tests."""
+"""An address without a server, and the command line as in its own tests."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the tests of the Redis conversations share."""
+"""Fixtures for tests of the Redis session."""
 
 import pytest
 
