@@ -4,7 +4,8 @@
     command 16-    | header 1 | number 2 or 4 | count 4 | length 4 | string | ... as many as counted
     response       | header 1 | status 1 | length 4 | payload |
 
-Integers are unsigned and big-endian. docs/protocol.md is the specification.
+Integers are unsigned and big-endian. docs/protocol.md is the specification. The protocol is based on an article (see
+that page); below, *the article*.
 
 Invariants: the events of a decoder do not depend on the sizes of the parts that arrive. A decoder refuses a length over
 its limit before it stores a byte of the string. It reads each byte a bounded number of times, also in small parts. The

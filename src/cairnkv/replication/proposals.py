@@ -73,8 +73,8 @@ class EffectCollector:
         self._collect(effects, groups, size)
 
 
-def log_time() -> int:
-    """The clock of the native path for entries: never later than log time, which only entries advance."""
+def no_clock() -> int:
+    """Return 0, which is never later than log time: for the native path, because only entries advance log time."""
     return 0
 
 

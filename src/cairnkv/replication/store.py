@@ -4,8 +4,8 @@
                                                 └→ effects → the node's table on disk
 
 A write executes when its entry comes back from the log, a read when an entry of this node comes back that was
-published after the read arrived. So all executed commands are committed: nothing is undone, and a reply leaves as soon
-as it is known.
+published after the read arrived. So all executed commands are committed: no committed entry is undone, only a command
+that fails halfway. A reply leaves as soon as it is known.
 
 Invariants:
 - The state follows from the entries alone. Nodes at the same position have the same databases, log time, epoch table,
@@ -68,7 +68,7 @@ from cairnkv.replication.proposals import (
     EffectCollector,
     ExecutableProposal,
     PendingProposal,
-    log_time,
+    no_clock,
 )
 from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
@@ -505,8 +505,8 @@ class ReplicatedStore:
     def new_frame_executor(self, factory: ExecutorFactory[ExecutorT], db: int) -> ExecutorT:
         """Return a new executor of the native path for a database: it proposes commands, and executes local reads."""
         if factory.is_log_format:
-            self._log_executor = lambda db: factory.executing(self.databases[db], log_time, self._collector)
-        executor = factory.proposing(self, factory.executing(self.databases[db], log_time, self._collector))
+            self._log_executor = lambda db: factory.executing(self.databases[db], no_clock, self._collector)
+        executor = factory.proposing(self, factory.executing(self.databases[db], no_clock, self._collector))
         self.reports.executors.append(executor)
         return executor
 

@@ -1,8 +1,8 @@
 """A connection: a socket and its session.
 
-Invariants: reading stops while the session is blocked. A batch of replies is one write. A failure that ends the
-connection is sent before its sending side closes, and the client's further bytes are discarded for a bounded time, so
-that the failure arrives.
+Invariants: reading stops while the session is blocked. The replies of a slice are sent by as few writes as possible. A
+failure that ends the connection is sent before its sending side closes, and the client's further bytes are discarded
+for a bounded time, so that the failure arrives.
 
 Out of scope: the meaning of bytes (the session), and limits on all connections together (the server).
 """
@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
             self._run_slice()
 
     def _run_slice(self) -> None:
-        """Execute some commands, send their replies in one write, and schedule the rest."""
+        """Execute some commands, send their replies by as few writes as possible, and schedule the rest."""
         session = self.session
         session.paused = self._writing_paused and not self._has_to_answer
         session.advance()

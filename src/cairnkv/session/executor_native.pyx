@@ -88,7 +88,7 @@ cdef class FrameExecutor:
         PyMem_Free(self._marks)
 
     def __init__(self, database, clock, collector=None):
-        """database: of the store. clock: returns the time in ms, once a run. collector: see `Store.collector`."""
+        """database: of the store. clock: returns the time in ms, once a run. collector: see `ExecutorFactory.executing`."""
         self._table = NativeTable(database, collector)
         self._collector = collector
         self._clock = NativeClock(clock)

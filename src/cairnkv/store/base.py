@@ -51,7 +51,10 @@ class ExecutorFactory(Protocol[ExecutorT]):
     """Whether entries of the log contain frames of this protocol."""
 
     def executing(self, database: Database, clock: Clock, collector: object) -> ExecutorT:
-        """Return an executor that changes a database. collector: see `FrameExecutor`."""
+        """Return an executor that changes a database.
+
+        collector: receives the changes, as `BatchUndo` does; None: they need no commit.
+        """
 
     def proposing(self, store: "Store", executor: ExecutorT) -> ExecutorT:
         """Return an executor that proposes commands to a replicated store, and `executor` executes them later."""

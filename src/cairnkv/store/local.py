@@ -144,6 +144,7 @@ class LocalStore:
             reply = self._read(step, touch=touch)
             return gate.hold(reply, gate.newest_for(step)) if gate.uncommitted else reply
         if refusal := memory.admit(step):
+            # A refusal may depend on the value of the key, which an uncommitted write may have set.
             return gate.hold(refusal, gate.newest_for(step))
         outcome = self._write(step)
         if memory.eviction is not None:
