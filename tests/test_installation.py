@@ -1,4 +1,4 @@
-"""The choice of the path: what `CAIRNKV__PURE` accepts, and what `features()` reports."""
+"""The choice of the path: the values of `CAIRNKV__PURE`, and the report of `features()`."""
 
 import os
 import subprocess

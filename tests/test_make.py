@@ -1,4 +1,4 @@
-"""make where something is missing: it says what, and which Debian package has it; what is half made is made anew."""
+"""make with missing programs names them and their Debian packages, and makes a half-made environment again."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""With CI=true a skipped test is a failure: what this directory's conftest promises."""
+"""With CI=true a skipped test is a failure, as this directory's conftest promises."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the cluster benchmark counts: failover gaps, failed calls and missing peers."""
+"""The counts of the cluster benchmark: failover gaps, failed calls and missing peers."""
 
 import itertools
 import time

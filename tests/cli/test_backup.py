@@ -28,7 +28,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningS
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store that nobody has open; it is also where the process stands."""
+    """Return a closed store that is also the working directory."""
     with cairnkv.open(tmp_path / "data") as kv:
         kv.set_many({f"key {number}": "v" * 100 for number in range(2_000)})
         kv.set("large", "v" * 600_000)

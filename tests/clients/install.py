@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def python_packages() -> list[str]:
-    """Install the extra; what could not be installed."""
+    """Install the extra. Returns the packages that could not be installed."""
     if pip("install", "--editable", f"{ROOT}[dev,disk,msgpack,clients]"):
         return []
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["clients"]
@@ -41,7 +41,7 @@ def python_packages() -> list[str]:
 
 
 def node_packages() -> list[str]:
-    """Install what node/package.json names; what could not be installed."""
+    """Install the packages of node/package.json. Returns those that could not be installed."""
     npm = shutil.which("npm")
     if npm is None:
         return ["ioredis and redis of npm: there is no npm; on Debian: apt-get install nodejs npm"]
@@ -52,7 +52,7 @@ def node_packages() -> list[str]:
 
 
 def django_tests() -> list[str]:
-    """Unpack the tests that belong to the Django that is installed; what could not be had."""
+    """Unpack the tests of the installed Django. Returns the files that are missing."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version("Django")
         marker = DJANGO_TESTS / f"{version}.complete"

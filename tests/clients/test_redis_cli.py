@@ -88,7 +88,7 @@ def screen(target: Target, home: Path, *arguments: str) -> Iterator[Screen]:
 
 
 def cli(target: Target, *arguments: str, stdin: bytes = b"") -> str:
-    """What redis-cli prints."""
+    """Return the output of redis-cli."""
     path = program("redis-cli", "redis-tools")
     done = subprocess.run(
         [path, "-h", target.host, "-p", str(target.port), *arguments],

@@ -274,7 +274,7 @@ def disk_cache_sync(clock: ManualClock) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def a_node(clock: ManualClock) -> Iterator[RunningServer]:
-    """A node of a cluster that nobody else is a node of yet."""
+    """Yield the first node of a new cluster."""
     cluster = nats.of_this_process()
     name = cluster.fresh_name()
     with contextlib.ExitStack() as stack:

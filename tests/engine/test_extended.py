@@ -52,7 +52,7 @@ def our_sum(one: str, other: str) -> str:
 
 @pytest.fixture(scope="module")
 def c_sum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sum]:
-    """What C makes of two numbers."""
+    """Return the sum of two numbers in C."""
     if not IS_PC or shutil.which("gcc") is None:
         pytest.skip("C's long double is compared with on a PC that has gcc; this is none, or it has none")
     directory: Path = tmp_path_factory.mktemp("extended")

@@ -82,7 +82,7 @@ def scan_all(database: Database, count: int = 1_000) -> Iterator[bytes]:
 
 
 class DatabaseMachine(RuleBasedStateMachine):
-    """One keyspace and one model, told the same."""
+    """One database and one model with the same commands."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 300))
     def remove_expired(self, limit: int) -> None:
-        """What the store does in the background; it shows nowhere."""
+        """Remove expired keys, as the store does in the background without a visible effect."""
         expired = self.database.expired(limit)
         assert len(expired) <= limit
         assert all(self.database.get(key) is None for key in expired)

@@ -1,4 +1,4 @@
-"""What a power failure leaves of a directory: a model of a file system, from the notes of what was done to it.
+"""A model of a file system that gives, from a trace of calls, the possible content after a power failure.
 
 A file is what it held when its last completed fsync began, plus any part of what was written since. A directory has the
 names that it had when its last completed fsync began, plus any of the changes since. Which, dice decide:
@@ -30,7 +30,7 @@ SECTOR: Final = 512
 
 
 class Metadata(enum.Enum):
-    """What becomes of names that were not fsynced."""
+    """The fate of names that were not fsynced."""
 
     STRICT = "strict"
     ORDERED = "ordered"
@@ -64,7 +64,7 @@ class _File:
         return bytes(content)
 
     def left(self, dice: random.Random) -> bytes:
-        """What a power failure leaves."""
+        """Return the content after a power failure."""
         content = bytearray(self.content)
         match dice.choice(("none", "all", "torn", "torn", "sectors", "sectors")) if self.changes else "none":
             case "all":

@@ -1,4 +1,4 @@
-"""What a process did to a directory, as trace.c notes it: the shim, and its notes.
+"""The calls of a process on a directory, as trace.c records them: the shim, and its trace.
 
 What always holds: a note is there once what it says has happened, so who reads the notes' length knows that all of them
 up to there had happened before. The shim is compiled once for a run of the tests, with gcc.

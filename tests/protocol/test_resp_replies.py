@@ -171,7 +171,7 @@ VALUES = st.recursive(
 
 
 def as_read(value: Any, protocol: Resp) -> Any:
-    """What a client makes of a value, which in version 2 says less."""
+    """Return the value that a client decodes; version 2 has fewer types."""
 
     def inner(items: Any) -> list[Any]:
         return [as_read(item, protocol) for item in items]

@@ -383,7 +383,7 @@ def hostile(draw: st.DrawFn) -> bytes:
 
 
 def watched(pieces: list[bytes], trusted: bool) -> tuple[list[Event], RequestDecoder]:
-    """What is said to these pieces, by a decoder that is watched meanwhile."""
+    """Return the events for these pieces, and check the decoder after each."""
     decoder = RequestDecoder(LIMITS, trusted=trusted)
     events: list[Event] = []
     fed = 0

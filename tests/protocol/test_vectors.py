@@ -124,7 +124,7 @@ _PING = b"still there?"
 
 
 def _conversation(vector: dict[str, Any], cutting: Any, *, pinned: bool) -> tuple[list[Response], Session, LocalStore]:
-    """What comes back to a bad frame and a PING behind it."""
+    """Return the replies to a bad frame and a PING after it."""
     width: Width = 4 if "four-byte" in vector["name"] else 2
     store = LocalStore(clock=lambda: 1)
     session = Session(store, wake=lambda: None, width=width if pinned else None)

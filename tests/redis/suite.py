@@ -110,7 +110,7 @@ PLACE = re.compile(r"^(.*) in (tests/\S+\.tcl)$")
 
 @dataclass
 class Unit:
-    """What came of a unit. Each dictionary gives reasons by the names of tests."""
+    """The result of a unit. Each dictionary gives reasons by the names of tests."""
 
     name: str
     passed: list[str] = field(default_factory=list)
@@ -227,7 +227,7 @@ def run_round(copy: Path, name: str, target: Target, *, skipped: Iterable[str]) 
 
 
 def understood(output: str) -> Round:
-    """What the suite printed, taken apart."""
+    """Parse the output of the suite."""
     passed, failed, left_out = [], {}, {}
     in_progress = None
     lines = COLOURS.sub("", output).splitlines()
@@ -275,7 +275,7 @@ def shortened(text: str) -> str:
 
 @contextlib.contextmanager
 def copied(suite: Path) -> Iterator[Path]:
-    """What of a checkout is needed, in a directory of its own, with the one change."""
+    """Copy the needed part of a checkout into its own directory, with one change."""
     with tempfile.TemporaryDirectory(prefix="cairn-suite-") as directory:
         copy = Path(directory)
         shutil.copy(suite / "runtest", copy)
@@ -302,7 +302,7 @@ def _replace(file: Path, text: str, other: str) -> None:
 
 
 def counted(unit: Unit) -> dict[str, Any]:
-    """What is kept of a unit: numbers, and failures with their reasons."""
+    """Return the recorded result of a unit: numbers, and failures with their reasons."""
     reasons = Counter(unit.not_applicable.values())
     return {
         "name": unit.name,
@@ -314,7 +314,7 @@ def counted(unit: Unit) -> dict[str, Any]:
 
 
 def beside(ours: Unit, theirs: Unit) -> dict[str, int]:
-    """What redis-server makes of a unit."""
+    """Return the result of a unit with redis-server."""
     missed = len(set(theirs.passed) - ours.seen)
     return {"passed": len(theirs.passed), "failed": len(theirs.failed), "not reached by us": missed}
 

@@ -1,4 +1,4 @@
-"""Whole conversations with a server over Redis' wire, from text files, in order and byte for byte.
+"""Dialogues with a server over the Redis protocol, from text files, in order and byte for byte.
 
 They hold what the differential test cannot: several connections, ends of connections, and what redis-server 7.0 does
 not know. TARGET=redis holds those that it does know with the real server.

@@ -1,4 +1,4 @@
-"""Clients of a simulated cluster to which anything may happen, and what has to be true of what they were told.
+"""Clients of a simulated cluster under random faults, and the rules that their replies must obey.
 
 `Chaos` throws the dice of a seed; the same seed does the same again. `check` holds everything that clients were told
 against a plain model that goes through the log once more, with rules of its own for which entries count.
@@ -72,7 +72,7 @@ CRASHED = Failure(failures.UNKNOWN, "the node has gone")
 
 @dataclasses.dataclass
 class Op:
-    """Something that a client has said, and what it was told."""
+    """A command of a client, and its reply."""
 
     number: int
     life: tuple[int, int]  # node, and its life
@@ -274,7 +274,7 @@ class Chaos:
         self._some_node().clock_off = self.dice.choice((0, 0, -900, 700, 30_000))
 
     def _garbage(self) -> None:
-        """Entries of somebody whom nobody knows."""
+        """Append entries of an unknown proposer."""
         dice = self.dice
         data = b"\1" + dice.randbytes(dice.randrange(80))
         if dice.random() < 0.8:
@@ -293,7 +293,7 @@ class Chaos:
     # -- what clients say ---------------------------------------------------------------------------------------
 
     def _leave(self, client: Client) -> None:
-        """The node has gone: nobody will tell what became of what waits."""
+        """Stop a node, which leaves its pending commands without a reply."""
         for op in client.waiting:
             self._moment += 1
             op.completed, op.reply = self._moment, CRASHED
@@ -585,7 +585,7 @@ class Reference:
 
 
 def check(chaos: Chaos) -> Reference:
-    """Hold what clients were told against the log."""
+    """Compare the replies of clients with the log."""
     reference = Reference(chaos)
     where: dict[int, _Done] = {}
     for op in chaos.ops:
@@ -630,7 +630,7 @@ def _same_replies(op: Op, expected: Reply) -> None:
 
 
 def _in_order(chaos: Chaos, where: dict[int, _Done]) -> None:
-    """What was said at a node is carried out in the order in which it was said there."""
+    """Check that a node's commands are executed in the order in which it got them."""
     newest: dict[tuple[int, int], tuple[int, int]] = {}
     for op in chaos.ops:
         if (done := where.get(op.number)) is not None:
@@ -640,7 +640,7 @@ def _in_order(chaos: Chaos, where: dict[int, _Done]) -> None:
 
 
 def _in_real_time(chaos: Chaos, where: dict[int, _Done]) -> None:
-    """What was said when something else was done already comes behind it."""
+    """Check that a command sent after a reply is executed after the command of that reply."""
     moments: list[int] = []
     newest: list[int] = []
     for op in sorted((op for op in chaos.ops if not op.failed and not op.unknown), key=lambda op: op.completed):

@@ -23,7 +23,7 @@ class Nodes:
         self.directory = directory
 
     def settings(self, directory: str = "a") -> dict[str, Any]:
-        """What such a node is told."""
+        """Return the settings of a node."""
         return {
             "cluster": ",".join(self.nats.urls),
             "nats_system": self.nats.system,
@@ -45,7 +45,7 @@ def client(server: RunningServer) -> "cairnkv.Client[str, str]":
 
 
 def told(server: RunningServer) -> dict[str, Any]:
-    """What INFO says."""
+    """Return the fields of INFO."""
     return dict(server.call(server.server.store.info))
 
 

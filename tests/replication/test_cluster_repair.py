@@ -30,7 +30,7 @@ WRITTEN = 25 * node_module.TABLE_GATHER
 
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Believe sooner that there is no stream, and that nobody is alive."""
+    """Shorten the timeouts after which the stream and the nodes count as lost."""
     monkeypatch.setattr("cairnkv.replication.nats.stream.REFUSAL_TIMEOUT", 0.5)
     monkeypatch.setattr("cairnkv.replication.cluster_repair.ALIVE_SECONDS", 2.5)
 
@@ -42,7 +42,7 @@ def repair(node: Nodes, directory: str, *flags: str) -> int:
 
 
 def looked(node: Nodes, directory: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """What it says, as JSON."""
+    """Return the report as JSON."""
     capsys.readouterr()
     code = repair(node, directory, "--json")
     said: dict[str, Any] = json.loads(capsys.readouterr().out)

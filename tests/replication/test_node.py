@@ -292,7 +292,7 @@ def test_completely_full_log_is_truncated(node: Nodes, nats: Nats, monkeypatch: 
 
 
 async def filled(nats: Nats, name: str) -> None:
-    """Have the log take what nobody proposes, until it takes nothing any more."""
+    """Fill the log with entries of no proposer until it refuses them."""
     connection = await nats_client.connect(list(nats.urls))
     stream = connection.jetstream(timeout=PATIENCE)
     size = MIB // 2
@@ -498,7 +498,7 @@ def test_clock_step_does_not_move_log_time(node: Nodes) -> None:
 
 
 def node_of(server: RunningServer) -> node_module.Node:
-    """What a running node has."""
+    """Return the node of a running server."""
     assert server.server.node is not None
     return server.server.node
 

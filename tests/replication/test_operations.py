@@ -1,4 +1,4 @@
-"""What operators see of a node: start errors, logged failures and progress, without passwords."""
+"""The operator's view of a node: start errors, logged failures and progress, without passwords."""
 
 import logging
 import os
@@ -38,7 +38,7 @@ def serve(node: Nodes, directory: str = "a", *flags: str, **settings: Any) -> "s
 
 
 def refused(capsys: pytest.CaptureFixture[str], node: Nodes, *flags: str, **settings: Any) -> str:
-    """What is said by a node that cannot start: one line."""
+    """Return the one-line error of a node that cannot start."""
     told = {**node.settings(), "port": 0, **settings}
     code = main(["serve", *words({name: value for name, value in told.items() if value is not None}), *flags])
     said = capsys.readouterr().err.splitlines()

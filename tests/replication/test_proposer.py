@@ -48,7 +48,7 @@ def kinds(cluster: Cluster, node: Node) -> list[Kind]:
 
 
 def value(node: Node, key: bytes) -> bytes | None:
-    """What a node has under a key."""
+    """Return the value of a key at a node."""
     return node.running.databases[0].get(key)
 
 

@@ -80,7 +80,7 @@ async def asked_by(nats: Nats, *, system: bool = False) -> AsyncIterator[Client]
 
 
 async def asked(connection: Client, subject: str, **question: object) -> Answer | None:
-    """What JetStream answers; None: nothing, or that it cannot now."""
+    """Return the answer of JetStream, or None without one."""
     try:
         message = await connection.request(subject, json.dumps(question).encode() if question else b"", timeout=2)
     except NatsError:
@@ -97,7 +97,7 @@ async def until(ask: Callable[[], Awaitable[Answer | None]], holds: Callable[[An
 
 
 async def servers(connection: Client) -> Answer | None:
-    """What the meta leader says of those that have JetStream."""
+    """Return the servers with JetStream, as the meta leader reports them."""
     return await asked(connection, "$SYS.REQ.SERVER.PING.JSZ", leader_only=True)
 
 

@@ -63,7 +63,7 @@ class Traffic:
             await reader.has(functools.partial(shows, reader, first), patience)
 
     def check(self) -> None:
-        """What came is what is in the stream, without a gap."""
+        """Check that all entries of the stream have arrived, without a gap."""
         for reader in (self.back, self.other):
             assert reader.positions == list(range(1, len(reader.got) + 1))
         both = min(len(self.back.got), len(self.other.got))

@@ -28,13 +28,13 @@ def settled(nodes: int = 3) -> Cluster:
 
 
 def chat_with(node: Node) -> Chat:
-    """A conversation on Redis' wire."""
+    """Return a session of the Redis protocol."""
     store: Any = node.running
     return Chat(SimpleNamespace(clock=node.clock, storage=node.table, store=store, context=ServerContext(store)))  # type: ignore[arg-type]
 
 
 def client_of(node: Node) -> NativeClient:
-    """A conversation on the article's wire."""
+    """Return a session of the native protocol."""
     return NativeClient(store=node.running)
 
 

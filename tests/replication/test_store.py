@@ -81,7 +81,7 @@ def transacted(
 
 
 def watching(cluster: Cluster, node: Node, *keys: bytes) -> list[tuple[int, Watched]]:
-    """What these keys are like now."""
+    """Return the watched state of these keys."""
     into: dict[tuple[int, bytes], Watched] = {}
     outcome = node.running.watch([(0, key) for key in keys], into)
     cluster.settle()

@@ -14,7 +14,7 @@ from cairnkv.replication.tar_stream import BadArchive, Unpacking, packed
 
 
 def unpack(directory: Path, archive: bytes, size: int = 700) -> dict[str, bytes]:
-    """Feed it in pieces; what is there then."""
+    """Unpack a stream in pieces, and return the files."""
     directory.mkdir(exist_ok=True)
     unpacking = Unpacking(directory)
     try:

@@ -114,7 +114,7 @@ def outcome(held: Any) -> Any:
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_node_without_memory_stops_and_applies_the_entry_on_restart(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """It is the only one: what all others did, it has not done. at: 0: its own entry; 1: another's."""
+    """Only this node fails, so it must not differ from the others. at: 0: its own entry; 1: another's."""
     cluster = settled()
     node, proposing = cluster.nodes[0], cluster.nodes[at]
     first, second = proposing.execute(Set(b"k", b"v")), proposing.execute(Incr(b"n", 1))

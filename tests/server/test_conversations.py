@@ -29,7 +29,7 @@ def connections(server: RunningServer) -> int:
 
 
 def info(server: RunningServer) -> dict[str, str | int]:
-    """What the server says of itself."""
+    """Return the fields of INFO."""
     return dict(server.call(server.server.store.info))
 
 

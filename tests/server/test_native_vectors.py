@@ -75,7 +75,7 @@ BAD = _bad_vectors()
 
 
 def expected(commands: list[Command]) -> list[Response]:
-    """What an empty store answers."""
+    """Return the reply of an empty store."""
     database = Database()
     return [response_to(apply(database, command, 1)) for command in commands]
 

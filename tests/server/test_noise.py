@@ -120,7 +120,7 @@ def make_noise(server: RunningServer, rng: random.Random, until: float) -> int:
 
 
 def be_decent(server: RunningServer, rng: random.Random, until: float) -> int:
-    """Pipeline commands with replies that nobody else could get right; how many there were."""
+    """Pipeline commands with unpredictable replies, check these, and return their number."""
     me = rng.randbytes(16).hex().encode()
     answered = 0
     with RawClient(server.address) as client:

@@ -1,4 +1,4 @@
-"""The Redis protocol over sockets: what the server and its connections add to a session."""
+"""The Redis protocol over sockets: the server's and its connections' additions to a session."""
 
 import logging
 import socket

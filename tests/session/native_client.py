@@ -60,5 +60,5 @@ class NativeClient:
         return found
 
     def payloads(self) -> list[bytes]:
-        """What `hear` hears, without the heads."""
+        """Return the payloads of `hear`."""
         return [response.payload for response in self.hear()]

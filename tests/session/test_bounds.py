@@ -177,7 +177,7 @@ class TestPendingReplies:
         assert client.payloads() == [b"OK"]
 
     def test_of_a_closed_session_leave_the_store(self) -> None:
-        """Nobody takes its replies; commits go on for the others."""
+        """Its replies are dropped, and commits continue for other sessions."""
         client = NativeClient(late=True)
         client.send(Set(b"k", b"v"))
         client.session.paused = True

@@ -498,7 +498,7 @@ class Conversation:
         self.connect(protocol)
 
     def connect(self, protocol: Protocol) -> None:
-        """Begin a connection: what belonged to the one before is forgotten."""
+        """Begin a connection with an empty state."""
         self.protocol = protocol
         self.queue: list[Command] | None = None
         self.spoilt = False

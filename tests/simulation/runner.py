@@ -210,7 +210,7 @@ def _with_script(servers: Servers, failure: Failure, scripts: Path | None, secon
 
 
 def replay(servers: Servers, mode: str, steps: list[Step]) -> Wrong | None:
-    """Carry steps out on the server of this mode; what goes wrong."""
+    """Send steps to the server of this mode, and return the failure."""
     driver = Driver(servers[mode])
     try:
         driver.run(steps)

@@ -140,7 +140,7 @@ class OnDisk:
             self._told.notify()
 
     def reply(self, outcome: Reply | PendingReply) -> Reply:
-        """What a reply is once it may leave."""
+        """Return a reply once it may leave."""
         while isinstance(outcome, PendingReply) and outcome.reply is None:
             self.step()
         return outcome.reply if isinstance(outcome, PendingReply) and outcome.reply is not None else outcome  # type: ignore[return-value]
@@ -155,7 +155,7 @@ class OnDisk:
 
     @property
     def state(self) -> object:
-        """What INFO says of the disk."""
+        """Return the state of the disk from INFO."""
         return dict(self.store.info())["disk_state"]
 
     def recover(self) -> None:

@@ -61,7 +61,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, dice: random.Random) -> Pat
 
 
 def report_on(directory: Path, whole: Content, where: str) -> str:
-    """What the start reports; nothing if everything is there."""
+    """Return the error of the start, or None if all data is there."""
     try:
         found = content_of(directory)
     except OptionError as error:

@@ -53,7 +53,7 @@ from tests.support.strategies import Kinds, commands
 
 
 def bytes_of(*said: Command) -> int:
-    """What a store takes after these commands."""
+    """Return the memory of a store after these commands."""
     store = LocalStore(clock=HandClock())
     for command in said:
         store.execute(command)

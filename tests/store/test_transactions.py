@@ -75,7 +75,7 @@ class LateStore(LocalStore):
         return held
 
     def contents(self) -> list[dict[bytes, object]]:
-        """What every keyspace shows."""
+        """Return the content of every database."""
         return [content(database) for database in self.databases]
 
     def check(self) -> None:
@@ -215,7 +215,7 @@ CHANGES: list[tuple[str, Callable[[LateStore], object]]] = [
 
 
 def watched_set(store: LateStore, change: Callable[[LateStore], object]) -> object:
-    """What a transaction answers that watched `k` while something happened."""
+    """Return the reply of a transaction that watched `k` during an event."""
     watched = [watch(store, b"k")]
     change(store)
     store.storage.commit()
@@ -443,7 +443,7 @@ def test_random_key_waits_for_pending_commits_of_its_database(store: LateStore) 
 
 
 def sized(keys: int, length: int) -> int:
-    """What so many keys of three bytes with such values take."""
+    """Return the memory of so many keys of three bytes with such values."""
     plain = LocalStore(clock=HandClock())
     plain.execute(SetMany(0, tuple((b"%03d" % number, b"v" * length) for number in range(keys))))
     return plain.memory.used_bytes + keys * USE_BYTES
@@ -526,7 +526,7 @@ ACTIONS = st.lists(
 
 
 def replayed(entries: list[Entry]) -> list[dict[bytes, object]]:
-    """What keyspaces show in which nothing happened but what the log says."""
+    """Return the content of databases after a replay of the entries."""
     shared = Shared()
     databases = [Database(shared) for _ in range(DATABASES)]
     for entry in entries:

@@ -37,7 +37,7 @@ class Clients:
         assert not store.loading
 
     def say(self, client: int, data: bytes) -> None:
-        """A client says something, and is told what is due."""
+        """Send bytes of a client, and collect its replies."""
         session = self.sessions[client]
         session.receive(data)
         self.turn(client)

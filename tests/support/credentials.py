@@ -42,7 +42,7 @@ def _encoded(data: bytes) -> str:
 
 
 class Operator:
-    """An operator, its system account and one with JetStream: all that a server has to be told of users with JWTs."""
+    """An operator, its system account and one with JetStream: all that a server needs for users with JWTs."""
 
     def __init__(self) -> None:
         self._key = Nkey(OPERATOR)

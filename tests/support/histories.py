@@ -86,7 +86,7 @@ def _clock() -> int:
 
 
 class Entries(Protocol):
-    """What a keyspace holds, as a `Database` tells it."""
+    """The content of a database, as `Database` gives it."""
 
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """Keys."""
@@ -104,7 +104,7 @@ class Unsettled(Exception):
 
 
 class Told:
-    """What a server tells of a keyspace. Raises `Unsettled`."""
+    """The content of a database, as a server gives it. Raises `Unsettled`."""
 
     def __init__(self, peer: Peer, db: int) -> None:
         assert peer.ask(b"SELECT", b"%d" % db) == b"+OK\r\n"
@@ -124,7 +124,7 @@ class Told:
         return 0, list(self._entries)
 
     def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
-        """What was told of a key."""
+        """Return the entry of a key."""
         return self._entries.get(key)
 
 
@@ -199,7 +199,7 @@ def _difference(state: State, found: dict[bytes, tuple[bytes, int | None]], now:
 
 
 class Writer(threading.Thread):
-    """Says steps until the server is gone, or it is told to stop. Use as a context manager, which ends it."""
+    """A writer that runs until the server ends, or it is stopped. Use as a context manager, which ends it."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class Writer(threading.Thread):
             self._read(peer, b"%s:%d" % (dice.choice((b"key", b"count")), dice.randrange(KEYS)))
 
     def _read(self, peer: Peer, key: bytes) -> None:
-        """What was acknowledged is what is read."""
+        """Check that reads return acknowledged writes."""
         raw = peer.ask(b"GET", key)
         kind, value = value_of(raw)
         if kind == b"-":

@@ -68,7 +68,7 @@ def lively_frame(chance: random.Random, width: Width, *, local: bool = True) -> 
 
 
 def lively_redis(chance: random.Random) -> bytes:
-    """Likewise on Redis' wire: the bytes of a command, sometimes of a few that belong together."""
+    """Return the bytes of a Redis command, sometimes of a few that belong together."""
     key, value = chance.choice(SOME_KEYS), chance.choice(SOME_VALUES)
     several = chance.choices(SOME_KEYS, k=chance.randrange(1, 6))
     pairs = [part for name in several for part in (name, value)]

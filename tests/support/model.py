@@ -89,7 +89,7 @@ class Model:
         return left + self.lead if left > self.lead else 2 * left
 
     def apply(self, command: Command, now: int, *, seen: Reply | None = None) -> Reply:
-        """What the command answers at this time.
+        """Return the reply to a command at this time.
 
         How far a slice (SCAN, CLEAR_PREFIX) reaches is free, so the cursor is taken from the reply that was
         `seen`; then it is settled what the slice holds. Compare with `same`.

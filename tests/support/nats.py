@@ -76,7 +76,7 @@ class Nats:
         return f"test-{next(_numbers)}"
 
     def forget(self, name: str) -> None:
-        """Delete the log of a cluster: what it may have is taken off the servers' room."""
+        """Delete the log of a cluster, which frees its share of the servers' limit."""
         asyncio.run(self._forget(name))
 
     async def _forget(self, name: str) -> None:
@@ -113,7 +113,7 @@ class Nats:
             server.kill()
 
     def heal(self) -> None:
-        """Resume and start what was hurt, and wait until JetStream is there again."""
+        """Resume and start servers, and wait until JetStream is ready."""
         for server in self.servers:
             server.resume()
             if not server.running:

@@ -213,7 +213,7 @@ class ServerProcess:
         return match[1], int(match[2])
 
     def log(self) -> str:
-        """What it said on standard error so far."""
+        """Return its standard error so far."""
         return self._log.read_text()
 
     def signal(self, number: signal.Signals) -> None:

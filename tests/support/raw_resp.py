@@ -54,9 +54,9 @@ def end_of(data: bytes | bytearray, at: int = 0) -> int:
 
 
 def value_of(raw: bytes) -> Value:
-    """What the raw bytes of one whole value say.
+    """Return the value of its raw bytes.
 
-    >>> value_of(b"*2\\r\\n$1\\r\\na\\r\\n:1\\r\\n")
+    >>> value_of(b"*2\r\n$1\r\na\r\n:1\r\n")
     (b'*', [(b'$', b'a'), (b':', 1)])
     """
     value, end = _value(raw, 0)
@@ -91,7 +91,7 @@ def _value(raw: bytes, at: int) -> tuple[Value, int]:
 
 
 class Peer:
-    """A connection to a server that speaks Redis' wire. Use as a context manager, which closes it."""
+    """A connection to a server of the Redis protocol. Use as a context manager, which closes it."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, SECONDS)
@@ -140,7 +140,7 @@ class Peer:
         return line
 
     def quiet(self, seconds: float) -> bytes:
-        """What comes within so many seconds without having been asked for: best nothing."""
+        """Return the unsolicited bytes of some seconds: ideally none."""
         self.socket.settimeout(seconds)
         try:
             while data := self.socket.recv(64 * 1024):

@@ -55,7 +55,7 @@ class Conversation:
 
 
 class Scripted:
-    """What a test knows of the server: its address, and how many clients came."""
+    """The address of the server, and the number of its clients."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.url = "cairn://{}:{}".format(*listener.getsockname())

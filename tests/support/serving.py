@@ -67,7 +67,7 @@ class Served:
 
 @contextlib.contextmanager
 def store_in(directory: Path) -> Iterator[LocalStore]:
-    """What is kept in a directory, as the next process finds it."""
+    """Open the store of a directory as the next process would."""
     store = LocalStore(storage=DiskStorage(directory, sync=Sync(None)))
     try:
         store.housekeep()

@@ -30,7 +30,7 @@ Fingerprint: TypeAlias = tuple[object, ...]
 
 @dataclasses.dataclass
 class Disk:
-    """What is in a node's table: all commits, oldest first, each with log time and effects."""
+    """The commits of a node's store, oldest first, each with log time and effects."""
 
     commits: list[tuple[int, tuple[Effect, ...]]] = dataclasses.field(default_factory=list)
 
@@ -80,7 +80,7 @@ class TableStorage:
         return self.sequence
 
     def listen(self, listener: CommitListener) -> None:
-        """Nobody waits for a node's table."""
+        """Ignore the listener."""
 
     def deliver_by(self, deliver: Deliver) -> None:
         """One thread."""
@@ -321,11 +321,11 @@ class Cluster:
         self.applied(self.observer)
 
     def lose(self, at: int = 0) -> None:
-        """One of those on their way never comes, and nobody is told."""
+        """Lose one of the entries in flight, silently."""
         self.flying.pop(at)
 
     def refuse(self, at: int = 0) -> None:
-        """One of those on their way is not taken, and its node is told, if it still lives."""
+        """Refuse one of the entries in flight, and inform its node if it runs."""
         publish = self.flying.pop(at)
         if publish.life == publish.node.life and publish.node.store is not None:
             publish.node.refused()

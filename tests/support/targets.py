@@ -53,7 +53,7 @@ class Target:
 
 @contextlib.contextmanager
 def chosen() -> Iterator[Target]:
-    """What the variable TARGET names: cairn (the default), redis, or HOST:PORT of a server that runs already."""
+    """Yield the server that the variable TARGET names: cairn (the default), redis, or HOST:PORT."""
     name = os.environ.get("TARGET", "cairn")
     if match := re.fullmatch(r"([\w.-]+):(\d+)", name):
         yield Target("other", match[1], int(match[2]))

@@ -6,7 +6,7 @@ from cairnkv.store import LocalStore
 
 
 def watch(store: LocalStore, key: bytes, db: int = 0) -> tuple[int, Watched]:
-    """What a key is like now, with its keyspace, for `execute_all`."""
+    """Return a key's watched state with its database, for `execute_all`."""
     noted: dict[tuple[int, bytes], Watched] = {}
     assert store.watch([(db, key)], noted) is OK
     return db, noted[db, key]

@@ -20,7 +20,7 @@ def stand_in(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str
 
 
 def failing(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:
-    """What says why it will not serve, and ends."""
+    """Print a reason and fail."""
     return [sys.executable, "-c", "raise SystemExit('no serving today')"], {}
 
 

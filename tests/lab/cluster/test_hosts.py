@@ -1,4 +1,4 @@
-"""What others see of a cluster, and how its parts are named."""
+"""The public view of a cluster, and the names of its parts."""
 
 import json
 

@@ -41,7 +41,7 @@ except OSError as error:
 
 
 def there(network: Network) -> list[str]:
-    """What the system has of a network."""
+    """Return the parts of a network that exist in the system."""
     listed = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout.split()
     links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout.split()
     return [name for name in listed if network.token in name] + [

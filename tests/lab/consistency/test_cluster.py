@@ -56,7 +56,7 @@ def judged(
     keys: int = 8,
     seed: int = SEED,
 ) -> Report:
-    """Use a cluster, judge what was told, and print the verdict."""
+    """Use a cluster, check the history, and print the verdict."""
     run = Run(Options(cluster.addresses, seconds=seconds, clients=10, keys=keys, rate=rate, seed=seed))
     history = asyncio.run(run.run(nemesis))
     report = checks.check(history)

@@ -17,7 +17,7 @@ from tests.lab.consistency.servers import Right, serving
 
 
 class Told:
-    """A cluster that does nothing, and remembers what it was told."""
+    """A cluster that records its calls and does nothing."""
 
     def __init__(self, *, can_cut: bool = True, count: int = 3) -> None:
         self.can_cut = can_cut

@@ -45,7 +45,7 @@ class Consumer:
 
 
 class JetStream:
-    """What a consumption asks of a connection, and what it has got."""
+    """The requests of a consumer to a connection, and their answers."""
 
     is_connected = True
 

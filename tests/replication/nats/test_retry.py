@@ -15,7 +15,7 @@ from cairnkv.replication.nats.retry import retried
 
 
 class Connected(Client):
-    """A connection that nobody uses."""
+    """An idle connection."""
 
     is_connected = True
 

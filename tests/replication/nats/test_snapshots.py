@@ -284,7 +284,7 @@ class LosesAll(Snapshots):
 
 
 class LosesAnswer(Snapshots):
-    """One that is not told what became of its record."""
+    """A snapshot store that loses the answer to its record."""
 
     recorded = True
 

@@ -1,4 +1,4 @@
-"""A client's side of a conversation on Redis' wire, without a socket."""
+"""The client's side of a session of the Redis protocol, without a socket."""
 
 from typing import Any
 

@@ -212,7 +212,7 @@ FIELDS = [
 
 
 def fields(chat: Chat, text: str) -> list[dict[str, str]]:
-    """What CLIENT LIST or INFO tells, a line for each client."""
+    """Return the fields of CLIENT LIST or INFO by client."""
     told = chat(text)
     lines = (told.text if isinstance(told, Verbatim) else told).decode().splitlines()
     return [dict(field.split("=", 1) for field in line.split(" ")) for line in lines]

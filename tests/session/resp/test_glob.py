@@ -12,7 +12,7 @@ from cairnkv.session.resp.glob import literal_prefix, matcher
 
 
 def reference(pattern: bytes, string: bytes) -> bool:
-    """What a pattern means, by recursion: plain, and slow without end."""
+    """Match a pattern by recursion: simple, and slow without bound."""
     if not string and pattern:
         return False  # at the top only: below, `_rest` knows that stars may stand for nothing
     return _rest(pattern, string)
