@@ -1,8 +1,10 @@
-"""Promises 1 to 3 and "Late commits" of the design, on a log that commits when the test says.
+"""Promises about replies and commits, with a storage that commits when the test says so.
 
-1. A write's reply leaves when the log has the write. 2. No reply shows anything that could still be taken back:
-it waits for the newest pending commit among the keys it touched. Others do not wait. When commits fail,
-everything uncommitted is undone, newest first, and what waited for it fails before another command runs.
+1. The reply to a write leaves when the write is committed.
+2. No reply shows a value that a failed commit could still undo: it waits for the newest pending commit among the keys
+   that it touched. Other replies do not wait.
+3. If commits fail, the store undoes all uncommitted changes, newest first, and fails the replies that waited for them,
+   before another command runs.
 """
 
 import functools
