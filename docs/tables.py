@@ -357,7 +357,7 @@ SUMMARY = (
 
 def summary() -> str:
     """Return four rows of the last `make bench`."""
-    return figures(lambda rows: [row for row in rows if (row["what"], row["peer"]) in SUMMARY])
+    return figures(lambda rows: [row for row in rows if (row["what"], row["peer"]) in SUMMARY], notes=False)
 
 
 CLUSTER = ROOT / "benchmarks" / "results" / "cluster" / "latest.json"
@@ -375,10 +375,12 @@ def figures(
     chosen: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
     path: Path | None = None,
     command: str = "make bench",
+    *,
+    notes: bool = True,
 ) -> str:
     """Return the table of chosen rows of a command's results, with computer, date and versions.
 
-    path: the file with the results; None: that of `make bench`.
+    path: the file with the results; None: that of `make bench`. notes: whether to add the notes of the run.
     """
     path = path or RESULTS
     if not path.exists():
@@ -406,7 +408,7 @@ def figures(
         f"{ours['runs_on']}; {versions}."
     )
     heading = ("measurement", "peer", "cairnkv", "peer's result", "ratio", "spread", "target", "")
-    left_out = [f"Omitted: {note}." for note in results["notes"]]
+    left_out = [f"Omitted: {note}." for note in results["notes"] if notes]
     return "\n\n".join([table(heading, *rows), where, *left_out])
 
 
