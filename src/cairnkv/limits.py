@@ -122,6 +122,9 @@ COMMANDS_PER_TURN: Final = 16
 """Commands of one connection that the pure Python path executes before other connections get their turn: about half a
 millisecond. `python benchmarks/neighbours.py` measures how this delays other clients."""
 
+NATIVE_COMMANDS_PER_COST: Final = 100
+"""Short commands that the native path executes in the time that the pure Python path takes for one."""
+
 TURNS_SECONDS: Final = 0.001
 """Seconds after which the server reads from its sockets again, between turns of connections that have more to do."""
 

@@ -7,7 +7,8 @@ from cairnkv.commands import Exists, Failure, Get, GetMany, Items, Ping, Set, fa
 from cairnkv.errors import PeerError
 from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
 from cairnkv.wire import CommandDecoder, Limits, Request, Response, ResponseDecoder, write_command, write_response
-from cairnkv.wire.article import COMPACTED_BYTES, Width, response_to
+from cairnkv.wire.article import COMPACTED_BYTES, LONG_STRING, Width, response_to
+from cairnkv.wire.redis.requests import RequestDecoder
 
 WIDTHS: list[Width] = [2, 4]
 
@@ -181,3 +182,30 @@ def test_given_frames_are_freed_while_others_wait() -> None:
     assert all(decoder.next() is not None for _ in range(3_000))
     assert decoder.next() is None
     assert len(decoder._buffer) == 0
+
+
+@pytest.mark.parametrize(
+    ("frame", "length"),
+    [
+        (write_command(Set(b"key", bytes(LONG_STRING))), LONG_STRING),
+        (
+            b"*5\r\n$3\r\nSET\r\n$3\r\nkey\r\n$%d\r\n%b\r\n$2\r\nEX\r\n$1\r\n1\r\n" % (LONG_STRING, bytes(LONG_STRING)),
+            None,
+        ),
+    ],
+    ids=["native", "Redis"],
+)
+def test_decoder_counts_missing_bytes_of_a_long_string_only(frame: bytes, length: int | None) -> None:
+    """The server reads them alone. Of a frame of many short strings it reads as much as there is."""
+    decoder = CommandDecoder() if length else RequestDecoder()
+    end = frame.rindex(b"\0") + (1 if length else 3)  # behind the value
+    decoder.feed(frame[: end - 10])
+    assert decoder.next() is None
+    assert decoder.missing == 10
+    decoder.feed(frame[end - 10 :])
+    assert decoder.next() is not None
+    assert decoder.missing == 0
+    short = write_command(GetMany((b"k",) * LONG_STRING)) if length else b"*4096\r\n" + b"$1\r\nk\r\n" * LONG_STRING
+    decoder.feed(short[:-3])
+    assert decoder.next() is None
+    assert decoder.missing == 0

@@ -45,10 +45,6 @@ since copying them would cost more than the calls."""
 SHORT_PIECE: Final = 4 * 1024
 """Average bytes per piece below which the connection joins pieces up to `JOIN_BYTES`: many short writes cost more."""
 
-LONG_REST: Final = 4 * 1024
-"""Bytes that a frame lacks from which on they are asked for alone: what comes behind them begins a frame, and can be
-executed from where it was read. For fewer, the call would cost more than the copies that it saves."""
-
 
 class Host(Protocol):
     """What a connection asks of, and tells, whoever looks after all connections together."""
@@ -356,7 +352,7 @@ class Connection(asyncio.Protocol):
         if self._polled is not None and acceleration is not self._accelerated:
             self._accelerated = acceleration
             self._polled.accelerate(*(acceleration or (None, 2, (0, 0), 0, 0, False)))
-        if self._polled is not None and acceleration is None and (missing := self.session.missing) >= LONG_REST:
+        if self._polled is not None and acceleration is None and (missing := self.session.missing):
             self._polled.read_next(missing)
 
     def _send(self, pieces: list[bytes]) -> None:

@@ -129,6 +129,11 @@ cdef class Accelerator:
             PyBuffer_Release(&view)
         return piece.done
 
+    @property
+    def executed(self):
+        """How many commands the last call of `run` executed."""
+        return self._own.commands
+
     def output(self):
         """The replies to the last run that may leave at once."""
         return self._out[: self._own.ready_size if self._own.wait else self._size]

@@ -178,7 +178,7 @@ class ArticleConversation:
 
     @property
     def missing(self) -> int:
-        """Bytes that a frame lacks, as far as is known."""
+        """Bytes that a long string lacks; 0 if no long string is partial."""
         return self._decoder.missing
 
     @property

@@ -160,7 +160,7 @@ class Conversation(Protocol):
 
     @property
     def missing(self) -> int:
-        """Bytes that have to come before anything can be done; with more than these, they begin another command."""
+        """Bytes that a long string lacks; 0 if no long string is partial."""
 
     @property
     def consumed(self) -> int:

@@ -19,14 +19,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import OK, Failure, Reply
-from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
+from cairnkv.limits import (
+    BYTES_PER_COST,
+    COMMANDS_PER_TURN,
+    HELD_REPLIES_MAX,
+    NATIVE_COMMANDS_PER_COST,
+    PUSHES_MAX,
+    UNSENT_PAUSE,
+)
 from cairnkv.session.article import ArticleConversation
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
 from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
 from cairnkv.store import Deferred, Held, Store, size_of
-from cairnkv.wire.article import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
+from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
 from cairnkv.wire.redis.requests import speaks_redis
 
 if TYPE_CHECKING:
@@ -298,7 +305,7 @@ class Session:
 
     @property
     def missing(self) -> int:
-        """Bytes that have to come before anything can be done; with more than these, it is not this frame's."""
+        """Bytes that a long string lacks; 0 if no long string is partial."""
         return self._conversation.missing if self._conversation is not None and not self._ahead else 0
 
     @property
@@ -318,10 +325,9 @@ class Session:
             if (accelerator := self._conversation.carry_out()) is not None:
                 replies = accelerator.output()
                 carried = self._conversation.consumed - before
-                left -= COMMANDS_PER_TURN * carried // CARRIED_BYTES + len(replies) // BYTES_PER_COST
+                left -= accelerator.executed // NATIVE_COMMANDS_PER_COST + (carried + len(replies)) // BYTES_PER_COST
                 self._say_all(replies, accelerator.held())
-                if self.blocked or left <= 0:
-                    break
+                continue  # it may have stopped between two frames only because it has executed enough bytes
             due = self._conversation.next()
             left -= 1
             if due is None:

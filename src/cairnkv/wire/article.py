@@ -200,6 +200,11 @@ class Prefix(Protocol):
         """
 
 
+LONG_STRING: Final = 4 * 1024
+"""Bytes of a partial string from which on the server reads its rest alone: the next bytes then begin a frame, which the
+native path executes from the receive buffer. For shorter strings, the call would cost more than the copies that it
+saves."""
+
 COMPACTED_BYTES: Final = 64 * 1024
 """Bytes of returned frames from which on a decoder frees them, if they are more than half of its buffer."""
 
@@ -249,8 +254,8 @@ class CommandDecoder:
 
     @property
     def missing(self) -> int:
-        """Bytes without which `next` cannot get any further: of a long string, all that have not come."""
-        return max(0, self._wanted - len(self._buffer))
+        """Bytes that a string of `LONG_STRING` or more lacks; 0 for a shorter one."""
+        return max(0, self._wanted - len(self._buffer)) if self._wanted - self._at - 4 >= LONG_STRING else 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection; those behind a failure that closes are thrown away."""

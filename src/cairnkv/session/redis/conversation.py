@@ -296,7 +296,7 @@ class RedisConversation:
 
     @property
     def missing(self) -> int:
-        """Bytes that a command lacks, as far as is known."""
+        """Bytes that a long string lacks; 0 if no long string is partial."""
         return self._decoder.missing
 
     @property

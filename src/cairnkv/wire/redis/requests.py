@@ -20,7 +20,7 @@ from cairnkv.limits import (
     STRANGER_ARGUMENTS_MAX,
     STRANGER_BULK_MAX,
 )
-from cairnkv.wire.article import CARRIED_BYTES, COMPACTED_BYTES, DEFAULT_LIMITS, Limits, Prefix
+from cairnkv.wire.article import CARRIED_BYTES, COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, Limits, Prefix
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -141,8 +141,8 @@ class RequestDecoder:
 
     @property
     def missing(self) -> int:
-        """Bytes without which `next` cannot get any further: of a long string, all that have not come."""
-        return max(0, self._wanted - len(self._buffer))
+        """Bytes that a string of `LONG_STRING` or more lacks; 0 for a shorter one."""
+        return max(0, self._wanted - len(self._buffer)) if self._length >= LONG_STRING else 0
 
     def carry_out(self, prefix: Prefix, protocol: int, *, reads_locally: bool, own_writes_there: bool) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
