@@ -184,8 +184,8 @@ class NodeSnapshots:
         storage = self._store.own_table
         assert isinstance(storage, DiskStorage)
         async with side.entered(snapshot_files.staged(storage)) as files:
-            told = await side.run(snapshot_files.node_record, files, POSITION_KEY)
-            if told is not None:
-                position = POSITION.unpack(told)[0]
+            record = await side.run(snapshot_files.node_record, files, POSITION_KEY)
+            if record is not None:
+                position = POSITION.unpack(record)[0]
                 made = self._newest = await self._snapshots.put(files, position)
                 logger.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")

@@ -21,7 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from cairnkv.commands import Failure, failures
@@ -173,18 +173,16 @@ class Server:
         if self.node is not None:
             return await self._join(self.node)
         loading = asyncio.create_task(asyncio.to_thread(self.store.load))
-        told = asyncio.create_task(self.told_to_stop())
         try:
-            await asyncio.wait((loading, told), return_when=asyncio.FIRST_COMPLETED)
+            stopped = await self._stops_before(loading)
         finally:
-            told.cancel()
             if not loading.done():
                 self.store.close()  # this ends loading
         try:
             loaded = await loading
         except LoadingStopped:
             return False
-        if told.done():
+        if stopped:
             self.store.close()
             return False
         self.store.begin(loaded)
@@ -195,10 +193,8 @@ class Server:
     async def _join(self, node: "Node") -> bool:
         """Join the cluster. Returns False if the server is stopped meanwhile."""
         joining = asyncio.create_task(node.join())
-        told = asyncio.create_task(self.told_to_stop())
         try:
-            await asyncio.wait((joining, told), return_when=asyncio.FIRST_COMPLETED)
-            if told.done():
+            if await self._stops_before(joining):
                 joining.cancel()
                 node.halt()
                 self.store.close()  # this ends loading
@@ -208,12 +204,19 @@ class Server:
             joining.cancel()
             await asyncio.gather(joining, return_exceptions=True)
             raise
-        finally:
-            told.cancel()
         await joining
         for connection in self._connections:
             connection.update_native_path()
         return True
+
+    async def _stops_before(self, task: asyncio.Task[Any]) -> bool:
+        """Wait for a task. Return True if the server is told to stop before the task ends."""
+        stop = asyncio.create_task(self.told_to_stop())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            return stop.done()
+        finally:
+            stop.cancel()
 
     async def _listen(self) -> None:
         if not self.settings.no_tcp:

@@ -325,8 +325,11 @@ class Session:
             before = self._conversation.consumed
             if (frame_executor := self._conversation.execute_natively()) is not None:
                 replies = frame_executor.output()
-                carried = self._conversation.consumed - before
-                left -= frame_executor.executed // NATIVE_COMMANDS_PER_COST + (carried + len(replies)) // BYTES_PER_COST
+                executed_bytes = self._conversation.consumed - before
+                left -= (
+                    frame_executor.executed // NATIVE_COMMANDS_PER_COST
+                    + (executed_bytes + len(replies)) // BYTES_PER_COST
+                )
                 self._queue_native(replies, frame_executor.pending())
                 continue  # it may have stopped between two frames only because it has executed enough bytes
             queued = self._conversation.next()

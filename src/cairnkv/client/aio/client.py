@@ -216,8 +216,8 @@ class Client(AsyncKeyValue[K, V]):
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._connecting)
         except TimeoutError:
-            told = self._endpoints.other_failures(None, loop.time())
-            raise Unavailable(f"cannot connect to {self._address} in {self._address.timeout:g} s{told}") from None
+            failures = self._endpoints.other_failures(None, loop.time())
+            raise Unavailable(f"cannot connect to {self._address} in {self._address.timeout:g} s{failures}") from None
         except asyncio.CancelledError:
             if self._closed:
                 raise CallerError("this client is closed") from None

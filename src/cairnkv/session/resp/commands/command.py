@@ -55,9 +55,9 @@ def _all_documented() -> Value:
 
 
 @functools.cache
-def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
+def _prepared(value: Callable[[], Value], protocol: Resp) -> Prepared:
     """Return a reply that never changes. It is cached, because its encoding takes milliseconds."""
-    return Prepared([b"".join(encode_parts(told(), protocol))])
+    return Prepared([b"".join(encode_parts(value(), protocol))])
 
 
 @in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="Return the number of commands.")

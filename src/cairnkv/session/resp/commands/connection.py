@@ -133,17 +133,17 @@ def hello(conversation: RespConversation, arguments: Arguments) -> Value:
         if asked not in _PROTOCOLS:
             raise Refusal("NOPROTO unsupported protocol version")
         protocol = _PROTOCOLS[asked]
-    said: tuple[bytes, bytes] | None = None
+    credentials: tuple[bytes, bytes] | None = None
     name: bytes | None = None
     while len(arguments):
         option = arguments.take()
         if option.upper() == b"AUTH" and len(arguments) >= 2:
-            said = arguments.take(), arguments.take()
+            credentials = arguments.take(), arguments.take()
         elif option.upper() == b"SETNAME" and len(arguments) >= 1:
             name = client_name(arguments.take())
         else:
             raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
-    if said is not None and not conversation.authenticate(*said):
+    if credentials is not None and not conversation.authenticate(*credentials):
         raise Refusal(WRONG_PASSWORD)
     if not conversation.authenticated:
         raise Refusal(

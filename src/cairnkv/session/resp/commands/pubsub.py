@@ -25,7 +25,7 @@ NAMES_MAX: Final = 8_192
 """Maximum number of channels in one command: some tens of milliseconds of work."""
 
 
-def _said(conversation: RespConversation, what: bytes, name: bytes | None) -> Push:
+def _confirmation(conversation: RespConversation, what: bytes, name: bytes | None) -> Push:
     """Return the reply about one subscription: its name, and the client's number of subscriptions."""
     return Push((what, name, len(conversation.channels) + len(conversation.patterns)))
 
@@ -56,11 +56,11 @@ def _leave(
     names: Sequence[bytes],
     leave: Callable[[bytes, RespConversation], None],
 ) -> Value:
-    said = []
+    confirmations = []
     for name in names:
         leave(name, conversation)
-        said.append(_said(conversation, what, name))
-    return Several(said or [_said(conversation, what, None)])
+        confirmations.append(_confirmation(conversation, what, name))
+    return Several(confirmations or [_confirmation(conversation, what, None)])
 
 
 @in_conversation(
@@ -73,11 +73,11 @@ def _leave(
 def subscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_room(conversation, names, CHANNEL_MAX, "channel's name", kept_for_channel)
-    said = []
+    confirmations = []
     for name in names:
         conversation.context.pubsub.subscribe(name, conversation)
-        said.append(_said(conversation, b"subscribe", name))
-    return Several(said)
+        confirmations.append(_confirmation(conversation, b"subscribe", name))
+    return Several(confirmations)
 
 
 @in_conversation(
@@ -107,11 +107,11 @@ def psubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     matchers(conversation, names)
     if not conversation.context.pubsub.has_room_for(names):
         raise Refusal("ERR the clients are subscribed to too many patterns with several stars")
-    said = []
+    confirmations = []
     for name in names:
         conversation.context.pubsub.subscribe_pattern(name, conversation)
-        said.append(_said(conversation, b"psubscribe", name))
-    return Several(said)
+        confirmations.append(_confirmation(conversation, b"psubscribe", name))
+    return Several(confirmations)
 
 
 @in_conversation(
@@ -139,9 +139,9 @@ def publish(conversation: RespConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
     if len(channel) > CHANNEL_MAX:
         return 0  # no client can subscribe to it
-    told = conversation.context.pubsub.publish(channel, message)
-    conversation.costs(told + conversation.context.pubsub.patterns())
-    return told
+    receivers = conversation.context.pubsub.publish(channel, message)
+    conversation.costs(receivers + conversation.context.pubsub.patterns())
+    return receivers
 
 
 class _Channels(Job):
