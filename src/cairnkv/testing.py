@@ -236,10 +236,10 @@ class _ServerThread:
         except BaseException:
             server.store.close()
             raise
-        self._stop = lambda: loop.call_soon_threadsafe(server.tell_to_stop)
+        self._stop = lambda: loop.call_soon_threadsafe(server.request_stop)
         self._running = RunningServer(server, self._clock, loop)
         self._started.set()
-        await server.told_to_stop()
+        await server.stop_requested()
         self._stop = _nothing
         await server.stop()
 

@@ -130,10 +130,10 @@ def test_server_can_be_stopped_during_loading(tmp_path: Path, released: threadin
         starting = asyncio.create_task(server.start())
         async with connected(server) as redis:
             if word is None:
-                server.tell_to_stop()
+                server.request_stop()
             else:
                 redis[1].write(word)
-            await server.told_to_stop()
+            await server.stop_requested()
             await asyncio.sleep(0.05)
             released.set()  # the record at hand comes; those behind it are not asked for
             async with asyncio.timeout(PATIENCE):

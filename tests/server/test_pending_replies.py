@@ -113,7 +113,7 @@ def test_stopping_server_sends_pending_replies(start_on_both: Start, storage: La
         assert client.reply() == PONG
         client.send_commands([Set(b"a", b"1"), Clear(b"b")])
         eventually(lambda: pending(server, storage) == 1)
-        server.call(server.server.tell_to_stop)
+        server.call(server.server.request_stop)
         server.call(storage.commit)
         assert [client.reply(), client.reply()] == [OK, OK]
 

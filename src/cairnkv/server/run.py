@@ -67,7 +67,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
         if not first_signal:
             first_signal.append(loop.time())
             logger.info("%s: draining", number.name)
-            server.tell_to_stop()
+            server.request_stop()
         elif loop.time() - first_signal[0] > REPEATED_SIGNAL_SECONDS and stopping is not None:
             logger.warning("%s again: closing without waiting for clients", number.name)
             stopping.cancel()
@@ -87,7 +87,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
         gc.collect()
         gc.freeze()
         ready(readiness(server))
-    await server.told_to_stop()
+    await server.stop_requested()
     stopping = loop.create_task(server.stop())
     with contextlib.suppress(asyncio.CancelledError):
         await stopping

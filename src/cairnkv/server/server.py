@@ -210,8 +210,8 @@ class Server:
         return True
 
     async def _stops_before(self, task: asyncio.Task[Any]) -> bool:
-        """Wait for a task. Return True if the server is told to stop before the task ends."""
-        stop = asyncio.create_task(self.told_to_stop())
+        """Wait for a task. Return True if a stop of the server is requested before the task ends."""
+        stop = asyncio.create_task(self.stop_requested())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
             return stop.done()
@@ -264,17 +264,17 @@ class Server:
         for connection in self._connections:
             connection.update_native_path()
 
-    def tell_to_stop(self) -> None:
-        """Ask the caller of `told_to_stop` to stop this server."""
+    def request_stop(self) -> None:
+        """Ask the caller of `stop_requested` to stop this server."""
         self._stop_wanted.set()
 
-    async def told_to_stop(self) -> None:
-        """Wait for `tell_to_stop`."""
+    async def stop_requested(self) -> None:
+        """Wait for `request_stop`."""
         await self._stop_wanted.wait()
 
     def _shut_down(self) -> None:
         logger.info("SHUTDOWN: draining")
-        self.tell_to_stop()
+        self.request_stop()
 
     async def stop(self) -> None:
         """Stop accepting clients, execute the commands that were read, and close. Takes the drain timeout at most."""
