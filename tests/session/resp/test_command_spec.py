@@ -1,15 +1,19 @@
 """Declarations of Redis commands: safe defaults, and refusals of declarations that do not fit."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from cairnkv.commands import Get, Right
+from cairnkv.session.resp import command_docs
 from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call, on_keys
 from cairnkv.session.resp.commands.replies import value_or_null
 
 
 def get_number(arguments: Arguments) -> Call:
+    """Return a number."""
     return Call(Get(arguments.key()), value_or_null)
 
 
@@ -24,16 +28,17 @@ def undeclared() -> Iterator[None]:
 
 @pytest.mark.usefixtures("undeclared")
 def test_a_command_without_flags_may_write_and_needs_memory() -> None:
-    on_keys("GETNUMBER key", group="string", since="0.0.0", summary="Return a number.")(get_number)
+    on_keys("GETNUMBER key", group="string", since="0.0.0")(get_number)
     spec = RESP_COMMANDS[b"GETNUMBER"]
     assert spec.flags == {"write", "denyoom"}
     assert spec.right is Right.WRITE
     assert (spec.arity, spec.keys) == (2, (1, 1, 1))
+    assert spec.summary == "Return a number."
 
 
 @pytest.mark.usefixtures("undeclared")
 def test_command_on_keys_with_other_flags_only_needs_write_right() -> None:
-    on_keys("GETNUMBER key", "fast", group="string", since="0.0.0", summary="Return a number.")(get_number)
+    on_keys("GETNUMBER key", "fast", group="string", since="0.0.0")(get_number)
     assert RESP_COMMANDS[b"GETNUMBER"].right is Right.WRITE
 
 
@@ -44,7 +49,7 @@ def test_command_on_keys_with_other_flags_only_needs_write_right() -> None:
 def test_an_unknown_flag_and_a_taken_name_are_refused(syntax: str, flags: str, error: str) -> None:
     before = dict(RESP_COMMANDS)
     with pytest.raises(ValueError, match=error):
-        on_keys(syntax, flags, group="string", since="0.0.0", summary="Return a number.")(get_number)
+        on_keys(syntax, flags, group="string", since="0.0.0")(get_number)
     assert before == RESP_COMMANDS
 
 
@@ -62,3 +67,16 @@ def test_an_unknown_flag_and_a_taken_name_are_refused(syntax: str, flags: str, e
 )
 def test_rights(name: bytes, right: Right) -> None:
     assert RESP_COMMANDS[name].right is right
+
+
+def test_summaries_survive_python_without_docstrings() -> None:
+    code = (
+        "import cairnkv.session; from cairnkv.session.resp.command_docs import every;"
+        " print([(spec.name, spec.summary) for spec in every()])"
+    )
+    told = [
+        subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, check=True, timeout=60).stdout
+        for flags in ([], ["-OO"])
+    ]
+    assert told[0] == told[1]
+    assert all(spec.summary.endswith(".") for spec in command_docs.every())

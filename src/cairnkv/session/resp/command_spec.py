@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from cairnkv.commands import Command, Failure, Reply, Right, Step, failures
 from cairnkv.commands.failures import Code
+from cairnkv.docstrings import docstring
 from cairnkv.limits import DATABASES, INTEGER_MAX, INTEGER_MIN, KEY_MAX
 from cairnkv.protocol.resp import Error
 
@@ -225,7 +226,7 @@ class RespCommandSpec:
     name: in lower case, with a bar between command and subcommand. syntax: the arguments, as in the Redis manual.
     arity: the number of strings of a request, including the name; negative: so many or more.
     keys: the positions of the first and the last key (-1: the last string), and the step between keys; 0, 0, 0: none.
-    flags: see `FLAGS`.
+    flags: see `FLAGS`. summary: the first line of the handler's docstring.
     on_keys, in_conversation: the handlers. A command with both uses on_keys in transactions only; a container has none.
     """
 
@@ -288,7 +289,6 @@ def on_keys(
     *,
     group: str,
     since: str,
-    summary: str,
     outside_transactions: InConversation | None = None,
 ) -> Callable[[_ToCall], _ToCall]:
     """Declare a command on keys; see `RespCommandSpec`. Without flags, it may write and may need memory.
@@ -297,19 +297,17 @@ def on_keys(
     """
 
     def declare(function: _ToCall) -> _ToCall:
-        _add(syntax, flags, group, since, summary, on_keys=function, in_conversation=outside_transactions)
+        _add(syntax, flags, group, since, function, on_keys=function, in_conversation=outside_transactions)
         return function
 
     return declare
 
 
-def in_conversation(
-    syntax: str, flags: str, *, group: str, since: str, summary: str
-) -> Callable[[InConversation], InConversation]:
+def in_conversation(syntax: str, flags: str, *, group: str, since: str) -> Callable[[InConversation], InConversation]:
     """Declare a command that acts on the conversation; see `RespCommandSpec`."""
 
     def declare(function: InConversation) -> InConversation:
-        _add(syntax, flags, group, since, summary, in_conversation=function)
+        _add(syntax, flags, group, since, function, in_conversation=function)
         return function
 
     return declare
@@ -320,7 +318,7 @@ def container(name: str, *, group: str, since: str, summary: str) -> None:
     _register(RESP_COMMANDS, name, RespCommandSpec(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary))
 
 
-def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
+def _add(syntax: str, flags: str, group: str, since: str, handler: Callable[..., Any], **run: Any) -> None:
     names = re.match(r"[A-Z]+(?:-[A-Z]+)*(?: [A-Z]+(?:-[A-Z]+)*(?= |$))?", syntax)
     assert names is not None, syntax
     name, _, second = names.group().partition(" ")
@@ -334,7 +332,7 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
         flags=frozenset(flags.split()),
         group=group,
         since=since,
-        summary=summary,
+        summary=docstring(handler).partition("\n")[0],
         **run,
     )
     if unknown := spec.flags.difference(FLAGS, OWN_FLAGS):

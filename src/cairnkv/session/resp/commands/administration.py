@@ -14,13 +14,10 @@ _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
 
 
 @in_conversation(
-    "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
-    "admin noscript loading no-multi",
-    group="server",
-    since="1.0.0",
-    summary="Stop the server. It answers the commands that it has read, and closes all connections.",
+    "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]", "admin noscript loading no-multi", group="server", since="1.0.0"
 )
 def shutdown(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Stop the server. It answers the commands that it has read, and closes all connections."""
     ways = {text.upper() for text in arguments.rest()}
     if not ways <= _WAYS or {b"SAVE", b"NOSAVE"} <= ways or (b"ABORT" in ways and len(ways) > 1):
         raise Refusal(SYNTAX)
@@ -36,14 +33,9 @@ def shutdown(conversation: RespConversation, arguments: Arguments) -> Value:
     return NOTHING
 
 
-@in_conversation(
-    "WAIT numreplicas timeout",
-    "",
-    group="generic",
-    since="3.0.0",
-    summary="Return the number of replicas that have this client's writes: 0, or those of a majority of a cluster.",
-)
+@in_conversation("WAIT numreplicas timeout", "", group="generic", since="3.0.0")
 def wait(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the number of replicas that have this client's writes: 0, or those of a majority of a cluster."""
     arguments.integer()
     if arguments.integer("ERR timeout is not an integer or out of range") < 0:
         raise Refusal("ERR timeout is negative")

@@ -22,14 +22,9 @@ _NO_BACKUPS: Final = (
 )
 
 
-@on_keys(
-    "BGSAVE [SCHEDULE]",
-    "admin noscript",
-    group="server",
-    since="1.0.0",
-    summary="Begin a backup. When it is complete, it replaces the previous one. INFO shows its progress.",
-)
+@on_keys("BGSAVE [SCHEDULE]", "admin noscript", group="server", since="1.0.0")
 def bgsave(arguments: Arguments) -> Call:
+    """Begin a backup. When it is complete, it replaces the previous one. INFO shows its progress."""
     if len(arguments) and arguments.keyword() != b"SCHEDULE":
         raise Refusal(SYNTAX)
     arguments.end()
@@ -41,14 +36,9 @@ def bgsave(arguments: Arguments) -> Call:
     return Call(Backup(NAME, KEEP), show, errors)
 
 
-@in_conversation(
-    "LASTSAVE",
-    "fast",
-    group="server",
-    since="1.0.0",
-    summary="Return the end of the newest backup in seconds since 1970; an error before the first backup.",
-)
+@in_conversation("LASTSAVE", "fast", group="server", since="1.0.0")
 def lastsave(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the end of the newest backup in seconds since 1970; an error before the first backup."""
     facts = dict(conversation.store.info())
     if "backup_last_ms" not in facts:
         raise Refusal(_NO_BACKUPS)
@@ -57,12 +47,7 @@ def lastsave(conversation: RespConversation, arguments: Arguments) -> Value:
     return last // 1000
 
 
-@in_conversation(
-    "SAVE",
-    "admin noscript no-multi",
-    group="server",
-    since="1.0.0",
-    summary="Always an error, because other clients would have to wait. Use BGSAVE.",
-)
+@in_conversation("SAVE", "admin noscript no-multi", group="server", since="1.0.0")
 def save(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Always an error, because other clients would have to wait. Use BGSAVE."""
     raise Refusal("ERR SAVE would stop the service of other clients; use BGSAVE, whose progress INFO shows")

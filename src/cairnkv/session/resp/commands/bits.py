@@ -14,34 +14,25 @@ NO_BIT: Final = "ERR bit is not an integer or out of range"
 BITS_MAX: Final = STRING_MAX * 8
 
 
-@on_keys(
-    "SETBIT key offset value",
-    "write denyoom",
-    group="bitmap",
-    since="2.2.0",
-    summary="Set one bit of a value. Returns the previous bit.",
-)
+@on_keys("SETBIT key offset value", "write denyoom", group="bitmap", since="2.2.0")
 def setbit(arguments: Arguments) -> Call:
+    """Set one bit of a value. Returns the previous bit."""
     key, offset = arguments.key(), arguments.integer(NO_OFFSET, least=0, most=BITS_MAX - 1)
     bit = arguments.integer(NO_BIT, least=0, most=1)
     return Call(SetBit(key, offset, bit), number, {failures.TOOLONG: NO_OFFSET})
 
 
-@on_keys("GETBIT key offset", "readonly fast", group="bitmap", since="2.2.0", summary="Return one bit of a value.")
+@on_keys("GETBIT key offset", "readonly fast", group="bitmap", since="2.2.0")
 def getbit(arguments: Arguments) -> Call:
+    """Return one bit of a value."""
     key, offset = arguments.key(), arguments.integer(NO_OFFSET, least=0, most=BITS_MAX - 1)
     at, shift = offset // 8, 7 - offset % 8
     return Call(Get(key), of_value(lambda value: value[at] >> shift & 1 if at < len(value) else 0, 0))
 
 
-@on_keys(
-    "BITCOUNT key [start end [BYTE | BIT]]",
-    "readonly",
-    group="bitmap",
-    since="2.6.0",
-    summary="Count the bits of a value, or of a part of it, that are 1.",
-)
+@on_keys("BITCOUNT key [start end [BYTE | BIT]]", "readonly", group="bitmap", since="2.6.0")
 def bitcount(arguments: Arguments) -> Call:
+    """Count the bits of a value, or of a part of it, that are 1."""
     key = arguments.key()
     if not len(arguments):
         return Call(Get(key), of_value(_ones, 0))

@@ -32,48 +32,28 @@ LISTED_TOGETHER: Final = 500
 container("CLIENT", group="connection", since="2.4.0", summary="Inspect and manage clients.")
 
 
-@in_conversation(
-    "CLIENT ID",
-    "noscript loading",
-    group="connection",
-    since="5.0.0",
-    summary="Return the unique number of this client.",
-)
+@in_conversation("CLIENT ID", "noscript loading", group="connection", since="5.0.0")
 def client_id(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the unique number of this client."""
     return conversation.id
 
 
-@in_conversation(
-    "CLIENT GETNAME",
-    "noscript loading",
-    group="connection",
-    since="2.6.9",
-    summary="Return the name of this client.",
-)
+@in_conversation("CLIENT GETNAME", "noscript loading", group="connection", since="2.6.9")
 def client_getname(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the name of this client."""
     return conversation.name or None
 
 
-@in_conversation(
-    "CLIENT SETNAME connection-name",
-    "noscript loading",
-    group="connection",
-    since="2.6.9",
-    summary="Set the name of this client. An empty name removes it.",
-)
+@in_conversation("CLIENT SETNAME connection-name", "noscript loading", group="connection", since="2.6.9")
 def client_setname(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Set the name of this client. An empty name removes it."""
     conversation.name = client_name(arguments.take())
     return OK
 
 
-@in_conversation(
-    "CLIENT SETINFO <LIB-NAME libname | LIB-VER libver>",
-    "noscript",
-    group="connection",
-    since="7.2.0",
-    summary="Set the name or the version of this client's library.",
-)
+@in_conversation("CLIENT SETINFO <LIB-NAME libname | LIB-VER libver>", "noscript", group="connection", since="7.2.0")
 def client_setinfo(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Set the name or the version of this client's library."""
     option, value = arguments.take(), arguments.take()
     name, version = conversation.library
     shown = repeated(option)
@@ -87,26 +67,16 @@ def client_setinfo(conversation: RespConversation, arguments: Arguments) -> Valu
     return OK
 
 
-@in_conversation(
-    "CLIENT NO-EVICT <ON | OFF>",
-    "admin noscript loading",
-    group="connection",
-    since="7.0.0",
-    summary="Set or clear the flag e in CLIENT LIST. It exempts the client from no limit.",
-)
+@in_conversation("CLIENT NO-EVICT <ON | OFF>", "admin noscript loading", group="connection", since="7.0.0")
 def client_no_evict(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Set or clear the flag e in CLIENT LIST. It exempts the client from no limit."""
     conversation.no_evict = _switch(arguments)
     return OK
 
 
-@in_conversation(
-    "CLIENT NO-TOUCH <ON | OFF>",
-    "noscript",
-    group="connection",
-    since="7.2.0",
-    summary="Choose whether reads of this client count as uses of keys for eviction.",
-)
+@in_conversation("CLIENT NO-TOUCH <ON | OFF>", "noscript", group="connection", since="7.2.0")
 def client_no_touch(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Choose whether reads of this client count as uses of keys for eviction."""
     conversation.no_touch = _switch(arguments)
     return OK
 
@@ -118,14 +88,9 @@ def _switch(arguments: Arguments) -> bool:
     return keyword == b"ON"
 
 
-@in_conversation(
-    "CLIENT REPLY <ON | OFF | SKIP>",
-    "noscript loading",
-    group="connection",
-    since="3.2.0",
-    summary="Turn replies on or off, or skip the next reply.",
-)
+@in_conversation("CLIENT REPLY <ON | OFF | SKIP>", "noscript loading", group="connection", since="3.2.0")
 def client_reply(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Turn replies on or off, or skip the next reply."""
     match arguments.keyword():
         case b"ON":
             conversation.muted = conversation.skipped = False
@@ -141,24 +106,18 @@ def client_reply(conversation: RespConversation, arguments: Arguments) -> Value:
 
 # -- about clients -----------------------------------------------------------------------------------------
 
-_TYPES: Final = {
-    b"normal": "normal",
-    b"pubsub": "pubsub",
-    b"master": "master",
-    b"replica": "replica",
-    b"slave": "replica",
-}
+_TYPES: Final = frozenset({b"normal", b"pubsub", b"master", b"replica", b"slave"})
 
 
-def _type_of(client: RespConversation) -> str:
-    return "pubsub" if client.is_subscribed else "normal"
+def _type_of(client: RespConversation) -> bytes:
+    return b"pubsub" if client.is_subscribed else b"normal"
 
 
-def _type(text: bytes) -> str:
-    """Return a type of clients by its name. No client is a master or a replica, but these names are valid."""
+def _type(text: bytes) -> bytes:
+    """Return the name of a type of clients. No client is a master or a replica, but these names are valid."""
     if text.lower() not in _TYPES:
         raise Refusal(f"ERR Unknown client type '{repeated(text)}'")
-    return _TYPES[text.lower()]
+    return text.lower()
 
 
 def _flags(client: RespConversation) -> str:
@@ -211,14 +170,9 @@ class _Listing(Job):
         return UNFINISHED if self._clients and self.kept <= self._room else Verbatim(b"".join(self._lines))
 
 
-@in_conversation(
-    "CLIENT INFO",
-    "noscript loading",
-    group="connection",
-    since="6.2.0",
-    summary="Return information about this client.",
-)
+@in_conversation("CLIENT INFO", "noscript loading", group="connection", since="6.2.0")
 def client_info(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return information about this client."""
     return Verbatim(_line(conversation))
 
 
@@ -227,9 +181,9 @@ def client_info(conversation: RespConversation, arguments: Arguments) -> Value:
     "admin noscript loading",
     group="connection",
     since="2.4.0",
-    summary="Return information about the clients of the Redis protocol.",
 )
 def client_list(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return information about the clients of the Redis protocol."""
     clients = conversation.context.clients
     conversation.costs(len(clients))
     if not len(arguments):
@@ -250,9 +204,9 @@ def client_list(conversation: RespConversation, arguments: Arguments) -> Value:
     "admin noscript",
     group="connection",
     since="2.4.0",
-    summary="Close connections: one by its address, or all that match the filters.",
 )
 def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Close connections: one by its address, or all that match the filters."""
     if len(arguments) == 1:
         address = _text(arguments.take())
         if not _kill(

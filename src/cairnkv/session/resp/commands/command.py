@@ -31,14 +31,9 @@ COST_OF_ALL: Final = 16
 """The work of a reply about all commands, which copies some hundred kilobytes."""
 
 
-@in_conversation(
-    "COMMAND [unknown ...]",
-    "loading",
-    group="server",
-    since="2.8.13",
-    summary="Return the name, the arity and the key positions of every command.",
-)
+@in_conversation("COMMAND [unknown ...]", "loading", group="server", since="2.8.13")
 def command(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the name, the arity and the key positions of every command."""
     if len(arguments):
         shown = repeated(arguments.take(), REPEATED_MAX)
         raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
@@ -60,19 +55,15 @@ def _prepared(value: Callable[[], Value], protocol: Resp) -> Prepared:
     return Prepared([b"".join(encode_parts(value(), protocol))])
 
 
-@in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="Return the number of commands.")
+@in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13")
 def command_count(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the number of commands."""
     return len(RESP_COMMANDS)
 
 
-@in_conversation(
-    "COMMAND INFO [command-name [command-name ...]]",
-    "loading",
-    group="server",
-    since="2.8.13",
-    summary="Return the details of COMMAND for these commands; null for an unknown command.",
-)
+@in_conversation("COMMAND INFO [command-name [command-name ...]]", "loading", group="server", since="2.8.13")
 def command_info(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the details of COMMAND for these commands; null for an unknown command."""
     if not len(arguments):
         conversation.costs(COST_OF_ALL)
         return _prepared(_all_described, conversation.protocol)
@@ -80,14 +71,9 @@ def command_info(conversation: RespConversation, arguments: Arguments) -> Value:
     return [None if spec is None else command_docs_module.described(spec) for spec in specs]
 
 
-@in_conversation(
-    "COMMAND DOCS [command-name [command-name ...]]",
-    "loading",
-    group="server",
-    since="7.0.0",
-    summary="Return the summaries and the arguments of commands.",
-)
+@in_conversation("COMMAND DOCS [command-name [command-name ...]]", "loading", group="server", since="7.0.0")
 def command_docs(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the summaries and the arguments of commands."""
     if not len(arguments):
         conversation.costs(COST_OF_ALL)
         return _prepared(_all_documented, conversation.protocol)
@@ -109,9 +95,9 @@ def _named(conversation: RespConversation, arguments: Arguments) -> list[RespCom
     "loading",
     group="server",
     since="7.0.0",
-    summary="Return the names of all commands, or of those in a category or matching a glob pattern.",
 )
 def command_list(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the names of all commands, or of those in a category or matching a glob pattern."""
     conversation.costs(len(RESP_COMMANDS))
     specs = list(command_docs_module.every())
     if len(arguments):
@@ -140,14 +126,9 @@ def _filtered(
             raise Refusal(SYNTAX)
 
 
-@in_conversation(
-    "COMMAND GETKEYS command [arg ...]",
-    "loading",
-    group="server",
-    since="2.8.13",
-    summary="Return the keys among the arguments of a command.",
-)
+@in_conversation("COMMAND GETKEYS command [arg ...]", "loading", group="server", since="2.8.13")
 def command_getkeys(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the keys among the arguments of a command."""
     request = arguments.rest()
     spec = RESP_COMMANDS.get(request[0].upper())
     if spec is not None and len(request) > 1:

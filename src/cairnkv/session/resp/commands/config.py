@@ -13,14 +13,9 @@ from cairnkv.session.resp.conversation import RespConversation
 container("CONFIG", group="server", since="2.0.0", summary="Read and change options of the server.")
 
 
-@in_conversation(
-    "CONFIG GET parameter [parameter ...]",
-    "admin noscript loading",
-    group="server",
-    since="2.0.0",
-    summary="Return the options whose names match glob patterns.",
-)
+@in_conversation("CONFIG GET parameter [parameter ...]", "admin noscript loading", group="server", since="2.0.0")
 def config_get(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the options whose names match glob patterns."""
     options = conversation.context.options.all()
     found: dict[bytes, Value] = {}
     for matches in matchers(conversation, [pattern.lower() for pattern in arguments.rest()]):
@@ -33,13 +28,10 @@ def config_get(conversation: RespConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "CONFIG SET parameter value [parameter value ...]",
-    "admin noscript loading",
-    group="server",
-    since="2.0.0",
-    summary="Change options: all or none.",
+    "CONFIG SET parameter value [parameter value ...]", "admin noscript loading", group="server", since="2.0.0"
 )
 def config_set(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Change options: all or none."""
     texts = arguments.rest()
     if len(texts) % 2:
         raise Refusal(SYNTAX)
@@ -64,14 +56,9 @@ def _failed(name: str, reason: str) -> Refusal:
     return Refusal(f"ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}")
 
 
-@in_conversation(
-    "CONFIG RESETSTAT",
-    "admin noscript loading",
-    group="server",
-    since="2.0.0",
-    summary="Reset the counters of INFO stats.",
-)
+@in_conversation("CONFIG RESETSTAT", "admin noscript loading", group="server", since="2.0.0")
 def config_resetstat(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Reset the counters of INFO stats."""
     conversation.context.counted_before = counted(conversation, dict(conversation.store.info()))
     return OK
 

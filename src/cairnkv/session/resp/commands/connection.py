@@ -19,10 +19,9 @@ NAME: Final = re.compile(rb"[!-~]*")
 WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is disabled."
 
 
-@in_conversation(
-    "PING [message]", "fast subscribed", group="connection", since="1.0.0", summary="Return PONG, or the message."
-)
+@in_conversation("PING [message]", "fast subscribed", group="connection", since="1.0.0")
 def ping(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return PONG, or the message."""
     if len(arguments) > 1:
         raise Refusal(wrong_number(arguments.name))
     message = arguments.take() if len(arguments) else None
@@ -31,19 +30,17 @@ def ping(conversation: RespConversation, arguments: Arguments) -> Value:
     return Simple("PONG") if message is None else message
 
 
-@in_conversation("ECHO message", "loading fast", group="connection", since="1.0.0", summary="Return the message.")
+@in_conversation("ECHO message", "loading fast", group="connection", since="1.0.0")
 def echo(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the message."""
     return arguments.take()
 
 
 @in_conversation(
-    "QUIT [argument ...]",
-    "noscript loading fast no-auth in-multi subscribed",
-    group="connection",
-    since="1.0.0",
-    summary="Close the connection.",
+    "QUIT [argument ...]", "noscript loading fast no-auth in-multi subscribed", group="connection", since="1.0.0"
 )
 def quit_(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Close the connection."""
     conversation.closing = True
     return OK
 
@@ -55,54 +52,35 @@ def _reads_locally(conversation: RespConversation, wanted: bool) -> Value:
     return OK
 
 
-@in_conversation(
-    "READONLY",
-    "loading fast",
-    group="cluster",
-    since="3.0.0",
-    summary="Allow local reads, which may miss the newest writes.",
-)
+@in_conversation("READONLY", "loading fast", group="cluster", since="3.0.0")
 def readonly(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Allow local reads, which may miss the newest writes."""
     return _reads_locally(conversation, True)
 
 
-@in_conversation("READWRITE", "loading fast", group="cluster", since="3.0.0", summary="Make reads linearizable again.")
+@in_conversation("READWRITE", "loading fast", group="cluster", since="3.0.0")
 def readwrite(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Make reads linearizable again."""
     return _reads_locally(conversation, False)
 
 
-@in_conversation(
-    "RESET",
-    "noscript loading fast no-auth in-multi subscribed",
-    group="connection",
-    since="6.2.0",
-    summary="Reset the connection to its initial state.",
-)
+@in_conversation("RESET", "noscript loading fast no-auth in-multi subscribed", group="connection", since="6.2.0")
 def reset(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Reset the connection to its initial state."""
     conversation.reset()
     return Simple("RESET")
 
 
-@in_conversation(
-    "SELECT index",
-    "loading fast",
-    group="connection",
-    since="1.0.0",
-    summary="Select a database, 0 to 15.",
-)
+@in_conversation("SELECT index", "loading fast", group="connection", since="1.0.0")
 def select(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Select a database, 0 to 15."""
     conversation.db = arguments.db_number()
     return OK
 
 
-@in_conversation(
-    "AUTH [username] password",
-    "noscript loading fast no-auth",
-    group="connection",
-    since="1.0.0",
-    summary="Authenticate with a password. There is one user, named default.",
-)
+@in_conversation("AUTH [username] password", "noscript loading fast no-auth", group="connection", since="1.0.0")
 def auth(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Authenticate with a password. There is one user, named default."""
     if len(arguments) > 2:
         raise Refusal(SYNTAX)
     if len(arguments) == 1 and not conversation.context.authenticator.required:
@@ -124,9 +102,9 @@ _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
     "noscript loading fast no-auth",
     group="connection",
     since="6.0.0",
-    summary="Choose the protocol version, authenticate and set a name. Returns information about the server.",
 )
 def hello(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Choose the protocol version, authenticate and set a name. Returns information about the server."""
     protocol = conversation.protocol
     if len(arguments):
         asked = arguments.integer("ERR Protocol version is not an integer or out of range")

@@ -23,47 +23,27 @@ _CONDITIONS: Final = {b"NX": "if_none", b"XX": "if_some", b"GT": "if_later", b"L
 # -- setting -----------------------------------------------------------------------------------------------
 
 
-@on_keys(
-    "EXPIRE key seconds [NX | XX | GT | LT]",
-    "write fast",
-    group="generic",
-    since="1.0.0",
-    summary="Set the time to live of a key in seconds. Returns 1 if it was set, else 0.",
-)
+@on_keys("EXPIRE key seconds [NX | XX | GT | LT]", "write fast", group="generic", since="1.0.0")
 def expire(arguments: Arguments) -> Call:
+    """Set the time to live of a key in seconds. Returns 1 if it was set, else 0."""
     return _expire(arguments, SECOND, at=False)
 
 
-@on_keys(
-    "PEXPIRE key milliseconds [NX | XX | GT | LT]",
-    "write fast",
-    group="generic",
-    since="2.6.0",
-    summary="Set the time to live of a key in milliseconds. Returns 1 if it was set, else 0.",
-)
+@on_keys("PEXPIRE key milliseconds [NX | XX | GT | LT]", "write fast", group="generic", since="2.6.0")
 def pexpire(arguments: Arguments) -> Call:
+    """Set the time to live of a key in milliseconds. Returns 1 if it was set, else 0."""
     return _expire(arguments, 1, at=False)
 
 
-@on_keys(
-    "EXPIREAT key unix-time-seconds [NX | XX | GT | LT]",
-    "write fast",
-    group="generic",
-    since="1.2.0",
-    summary="Set the expiry of a key in seconds since 1970. Returns 1 if it was set, else 0.",
-)
+@on_keys("EXPIREAT key unix-time-seconds [NX | XX | GT | LT]", "write fast", group="generic", since="1.2.0")
 def expireat(arguments: Arguments) -> Call:
+    """Set the expiry of a key in seconds since 1970. Returns 1 if it was set, else 0."""
     return _expire(arguments, SECOND, at=True)
 
 
-@on_keys(
-    "PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]",
-    "write fast",
-    group="generic",
-    since="2.6.0",
-    summary="Set the expiry of a key in milliseconds since 1970. Returns 1 if it was set, else 0.",
-)
+@on_keys("PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]", "write fast", group="generic", since="2.6.0")
 def pexpireat(arguments: Arguments) -> Call:
+    """Set the expiry of a key in milliseconds since 1970. Returns 1 if it was set, else 0."""
     return _expire(arguments, 1, at=True)
 
 
@@ -96,14 +76,9 @@ def _conditions(texts: Sequence[bytes]) -> dict[str, bool]:
     return dict.fromkeys(given, True)
 
 
-@on_keys(
-    "PERSIST key",
-    "write fast",
-    group="generic",
-    since="2.2.0",
-    summary="Remove the expiry of a key. Returns 1 if it had one, else 0.",
-)
+@on_keys("PERSIST key", "write fast", group="generic", since="2.2.0")
 def persist(arguments: Arguments) -> Call:
+    """Remove the expiry of a key. Returns 1 if it had one, else 0."""
     return Call(Persist(arguments.key()), number)
 
 
@@ -122,45 +97,25 @@ def _told(unit: int) -> Callable[[Reply], Value]:
     return show
 
 
-@on_keys(
-    "TTL key",
-    "readonly fast",
-    group="generic",
-    since="1.0.0",
-    summary="Return the time to live of a key in seconds; -1: no expiry; -2: no key.",
-)
+@on_keys("TTL key", "readonly fast", group="generic", since="1.0.0")
 def ttl(arguments: Arguments) -> Call:
+    """Return the time to live of a key in seconds; -1: no expiry; -2: no key."""
     return Call(Ttl(arguments.key()), _told(SECOND), touch=False)
 
 
-@on_keys(
-    "PTTL key",
-    "readonly fast",
-    group="generic",
-    since="2.6.0",
-    summary="Return the time to live of a key in milliseconds; -1: no expiry; -2: no key.",
-)
+@on_keys("PTTL key", "readonly fast", group="generic", since="2.6.0")
 def pttl(arguments: Arguments) -> Call:
+    """Return the time to live of a key in milliseconds; -1: no expiry; -2: no key."""
     return Call(Ttl(arguments.key()), _told(1), touch=False)
 
 
-@on_keys(
-    "EXPIRETIME key",
-    "readonly fast",
-    group="generic",
-    since="7.0.0",
-    summary="Return the expiry of a key in seconds since 1970; -1: no expiry; -2: no key.",
-)
+@on_keys("EXPIRETIME key", "readonly fast", group="generic", since="7.0.0")
 def expiretime(arguments: Arguments) -> Call:
+    """Return the expiry of a key in seconds since 1970; -1: no expiry; -2: no key."""
     return Call(Deadline(arguments.key()), _told(SECOND), touch=False)
 
 
-@on_keys(
-    "PEXPIRETIME key",
-    "readonly fast",
-    group="generic",
-    since="7.0.0",
-    summary="Return the expiry of a key in milliseconds since 1970; -1: no expiry; -2: no key.",
-)
+@on_keys("PEXPIRETIME key", "readonly fast", group="generic", since="7.0.0")
 def pexpiretime(arguments: Arguments) -> Call:
+    """Return the expiry of a key in milliseconds since 1970; -1: no expiry; -2: no key."""
     return Call(Deadline(arguments.key()), _told(1), touch=False)

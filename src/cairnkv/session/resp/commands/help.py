@@ -26,11 +26,13 @@ def matchers(conversation: RespConversation, patterns: Sequence[bytes]) -> list[
 
 def help_of(name: str, *, since: str) -> None:
     """Declare HELP for a container, after its other subcommands."""
-    spec = RESP_COMMANDS[name.encode()]
+    in_conversation(f"{name} HELP", "loading", group=RESP_COMMANDS[name.encode()].group, since=since)(_help)
 
-    @in_conversation(f"{name} HELP", "loading", group=spec.group, since=since, summary="List the subcommands.")
-    def say_help(_conversation: object, _arguments: Arguments) -> Value:
-        lines = [f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
-        for second, subcommand in sorted(spec.subcommands.items()):
-            lines += (f"{second.decode()} {subcommand.syntax}".rstrip(), f"    {subcommand.summary}")
-        return [Simple(line) for line in lines]
+
+def _help(_conversation: object, arguments: Arguments) -> Value:
+    """List the subcommands."""
+    name = arguments.name.partition("|")[0].upper()
+    lines = [f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
+    for second, subcommand in sorted(RESP_COMMANDS[name.encode()].subcommands.items()):
+        lines += (f"{second.decode()} {subcommand.syntax}".rstrip(), f"    {subcommand.summary}")
+    return [Simple(line) for line in lines]

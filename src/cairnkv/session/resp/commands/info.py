@@ -189,14 +189,9 @@ SECTIONS: Final[dict[bytes, Section]] = {
 _ALL: Final = frozenset({b"default", b"all", b"everything"})
 
 
-@in_conversation(
-    "INFO [section [section ...]]",
-    "loading",
-    group="server",
-    since="1.0.0",
-    summary="Return information about the server, in sections.",
-)
+@in_conversation("INFO [section [section ...]]", "loading", group="server", since="1.0.0")
 def info(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return information about the server, in sections."""
     wanted = {text.lower() for text in arguments.rest()} or _ALL
     conversation.costs(WHOLE_TABLE_COST)  # it counts the expired keys, second by second
     facts = dict(conversation.store.info())
@@ -209,14 +204,9 @@ def info(conversation: RespConversation, arguments: Arguments) -> Value:
     return Verbatim("\r\n".join(shown).encode("utf-8", "surrogateescape"))
 
 
-@in_conversation(
-    "TIME",
-    "loading fast",
-    group="server",
-    since="2.6.0",
-    summary="Return the server's time: seconds since 1970, and microseconds.",
-)
+@in_conversation("TIME", "loading fast", group="server", since="2.6.0")
 def time(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the server's time: seconds since 1970, and microseconds."""
     seconds, milliseconds = divmod(conversation.store.clock(), 1000)
     return [b"%d" % seconds, b"%d" % (milliseconds * 1000)]
 
@@ -226,14 +216,9 @@ def time(conversation: RespConversation, arguments: Arguments) -> Value:
 container("MEMORY", group="server", since="4.0.0", summary="Inspect memory use.")
 
 
-@on_keys(
-    "MEMORY USAGE key [SAMPLES count]",
-    "readonly",
-    group="server",
-    since="4.0.0",
-    summary="Return the estimated memory of a key and its value in bytes; null for a missing key.",
-)
+@on_keys("MEMORY USAGE key [SAMPLES count]", "readonly", group="server", since="4.0.0")
 def memory_usage(arguments: Arguments) -> Calls:
+    """Return the estimated memory of a key and its value in bytes; null for a missing key."""
     key = arguments.key()
     while len(arguments):
         if arguments.keyword() != b"SAMPLES":

@@ -63,14 +63,9 @@ def _leave(
     return Several(confirmations or [_confirmation(conversation, what, None)])
 
 
-@in_conversation(
-    "SUBSCRIBE channel [channel ...]",
-    "pubsub noscript loading subscribed",
-    group="pubsub",
-    since="2.0.0",
-    summary="Subscribe to channels.",
-)
+@in_conversation("SUBSCRIBE channel [channel ...]", "pubsub noscript loading subscribed", group="pubsub", since="2.0.0")
 def subscribe(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Subscribe to channels."""
     names = arguments.rest()
     _check_room(conversation, names, CHANNEL_MAX, "channel's name", kept_for_channel)
     confirmations = []
@@ -81,13 +76,10 @@ def subscribe(conversation: RespConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "UNSUBSCRIBE [channel [channel ...]]",
-    "pubsub noscript loading subscribed",
-    group="pubsub",
-    since="2.0.0",
-    summary="Unsubscribe from these channels, or from all channels.",
+    "UNSUBSCRIBE [channel [channel ...]]", "pubsub noscript loading subscribed", group="pubsub", since="2.0.0"
 )
 def unsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Unsubscribe from these channels, or from all channels."""
     names = arguments.rest()
     _check_count(conversation, names)
     names = names or list(conversation.channels)
@@ -95,13 +87,10 @@ def unsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "PSUBSCRIBE pattern [pattern ...]",
-    "pubsub noscript loading subscribed",
-    group="pubsub",
-    since="2.0.0",
-    summary="Subscribe to the channels that match glob patterns.",
+    "PSUBSCRIBE pattern [pattern ...]", "pubsub noscript loading subscribed", group="pubsub", since="2.0.0"
 )
 def psubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Subscribe to the channels that match glob patterns."""
     names = arguments.rest()
     _check_room(conversation, names, PATTERN_MAX, "pattern", kept_for_pattern)
     matchers(conversation, names)
@@ -115,27 +104,19 @@ def psubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "PUNSUBSCRIBE [pattern [pattern ...]]",
-    "pubsub noscript loading subscribed",
-    group="pubsub",
-    since="2.0.0",
-    summary="Unsubscribe from these patterns, or from all patterns.",
+    "PUNSUBSCRIBE [pattern [pattern ...]]", "pubsub noscript loading subscribed", group="pubsub", since="2.0.0"
 )
 def punsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Unsubscribe from these patterns, or from all patterns."""
     names = arguments.rest()
     _check_count(conversation, names)
     names = names or list(conversation.patterns)
     return _leave(conversation, b"punsubscribe", names, conversation.context.pubsub.unsubscribe_pattern)
 
 
-@in_conversation(
-    "PUBLISH channel message",
-    "pubsub loading fast",
-    group="pubsub",
-    since="2.0.0",
-    summary="Publish a message to a channel. Returns the number of subscribers that received it.",
-)
+@in_conversation("PUBLISH channel message", "pubsub loading fast", group="pubsub", since="2.0.0")
 def publish(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Publish a message to a channel. Returns the number of subscribers that received it."""
     channel, message = arguments.take(), arguments.take()
     if len(channel) > CHANNEL_MAX:
         return 0  # no client can subscribe to it
@@ -162,14 +143,9 @@ class _Channels(Job):
 container("PUBSUB", group="pubsub", since="2.8.0", summary="Inspect channels.")
 
 
-@in_conversation(
-    "PUBSUB CHANNELS [pattern]",
-    "pubsub loading",
-    group="pubsub",
-    since="2.8.0",
-    summary="Return the channels with subscribers, or those that match a glob pattern.",
-)
+@in_conversation("PUBSUB CHANNELS [pattern]", "pubsub loading", group="pubsub", since="2.8.0")
 def pubsub_channels(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the channels with subscribers, or those that match a glob pattern."""
     channels = conversation.context.pubsub.channels()
     if len(arguments):
         pattern = arguments.take()
@@ -179,26 +155,16 @@ def pubsub_channels(conversation: RespConversation, arguments: Arguments) -> Val
     return channels
 
 
-@in_conversation(
-    "PUBSUB NUMSUB [channel [channel ...]]",
-    "pubsub loading",
-    group="pubsub",
-    since="2.8.0",
-    summary="Return the number of subscribers of each of these channels, without pattern subscribers.",
-)
+@in_conversation("PUBSUB NUMSUB [channel [channel ...]]", "pubsub loading", group="pubsub", since="2.8.0")
 def pubsub_numsub(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the number of subscribers of each of these channels, without pattern subscribers."""
     subscribers = conversation.context.pubsub.subscribers
     return [one for channel in arguments.rest() for one in (channel, subscribers(channel))]
 
 
-@in_conversation(
-    "PUBSUB NUMPAT",
-    "pubsub loading",
-    group="pubsub",
-    since="2.8.0",
-    summary="Return the number of subscribed patterns.",
-)
+@in_conversation("PUBSUB NUMPAT", "pubsub loading", group="pubsub", since="2.8.0")
 def pubsub_numpat(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the number of subscribed patterns."""
     return conversation.context.pubsub.patterns()
 
 

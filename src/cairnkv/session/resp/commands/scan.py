@@ -41,24 +41,21 @@ _CURSOR: Final = re.compile(rb"(?:[+-]?[0-9]{1,20})?")
 _CURSORS: Final = 2**64
 
 
-@on_keys("DBSIZE", "readonly fast", group="server", since="1.0.0", summary="Return the number of keys.")
+@on_keys("DBSIZE", "readonly fast", group="server", since="1.0.0")
 def dbsize(arguments: Arguments) -> Call:
+    """Return the number of keys."""
     return Call(Count(), number)
 
 
-@on_keys("RANDOMKEY", "readonly", group="generic", since="1.0.0", summary="Return a random key.")
+@on_keys("RANDOMKEY", "readonly", group="generic", since="1.0.0")
 def randomkey(arguments: Arguments) -> Call:
+    """Return a random key."""
     return Call(RandomKey(), value_or_null)
 
 
-@on_keys(
-    "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]",
-    "readonly scans",
-    group="generic",
-    since="2.8.0",
-    summary="Return some keys and the next cursor. The first cursor is 0; a next cursor of 0 is the end.",
-)
+@on_keys("SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]", "readonly scans", group="generic", since="2.8.0")
 def scan(arguments: Arguments) -> Call:
+    """Return some keys and the next cursor. The first cursor is 0; a next cursor of 0 is the end."""
     text = arguments.take()
     if not _CURSOR.fullmatch(text) or abs(int(text or b"0")) >= _CURSORS:
         raise Refusal("ERR invalid cursor")
@@ -155,15 +152,9 @@ def _keys_by_slices(conversation: RespConversation, arguments: Arguments) -> Val
     return _Keys(conversation, arguments.take())
 
 
-@on_keys(
-    "KEYS pattern",
-    "readonly scans",
-    group="generic",
-    since="1.0.0",
-    summary="Return all keys that match a pattern, slice by slice. Prefer SCAN.",
-    outside_transactions=_keys_by_slices,
-)
+@on_keys("KEYS pattern", "readonly scans", group="generic", since="1.0.0", outside_transactions=_keys_by_slices)
 def keys(arguments: Arguments) -> Call:
+    """Return all keys that match a pattern, slice by slice. Prefer SCAN."""
     pattern = arguments.take()
     matches, prefix = _reading(pattern)
     most = _affordable(KEYS_IN_TRANSACTION_MAX, pattern)

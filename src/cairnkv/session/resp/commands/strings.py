@@ -86,8 +86,9 @@ def refused_if_exists(key: bytes, refusal: Refusal, *, missing: Value) -> Call:
 # -- one value ---------------------------------------------------------------------------------------------
 
 
-@on_keys("GET key", "readonly fast", group="string", since="1.0.0", summary="Return the value of a key.")
+@on_keys("GET key", "readonly fast", group="string", since="1.0.0")
 def get(arguments: Arguments) -> Call:
+    """Return the value of a key."""
     return Call(Get(arguments.key()), value_or_null)
 
 
@@ -97,9 +98,9 @@ def get(arguments: Arguments) -> Call:
     "write denyoom",
     group="string",
     since="1.0.0",
-    summary="Store a value under a key, optionally under conditions and with an expiry.",
 )
 def set_(arguments: Arguments) -> Call:
+    """Store a value under a key, optionally under conditions and with an expiry."""
     key, value = arguments.key(), arguments.take()
     options = _options(arguments, _OF_SET)
     if not options:
@@ -116,36 +117,21 @@ def set_(arguments: Arguments) -> Call:
     return Call(SetWith(key, value, **how), ok_or_null)
 
 
-@on_keys(
-    "SETNX key value",
-    "write denyoom fast",
-    group="string",
-    since="1.0.0",
-    summary="Store a value if the key does not exist. Returns 1 if it was stored, else 0.",
-)
+@on_keys("SETNX key value", "write denyoom fast", group="string", since="1.0.0")
 def setnx(arguments: Arguments) -> Call:
+    """Store a value if the key does not exist. Returns 1 if it was stored, else 0."""
     return Call(SetWith(arguments.key(), arguments.take(), if_absent=True), number)
 
 
-@on_keys(
-    "SETEX key seconds value",
-    "write denyoom",
-    group="string",
-    since="2.0.0",
-    summary="Store a value that expires after a number of seconds.",
-)
+@on_keys("SETEX key seconds value", "write denyoom", group="string", since="2.0.0")
 def setex(arguments: Arguments) -> Call:
+    """Store a value that expires after a number of seconds."""
     return _set_for(arguments, 1_000)
 
 
-@on_keys(
-    "PSETEX key milliseconds value",
-    "write denyoom",
-    group="string",
-    since="2.6.0",
-    summary="Store a value that expires after a number of milliseconds.",
-)
+@on_keys("PSETEX key milliseconds value", "write denyoom", group="string", since="2.6.0")
 def psetex(arguments: Arguments) -> Call:
+    """Store a value that expires after a number of milliseconds."""
     return _set_for(arguments, 1)
 
 
@@ -154,19 +140,15 @@ def _set_for(arguments: Arguments, unit: int) -> Call:
     return Call(SetWith(key, arguments.take(), ttl=ttl), ok)
 
 
-@on_keys(
-    "GETSET key value",
-    "write denyoom fast",
-    group="string",
-    since="1.0.0",
-    summary="Store a value. Returns the previous value.",
-)
+@on_keys("GETSET key value", "write denyoom fast", group="string", since="1.0.0")
 def getset(arguments: Arguments) -> Call:
+    """Store a value. Returns the previous value."""
     return Call(Swap(arguments.key(), arguments.take()), value_or_null)
 
 
-@on_keys("GETDEL key", "write fast", group="string", since="6.2.0", summary="Delete a key. Returns its value.")
+@on_keys("GETDEL key", "write fast", group="string", since="6.2.0")
 def getdel(arguments: Arguments) -> Call:
+    """Delete a key. Returns its value."""
     return Call(GetWith(arguments.key(), clear=True), value_or_null)
 
 
@@ -175,9 +157,9 @@ def getdel(arguments: Arguments) -> Call:
     "write fast",
     group="string",
     since="6.2.0",
-    summary="Return the value of a key, and set or remove its expiry.",
 )
 def getex(arguments: Arguments) -> Call:
+    """Return the value of a key, and set or remove its expiry."""
     key = arguments.key()
     options = _options(arguments, _OF_GETEX)
     if not options:
@@ -189,73 +171,54 @@ def getex(arguments: Arguments) -> Call:
     return Call(GetWith(key, persist=b"PERSIST" in options, **lifetime), value_or_null)
 
 
-@on_keys(
-    "DELIFEQ key value",
-    "write fast",
-    group="string",
-    since="9.0.0",
-    summary="Delete a key if it has this value. Returns 1 if it was deleted, else 0. As in Valkey.",
-)
+@on_keys("DELIFEQ key value", "write fast", group="string", since="9.0.0")
 def delifeq(arguments: Arguments) -> Call:
+    """Delete a key if it has this value. Returns 1 if it was deleted, else 0. As in Valkey."""
     return Call(ClearIfEquals(arguments.key(), arguments.take()), number)
 
 
 # -- several values ----------------------------------------------------------------------------------------
 
 
-@on_keys(
-    "MGET key [key ...]", "readonly fast", group="string", since="1.0.0", summary="Return the values of several keys."
-)
+@on_keys("MGET key [key ...]", "readonly fast", group="string", since="1.0.0")
 def mget(arguments: Arguments) -> Call:
+    """Return the values of several keys."""
     return Call(GetMany(arguments.keys()), values)
 
 
-@on_keys(
-    "MSET key value [key value ...]",
-    "write denyoom",
-    group="string",
-    since="1.0.1",
-    summary="Store several values.",
-)
+@on_keys("MSET key value [key value ...]", "write denyoom", group="string", since="1.0.1")
 def mset(arguments: Arguments) -> Call:
+    """Store several values."""
     return Call(SetMany(0, arguments.pairs()), ok)
 
 
-@on_keys(
-    "MSETNX key value [key value ...]",
-    "write denyoom",
-    group="string",
-    since="1.0.1",
-    summary="Store several values if none of the keys exists. Returns 1 if they were stored, else 0.",
-)
+@on_keys("MSETNX key value [key value ...]", "write denyoom", group="string", since="1.0.1")
 def msetnx(arguments: Arguments) -> Call:
+    """Store several values if none of the keys exists. Returns 1 if they were stored, else 0."""
     return Call(SetManyIfAbsent(arguments.pairs()), number)
 
 
 # -- parts of a value --------------------------------------------------------------------------------------
 
 
-@on_keys(
-    "APPEND key value",
-    "write denyoom fast",
-    group="string",
-    since="2.0.0",
-    summary="Append a string to a value. Returns the new length.",
-)
+@on_keys("APPEND key value", "write denyoom fast", group="string", since="2.0.0")
 def append(arguments: Arguments) -> Call:
+    """Append a string to a value. Returns the new length."""
     return Call(Append(arguments.key(), arguments.take()), number)
 
 
-@on_keys("STRLEN key", "readonly fast", group="string", since="2.2.0", summary="Return the length of a value in bytes.")
+@on_keys("STRLEN key", "readonly fast", group="string", since="2.2.0")
 def strlen(arguments: Arguments) -> Call:
+    """Return the length of a value in bytes."""
     return Call(Get(arguments.key()), _length)
 
 
 _length: Final[Callable[[Reply], Value]] = of_value(len, 0)
 
 
-@on_keys("GETRANGE key start end", "readonly", group="string", since="2.4.0", summary="Return a part of a value.")
+@on_keys("GETRANGE key start end", "readonly", group="string", since="2.4.0")
 def getrange(arguments: Arguments) -> Call:
+    """Return a part of a value."""
     key, start, end = arguments.key(), arguments.integer(), arguments.integer()
 
     def part(value: bytes) -> bytes:
@@ -265,14 +228,9 @@ def getrange(arguments: Arguments) -> Call:
     return Call(Get(key), of_value(part, b""))
 
 
-@on_keys(
-    "SUBSTR key start end",
-    "readonly",
-    group="string",
-    since="1.0.0",
-    summary="Return a part of a value. The former name of GETRANGE.",
-)
+@on_keys("SUBSTR key start end", "readonly", group="string", since="1.0.0")
 def substr(arguments: Arguments) -> Call:
+    """Return a part of a value. The former name of GETRANGE."""
     return getrange(arguments)
 
 
@@ -289,14 +247,9 @@ def places_of(start: int, end: int, count: int) -> range:
     return places or range(0)
 
 
-@on_keys(
-    "SETRANGE key offset value",
-    "write denyoom",
-    group="string",
-    since="2.2.0",
-    summary="Overwrite a value from an offset on. Returns the new length.",
-)
+@on_keys("SETRANGE key offset value", "write denyoom", group="string", since="2.2.0")
 def setrange(arguments: Arguments) -> Call:
+    """Overwrite a value from an offset on. Returns the new length."""
     key, offset, value = arguments.key(), arguments.integer(), arguments.take()
     if offset < 0:
         raise Refusal("ERR offset is out of range")

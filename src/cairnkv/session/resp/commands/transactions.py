@@ -19,42 +19,27 @@ from cairnkv.session.resp.values import NOTHING, Job, Later, Several, Together, 
 from cairnkv.store import PendingRead, PendingReply, bytes_made
 
 
-@in_conversation(
-    "MULTI",
-    "loading fast in-multi",
-    group="transactions",
-    since="1.2.0",
-    summary="Begin a transaction. The server queues the commands that follow.",
-)
+@in_conversation("MULTI", "loading fast in-multi", group="transactions", since="1.2.0")
 def multi(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Begin a transaction. The server queues the commands that follow."""
     if conversation.transaction.queue is not None:
         raise Refusal("ERR MULTI calls can not be nested")
     conversation.transaction.queue = []
     return OK
 
 
-@in_conversation(
-    "DISCARD",
-    "loading fast in-multi",
-    group="transactions",
-    since="2.0.0",
-    summary="Discard the open transaction.",
-)
+@in_conversation("DISCARD", "loading fast in-multi", group="transactions", since="2.0.0")
 def discard(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Discard the open transaction."""
     if conversation.transaction.queue is None:
         raise Refusal("ERR DISCARD without MULTI")
     conversation.end_transaction()
     return OK
 
 
-@in_conversation(
-    "WATCH key [key ...]",
-    "loading fast in-multi",
-    group="transactions",
-    since="2.2.0",
-    summary="Watch keys. If one of them changes before EXEC, the transaction is not executed.",
-)
+@in_conversation("WATCH key [key ...]", "loading fast in-multi", group="transactions", since="2.2.0")
 def watch(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Watch keys. If one of them changes before EXEC, the transaction is not executed."""
     transaction = conversation.transaction
     if transaction.queue is not None:
         raise Refusal("ERR WATCH inside MULTI is not allowed")
@@ -62,8 +47,9 @@ def watch(conversation: RespConversation, arguments: Arguments) -> Value:
     return Later(conversation.store.watch(places, transaction.watched), lambda _: OK)
 
 
-@in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Stop watching all keys.")
+@in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0")
 def unwatch(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Stop watching all keys."""
     conversation.transaction.unwatch()
     return OK
 
@@ -95,14 +81,9 @@ class _Planned:
         return shown(self.show, reply, self.errors)
 
 
-@in_conversation(
-    "EXEC",
-    "loading in-multi",
-    group="transactions",
-    since="1.2.0",
-    summary="Execute the queued commands atomically.",
-)
+@in_conversation("EXEC", "loading in-multi", group="transactions", since="1.2.0")
 def execute(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Execute the queued commands atomically."""
     transaction = conversation.transaction
     queue = transaction.queue
     if queue is None:
