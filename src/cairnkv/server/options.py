@@ -7,7 +7,6 @@ Out of scope: the command (`cairnkv.session.resp.commands.config`), and the sour
 """
 
 import dataclasses
-import enum
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, KEEPALIVE_IDLE
 from cairnkv.replication.nats.options import without_user
 from cairnkv.server.loop import BACKLOG
-from cairnkv.server.settings import OPTIONS, Option, Settings
+from cairnkv.server.settings import NO_VALUE, OPTIONS, Option, Settings, as_text
 from cairnkv.session import OptionRefused
 from cairnkv.store import WhenFull
 
@@ -106,7 +105,7 @@ NAMES: Final[dict[str, _Named]] = {
         _policy,
     ),
     "maxclients": _Named(lambda server: str(server.settings.max_connections), "max_connections", _number(1, 1_000_000)),
-    "timeout": _Named(lambda server: _text(server.settings.idle_timeout), "idle_timeout", _number(0, 2**31 - 1)),
+    "timeout": _Named(lambda server: as_text(server.settings.idle_timeout), "idle_timeout", _number(0, 2**31 - 1)),
     "requirepass": _Named(lambda server: server.settings.password or "", "password", lambda text: text or None),
     "port": _Named(lambda server: str(server.port)),
     "bind": _Named(lambda server: "" if server.settings.no_tcp else server.settings.host),
@@ -126,22 +125,6 @@ NAMES: Final[dict[str, _Named]] = {
 
 
 # -- own names ---------------------------------------------------------------------------------------------
-
-
-NO_VALUE: Final = "none"
-
-
-def _text(value: object) -> str:
-    """Return the text of a setting's value, as for its option."""
-    if value is None:
-        return NO_VALUE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, enum.Enum):
-        return value.name.lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def _system_user(who: str | None) -> str:
@@ -164,11 +147,11 @@ def _own(setting: str) -> _Named:
         return _Named(lambda server: _HIDING[setting](getattr(server.settings, setting)))
     if setting == "command_width":
         return _Named(lambda server: str(server.settings.command_width or "auto"))
-    return _Named(lambda server: _text(getattr(server.settings, setting)), changes, _as_shown(OPTIONS[setting]))
+    return _Named(lambda server: as_text(getattr(server.settings, setting)), changes, _as_shown(OPTIONS[setting]))
 
 
 def _as_shown(option: Option) -> Callable[[str], Any]:
-    """Return a parser for the text of `_text`, so that a client can set a value that it has read."""
+    """Return a parser for the text of `as_text`, so that a client can set a value that it has read."""
     return lambda text: None if text == option.shown == NO_VALUE else option.parse(text)
 
 

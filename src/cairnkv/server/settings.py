@@ -132,7 +132,7 @@ class LogLevel(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Option:
-    """The properties of an option besides its name, its type and its default."""
+    """The properties of an option besides its name, its type and its default. metavar: empty for a switch."""
 
     parse: Callable[[str], Any]
     help: str
@@ -142,73 +142,85 @@ class Option:
 
 _OPTION: Final = "cairnkv option"
 
+NO_VALUE: Final = "none"
+"""The text of an option without a value."""
+
+
+def as_text(value: object) -> str:
+    """Return the text of a setting's value, as for its option."""
+    if value is None:
+        return NO_VALUE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
 
 def _option(
-    parse: Callable[[str], Any], default: Any, help: str, *, shown: str, metavar: str, secret: bool = False
+    parse: Callable[[str], Any], default: Any, metavar: str, help: str, *, shown: str = "", secret: bool = False
 ) -> Any:
-    known = Option(parse, help, shown=shown, metavar=metavar)
+    known = Option(parse, help, shown or as_text(default), metavar)
     return dataclasses.field(default=default, repr=not secret, metadata={_OPTION: known})
 
 
-def _size(default: int, help: str) -> Any:
-    return _option(size, default, help, shown=f"{default // limits.MIB}MiB", metavar="SIZE")
+def _size(default: int | None, help: str) -> Any:
+    return _option(size, default, "SIZE", help, shown="" if default is None else f"{default // limits.MIB}MiB")
 
 
 def _seconds(default: float, help: str) -> Any:
-    return _option(seconds, default, help, shown=f"{default:g}s", metavar="TIME")
+    return _option(seconds, default, "TIME", help, shown=f"{default:g}s")
+
+
+def _switch(help: str) -> Any:
+    return _option(switch, False, "", help)
+
+
+def _path(metavar: str, help: str) -> Any:
+    return _option(path_text, None, metavar, help)
+
+
+def _choice(default: enum.Enum, help: str) -> Any:
+    return _option(choice(type(default)), default, "NAME", help)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of a server. The fields, in this order, are the options."""
 
-    host: str = _option(host_name, "127.0.0.1", "address to listen on", shown="127.0.0.1", metavar="HOST")
-    port: int = _option(
-        number(0, 65_535), limits.PORT, "port to listen on; 0: a free port", shown=str(limits.PORT), metavar="PORT"
-    )
-    unix: str | None = _option(
-        path_text, None, "listen on this Unix socket as well, for its owner only", shown="none", metavar="PATH"
-    )
-    no_tcp: bool = _option(switch, False, "listen on the Unix socket only", shown="no", metavar="")
-    insecure: bool = _option(
-        switch,
-        False,
-        "listen on a non-loopback address without authentication",
-        shown="no",
-        metavar="",
-    )
+    host: str = _option(host_name, "127.0.0.1", "HOST", "address to listen on")
+    port: int = _option(number(0, 65_535), limits.PORT, "PORT", "port to listen on; 0: a free port")
+    unix: str | None = _path("PATH", "listen on this Unix socket as well, for its owner only")
+    no_tcp: bool = _switch("listen on the Unix socket only")
+    insecure: bool = _switch("listen on a non-loopback address without authentication")
     password: str | None = _option(
         password,
         None,
+        "TEXT",
         "password that clients must send before other commands; the native protocol has no authentication, so the "
         "server refuses its clients. All users of the computer can read a command line: use the environment or the "
         "file",
-        shown="none",
-        metavar="TEXT",
         secret=True,
     )
-    status_byte: StatusByte = _option(
-        choice(StatusByte),
-        StatusByte.ASCII,
-        "the status byte of responses: ascii ('0' and '1') or binary (0x00 and 0x01)",
-        shown="ascii",
-        metavar="NAME",
+    status_byte: StatusByte = _choice(
+        StatusByte.ASCII, "the status byte of responses: ascii ('0' and '1') or binary (0x00 and 0x01)"
     )
     command_width: int | None = _option(
         command_width,
         None,
+        "WIDTH",
         "bytes in a command number: 2, 4, or auto (from a connection's first frame); with 4, the server still reads a "
         "first frame that can only have 2",
         shown="auto",
-        metavar="WIDTH",
     )
     max_connections: int = _option(
         number(1, 1_000_000),
         limits.CONNECTIONS_MAX,
+        "N",
         "maximum number of clients, lowered if the limit of open files is too low; beyond it the server refuses new "
         "clients or, with a password, closes the oldest unauthenticated client",
-        shown=str(limits.CONNECTIONS_MAX),
-        metavar="N",
     )
     max_value: int = _size(limits.VALUE_MAX, "longest value")
     max_frame: int = _size(limits.FRAME_MAX, "longest frame, in either direction")
@@ -221,114 +233,56 @@ class Settings:
         limits.UNSENT_MAX,
         "unsent replies of all clients together; beyond it the server closes a client, chosen as for --max-unfinished",
     )
-    memory_limit: int | None = _option(
-        size,
+    memory_limit: int | None = _size(
         None,
         "memory for keys and values, by estimate; with --data, for keys and those values that are used most; "
         "with --cluster, beyond it this node proposes no writes that grow",
-        shown="none",
-        metavar="SIZE",
     )
-    when_full: WhenFull = _option(
-        choice(WhenFull),
-        WhenFull.REFUSE,
-        "at the memory limit, without --data: refuse writes, or evict the least recently used keys",
-        shown="refuse",
-        metavar="NAME",
+    when_full: WhenFull = _choice(
+        WhenFull.REFUSE, "at the memory limit, without --data: refuse writes, or evict the least recently used keys"
     )
-    data: str | None = _option(
-        path_text,
-        None,
-        "directory of the store on disk; without it, the store is in memory only",
-        shown="none",
-        metavar="DIR",
-    )
+    data: str | None = _path("DIR", "directory of the store on disk; without it, the store is in memory only")
     sync: Sync = _option(
         Sync.parse,
         Sync(),
+        "WHEN",
         "with --data, when writes are fsynced: always (before the reply), an interval such as 1s, or none",
-        shown="always",
-        metavar="WHEN",
     )
-    disk_limit: int | None = _option(
-        size,
-        None,
-        "with --data, maximum size of the directory; writes fail from 90 % of it, or of the file system",
-        shown="none",
-        metavar="SIZE",
+    disk_limit: int | None = _size(
+        None, "with --data, maximum size of the directory; writes fail from 90 % of it, or of the file system"
     )
-    backup_dir: str | None = _option(
-        path_text,
-        None,
-        "with --data, directory for backups that clients request (`cairn backup`, BGSAVE)",
-        shown="none",
-        metavar="DIR",
+    backup_dir: str | None = _path(
+        "DIR", "with --data, directory for backups that clients request (`cairn backup`, BGSAVE)"
     )
     cluster: tuple[str, ...] | None = _option(
         parsed_urls,
         None,
+        "URLS",
         "run as a node of a cluster whose log is in this NATS JetStream: addresses like nats://HOST:4222, separated by "
         "commas; the node's files are in --data",
-        shown="none",
-        metavar="URLS",
         secret=True,
     )
     name: str = _option(
-        parsed_name,
-        "cairn",
-        "with --cluster, the cluster's name; several clusters may share a NATS",
-        shown="cairn",
-        metavar="NAME",
+        parsed_name, "cairn", "NAME", "with --cluster, the cluster's name; several clusters may share a NATS"
     )
-    log_limit: int = _option(
-        size,
-        LOG_LIMIT,
-        "with --cluster, maximum size of the log in NATS; writes fail from 90 % of it",
-        shown=f"{LOG_LIMIT // limits.MIB}MiB",
-        metavar="SIZE",
+    log_limit: int = _size(LOG_LIMIT, "with --cluster, maximum size of the log in NATS; writes fail from 90 % of it")
+    nats_creds: str | None = _path(
+        "FILE", "with --cluster, file with the credentials of a NATS user: JWT and seed, or the seed of an nkey"
     )
-    nats_creds: str | None = _option(
-        path_text,
-        None,
-        "with --cluster, file with the credentials of a NATS user: JWT and seed, or the seed of an nkey",
-        shown="none",
-        metavar="FILE",
-    )
-    nats_ca: str | None = _option(
-        path_text,
-        None,
-        "with --cluster, TLS to NATS: certificates of trusted authorities",
-        shown="none",
-        metavar="FILE",
-    )
-    nats_cert: str | None = _option(
-        path_text, None, "with --cluster, TLS to NATS: this node's certificate", shown="none", metavar="FILE"
-    )
-    nats_key: str | None = _option(
-        path_text, None, "with --cluster, TLS to NATS: this node's private key", shown="none", metavar="FILE"
-    )
+    nats_ca: str | None = _path("FILE", "with --cluster, TLS to NATS: certificates of trusted authorities")
+    nats_cert: str | None = _path("FILE", "with --cluster, TLS to NATS: this node's certificate")
+    nats_key: str | None = _path("FILE", "with --cluster, TLS to NATS: this node's private key")
     nats_system: str | None = _option(
         nats_user,
         None,
+        "WHO",
         "with --cluster, USER:PASSWORD or a credentials file for the NATS system account, with which the node checks "
         "that NATS syncs every write",
-        shown="none",
-        metavar="WHO",
         secret=True,
     )
-    trust_nats_sync: bool = _option(
-        switch,
-        False,
-        "with --cluster, serve without the check that NATS syncs every write",
-        shown="no",
-        metavar="",
-    )
-    allow_broken: bool = _option(
-        switch,
-        False,
-        f"with --cluster, allow the faults that {BREAK_VARIABLE} names; only for tests of consistency checks",
-        shown="no",
-        metavar="",
+    trust_nats_sync: bool = _switch("with --cluster, serve without the check that NATS syncs every write")
+    allow_broken: bool = _switch(
+        f"with --cluster, allow the faults that {BREAK_VARIABLE} names; only for tests of consistency checks"
     )
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time that a client may be idle; 0: no limit")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
@@ -336,13 +290,7 @@ class Settings:
     drain_timeout: float = _seconds(
         limits.DRAIN_TIMEOUT, "time for clients to read their last replies when the server stops"
     )
-    log_level: LogLevel = _option(
-        choice(LogLevel),
-        LogLevel.INFO,
-        "what to log: debug, info, warning or error",
-        shown="info",
-        metavar="NAME",
-    )
+    log_level: LogLevel = _choice(LogLevel.INFO, "what to log: debug, info, warning or error")
 
     def __post_init__(self) -> None:
         room = limits.KEY_MAX + limits.KIB
