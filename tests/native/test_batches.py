@@ -11,7 +11,7 @@ from cairnkv.commands import Append, Clear, ClearMany, Command, Get, Incr, Set, 
 from cairnkv.engine.database import VERSION_SLOTS
 from cairnkv.protocol import write_command
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
-from cairnkv.replication.entry_codec import batch_item, track_item
+from cairnkv.replication.entry_codec import command_item, track_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.proposals import Changes
 from cairnkv.replication.store import ReplicatedStore
@@ -60,7 +60,7 @@ class Followers:
 
     def run(self, *commands: Command, db: int = 0) -> None:
         """An entry with these commands."""
-        self.batch(*(batch_item(Step(db, command)) for command in commands))
+        self.batch(*(command_item(Step(db, command)) for command in commands))
 
     def housekeep(self) -> None:
         """Let one of them free what has expired."""
@@ -98,7 +98,7 @@ def test_random_log_gives_equal_states(seed: int, tracks: bool) -> None:
     followers = Followers()
     for _ in range(12):
         followers.now += chance.randrange(1_500)
-        items = [batch_item(Step(chance.choice([0, 0, 0, 3]), lively(chance))) for _ in range(chance.randrange(60))]
+        items = [command_item(Step(chance.choice([0, 0, 0, 3]), lively(chance))) for _ in range(chance.randrange(60))]
         if tracks and chance.random() < 0.3:
             items.insert(chance.randrange(len(items) + 1), track_item([chance.randrange(VERSION_SLOTS), 5]))
             key_slots = track_item(sorted({slot_of(chance.choice(SOME_KEYS)) for _ in range(5)}))
@@ -119,7 +119,7 @@ def test_any_bytes_in_the_log_give_equal_states(seed: int) -> None:
     for _ in range(6):
         said = b"".join(write_command(lively(chance)) for _ in range(chance.randrange(1, 30)))
         said = flipped(said, chance) if chance.random() < 0.7 else said[: chance.randrange(len(said) + 1)]
-        followers.batch(Item(ItemKind.COMMANDS, chance.choice([0, 1, 200]), said), batch_item(Step(0, Incr(b"n", 1))))
+        followers.batch(Item(ItemKind.COMMANDS, chance.choice([0, 1, 200]), said), command_item(Step(0, Incr(b"n", 1))))
 
 
 def test_splitting_and_emptied_buckets() -> None:

@@ -48,7 +48,7 @@ from cairnkv.commands.failures import Fault
 from cairnkv.engine import Watched
 from cairnkv.replication import epochs
 from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
-from cairnkv.replication.entry_codec import batch_of, transaction_of
+from cairnkv.replication.entry_codec import steps_of, transaction_of
 from cairnkv.replication.store import LEAD_LEAST_MS
 from cairnkv.store import PendingReply
 from tests.support.model import Model, same
@@ -543,7 +543,7 @@ class Reference:
         try:
             for item in items(body):
                 if item.kind is ItemKind.COMMANDS:
-                    for step in batch_of(item):
+                    for step in steps_of(item):
                         self._index += 1
                         done = _Done(position, self._index, self._apply(step))
                         if node not in STRANGERS:

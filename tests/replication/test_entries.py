@@ -56,8 +56,8 @@ def test_items_survive_a_round_trip_and_batches_are_joined(said: list[Item]) -> 
 
 @given(st.lists(STEPS, min_size=1, max_size=5))
 def test_any_command_survives_a_round_trip(steps: list[Step]) -> None:
-    body = packed_items(map(entry_codec.batch_item, steps))
-    assert [step for item in entries.items(body) for step in entry_codec.batch_of(item)] == steps
+    body = packed_items(map(entry_codec.command_item, steps))
+    assert [step for item in entries.items(body) for step in entry_codec.steps_of(item)] == steps
 
 
 @given(
@@ -85,7 +85,7 @@ def test_any_bytes_decode_or_raise_value_error(data: bytes, kind: ItemKind) -> N
     for read in (
         parsed,
         lambda data: list(entries.items(data)),
-        lambda _: list(entry_codec.batch_of(item)),
+        lambda _: list(entry_codec.steps_of(item)),
         lambda _: entry_codec.transaction_of(item),
         lambda _: entry_codec.slots_of(item),
         lambda _: entry_codec.digest_of(item),

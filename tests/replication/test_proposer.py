@@ -441,7 +441,7 @@ def test_late_refusal_concerns_its_own_epoch_only() -> None:
     assert proposer.epoch == epoch
     proposer.lost(table, epoch)
     assert proposer.epoch == 0
-    (entry,) = map(parsed, proposer.entries(cluster.now, 0))
+    (entry,) = map(parsed, proposer.take_entries(cluster.now, 0))
     assert (entry.kind, entry.epoch) == (Kind.EPOCH, epoch + 1)
 
 

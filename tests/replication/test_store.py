@@ -41,7 +41,7 @@ from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.engine import Watched
 from cairnkv.limits import BYTES_PER_COST, VALUE_MAX
 from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, packed_items
-from cairnkv.replication.entry_codec import Transaction, batch_item, digest_item, semantics_item, transaction_item
+from cairnkv.replication.entry_codec import Transaction, command_item, digest_item, semantics_item, transaction_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.node_records import POSITION_KEY
 from cairnkv.replication.proposals import PendingProposal
@@ -191,7 +191,7 @@ def test_values_stay_in_memory_with_any_limit() -> None:
     assert replies[0] is OK
     assert isinstance(replies[-1], Failure)
     assert replies[-1].code is failures.FULL
-    Intruder(cluster).says(packed_items([batch_item(Step(0, Set(b"more", b"x" * 5_000)))]))
+    Intruder(cluster).says(packed_items([command_item(Step(0, Set(b"more", b"x" * 5_000)))]))
     cluster.settle()
     for _ in range(10):
         one.running.housekeep()
@@ -324,7 +324,7 @@ def test_any_bytes_in_an_entry_have_equal_effects(bodies: list[bytes], kind: Kin
 
 def test_commands_before_a_malformed_one_are_executed_by_all() -> None:
     cluster = settled()
-    good = packed_items([batch_item(Step(0, Set(b"k", b"v")))])
+    good = packed_items([command_item(Step(0, Set(b"k", b"v")))])
     Intruder(cluster).says(good + b"\1\0")
     assert said(cluster, cluster.nodes[0], Get(b"k")) == [b"v"]
 
@@ -332,10 +332,10 @@ def test_commands_before_a_malformed_one_are_executed_by_all() -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        batch_item(Step(16, Set(b"k", b"v"))),
-        batch_item(Step(255, Set(b"k", b"v"))),
-        batch_item(Step(0, ClearPrefix(b"", 0))),
-        batch_item(Step(0, RandomKey())),
+        command_item(Step(16, Set(b"k", b"v"))),
+        command_item(Step(255, Set(b"k", b"v"))),
+        command_item(Step(0, ClearPrefix(b"", 0))),
+        command_item(Step(0, RandomKey())),
         transaction_item(Transaction((), (Step(200, Set(b"k", b"v")),), 0)),
         transaction_item(Transaction((), (Step(0, ClearPrefix(b"", 0)), Step(0, RandomKey())), 0)),
         Item(ItemKind.TRACK, 0, b"\xff\xff" * 3),

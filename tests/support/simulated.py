@@ -205,7 +205,7 @@ class Node:
             return
         proposer = self.running.proposer
         proposer.room = self.cluster.room
-        for data in proposer.entries(self.cluster.now, *self.running.proposed_time()):
+        for data in proposer.take_entries(self.cluster.now, *self.running.proposed_time()):
             assert len(data) <= self.cluster.room + HEADER_BYTES_MAX
             self.cluster.published(self, data)
 

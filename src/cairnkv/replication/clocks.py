@@ -35,29 +35,29 @@ class Clocks:
     def __init__(self) -> None:
         self._seen: dict[int, collections.deque[_Observation]] = {}  # by node
 
-    def note(self, node: int, clock: int, late: float, now: float) -> None:
+    def note(self, node: int, clock: int, late: float, monotonic: float) -> None:
         """Add an entry of another node. clock: the time in the entry, in ms.
 
-        late: maximum delay of the entry in ms. now: the monotonic clock, in seconds.
+        late: maximum delay of the entry in ms. monotonic: the monotonic clock, in seconds.
         """
         seen = self._seen.setdefault(node, collections.deque())
-        least = clock - now * 1000
+        least = clock - monotonic * 1000
         while seen and seen[-1].least <= least:
             seen.pop()
-        seen.append(_Observation(now, least, least + late))
+        seen.append(_Observation(monotonic, least, least + late))
 
-    def off(self, clock: int, now: float) -> int:
+    def off(self, clock: int, monotonic: float) -> int:
         """Return the minimum lead in ms of this node's clock over the closest other clock; negative: behind; 0: none.
 
         Ignores nodes whose entries may have been delayed so long that they agree with any clock.
         """
         for node in list(self._seen):
             seen = self._seen[node]
-            while seen and now - seen[0].when > CLOCK_SECONDS:
+            while seen and monotonic - seen[0].when > CLOCK_SECONDS:
                 seen.popleft()
             if not seen:
                 del self._seen[node]
-        ours = clock - now * 1000
+        ours = clock - monotonic * 1000
         observations = [seen[0] for seen in self._seen.values()]
         known = [
             one for one in observations if one.most - one.least < CLOCK_OFF_MS or not one.least <= ours <= one.most

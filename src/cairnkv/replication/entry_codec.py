@@ -45,12 +45,12 @@ class Transaction(NamedTuple):
     bytes_max: int
 
 
-def batch_item(step: Step) -> Item:
+def command_item(step: Step) -> Item:
     """Return the item of one command."""
     return Item(ItemKind.COMMANDS, step.db, write_command(step.command))
 
 
-def batch_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step]:
+def steps_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step]:
     """Yield the commands of an item. Raises `ValueError`, maybe after some commands.
 
     executor: executes the commands that it can, in order; only the other ones are yielded.
@@ -91,7 +91,7 @@ def transaction_of(item: Item) -> Transaction:
         while at < len(payload):
             db, length = _STEP.unpack_from(payload, at)
             at += _STEP.size
-            steps += batch_of(Item(ItemKind.COMMANDS, db, payload[at : at + length]))
+            steps += steps_of(Item(ItemKind.COMMANDS, db, payload[at : at + length]))
             at += length
     except struct.error as error:
         raise ValueError(f"an invalid transaction in the log: {error}") from None

@@ -15,11 +15,9 @@ import contextlib
 import functools
 import logging
 import math
-import secrets
 import struct
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
 from cairnkv.errors import OptionError, Unavailable
@@ -35,11 +33,9 @@ from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_health import NodeHealth
 from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.replication.proposals import PendingProposal
-from cairnkv.replication.store import ReplicatedStore
+from cairnkv.replication.store import Remedy, ReplicatedStore
 from cairnkv.storage.base import StartProgress
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.storage.writer import Sync
-from cairnkv.store import Clock
 
 logger: Final = logging.getLogger("cairnkv.cluster")
 
@@ -117,7 +113,7 @@ class Node:
         self._digest_proposed = 0
         store.on_proposal = self._want_pump
         store.on_entry = self._note_entry
-        self.stream.on_broadcast(self._receive_message)
+        self.stream.on_broadcast = self._receive_message
         self.stream.failed = self._failed
         self.on_message: Callable[[bytes, bytes], object] = _ignore
         """Called with the channel and the message that a client of another node has published."""
@@ -289,10 +285,11 @@ class Node:
             except PastEnd as past:
                 store.leave(
                     f"{self._directory.path} has entries up to {store.position:,}, and {past}; "
-                    "see `cairn cluster repair`"
+                    "see `cairn cluster repair`",
+                    Remedy.OPERATOR,
                 )
             except Replaced as replaced:
-                store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`")
+                store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`", Remedy.OPERATOR)
 
     async def _apply(self, batch: list[tuple[int, bytes]]) -> bool:
         """Apply a batch of entries. Returns False if this node stops."""
@@ -336,14 +333,14 @@ class Node:
             logger.info("this node's own table takes entries again")
 
     def _note_entry(self, entry: Entry) -> None:
-        now = asyncio.get_running_loop().time()
+        monotonic = asyncio.get_running_loop().time()
         if entry.node == self.store.proposer.node:
-            self._health.note_own_entry(now)
+            self._health.note_own_entry(monotonic)
         elif not entry.time:
             return
         elif entry.kind is Kind.EPOCH and not self.store.loading:
             self._own_sent = -math.inf  # send it this node's clock: the wrong clock may be the other node's
-        elif self._health.note_clock(entry, now):
+        elif self._health.note_clock(entry, monotonic):
             self._other_clock_seen.set()
 
     # -- proposing --------------------------------------------------------------------------------------------
@@ -364,16 +361,16 @@ class Node:
     def _pump(self) -> None:
         if not self.store.proposer.may_publish or self._is_in_vain:
             return
-        now = asyncio.get_running_loop().time()
+        monotonic = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES_MAX
         refused = functools.partial(self._refused, self.store.proposer.epoch)
         # Before there is a quorum, an epoch entry has the time, and log time does not follow it.
         joining = self.store.loading and self.store.proposer.quorum
         time, lead = self.store.proposed_time()
-        if joining or self._health.is_clock_off(time - lead, now):
+        if joining or self._health.is_clock_off(time - lead, monotonic):
             time = lead = 0
-        for data in self.store.proposer.entries(now, time, lead):
-            self._own_sent = now
+        for data in self.store.proposer.take_entries(monotonic, time, lead):
+            self._own_sent = monotonic
             self.stream.publish(data, refused)
 
     @property
@@ -400,12 +397,12 @@ class Node:
         loop = asyncio.get_running_loop()
         store = self.store
         while store.takes_part:
-            now = loop.time()
-            store.proposer.tick(now, store.epochs)
+            monotonic = loop.time()
+            store.proposer.tick(monotonic, store.epochs)
             self._health.log_quorum()
-            await self._health.check_server(now, has_caught_up=self._caught_up.is_set())
-            self._health.check_limits(now)
-            if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
+            await self._health.check_server(monotonic, has_caught_up=self._caught_up.is_set())
+            self._health.check_limits(monotonic)
+            if store.proposer.quorum and monotonic - self._own_sent >= HEARTBEAT_SECONDS:
                 store.proposer.propose(PendingProposal((), lambda _: 0))
             newest = store.position - store.position % DIGEST_ENTRIES
             if newest > self._digest_proposed and store.proposer.quorum:
@@ -444,6 +441,7 @@ class Node:
         yield "nats_sync", stream.sync
         yield "quorum", int(store.proposer.quorum and store.stopped is None)
         yield "stopped", store.stopped or ""
+        yield "stopped_remedy", store.remedy.value if store.stopped else ""
         yield "table_trouble", store.proposer.obstacle or ""
         yield "stream_position", store.position
         yield "stream_last_seen", max(store.position, stream.last)
@@ -455,43 +453,3 @@ class Node:
         yield "semantics", store.semantics
         yield "state_digest", f"{store.digest:08x}"
         yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.epochs.rows))
-
-
-def new_node(
-    options: ClusterOptions,
-    data: Path,
-    *,
-    clock: Clock,
-    progress: StartProgress,
-    disk_limit: int | None,
-    memory_limit: int | None,
-    value_max: int,
-    broken: Sequence[str],
-) -> Node:
-    """Return the node whose files are in the directory `data`. progress: see `Node`. Raises `OptionError`."""
-    directory = NodeDirectory(data)
-    node = directory.node()
-    directory.refuse_other(options.name)
-
-    def new_table() -> DiskStorage:
-        return DiskStorage(
-            directory.table,
-            sync=Sync(None),
-            apart=True,
-            progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
-            memory_limit=memory_limit,
-            limit=disk_limit,
-            gather=TABLE_GATHER,
-        )
-
-    store = ReplicatedStore(
-        node=node,
-        nonce=secrets.token_bytes(8),
-        storage=new_table(),
-        clock=clock,
-        memory_limit=memory_limit,
-        value_max=value_max,
-        supports=SUPPORTS,
-        broken=broken,
-    )
-    return Node(options, directory, store=store, new_table=new_table, progress=progress)

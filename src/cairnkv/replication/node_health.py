@@ -41,20 +41,20 @@ class NodeHealth:
 
     # -- clocks -----------------------------------------------------------------------------------------------
 
-    def note_own_entry(self, now: float) -> None:
+    def note_own_entry(self, monotonic: float) -> None:
         """Note that an entry of this node has arrived."""
         sent = self._store.proposer.arrived_sent
         if sent != self._arrived_sent:
             self._arrived_sent = sent
-            self._round_trip = now - sent
+            self._round_trip = monotonic - sent
 
-    def note_clock(self, entry: Entry, now: float) -> bool:
+    def note_clock(self, entry: Entry, monotonic: float) -> bool:
         """Note the clock of another node. Returns whether the entry shows that this node's clock is not ahead of it."""
-        late = 1000 * self._delay(now)
-        self._clocks.note(entry.node, entry.clock, late, now)
+        late = 1000 * self._delay(monotonic)
+        self._clocks.note(entry.node, entry.clock, late, monotonic)
         return late < CLOCK_OFF_MS or entry.clock > self._store.clock()
 
-    def _delay(self, now: float) -> float:
+    def _delay(self, monotonic: float) -> float:
         """Return the maximum seconds for which entries that arrive now were delayed.
 
         Own entries take the same route. An entry behind an own one entered the log after the own one was published. If
@@ -63,17 +63,17 @@ class NodeHealth:
         proposer = self._store.proposer
         if not proposer.arrived_sent:
             return math.inf  # replayed entries may be of any age
-        return now - proposer.arrived_sent if proposer.under_way else self._round_trip
+        return monotonic - proposer.arrived_sent if proposer.under_way else self._round_trip
 
-    def is_clock_off(self, clock: int, now: float) -> bool:
+    def is_clock_off(self, clock: int, monotonic: float) -> bool:
         """Whether a time of this node's clock differs too much from the other nodes' clocks."""
-        return abs(self._clocks.off(clock, now)) > CLOCK_OFF_MS
+        return abs(self._clocks.off(clock, monotonic)) > CLOCK_OFF_MS
 
     # -- checks -----------------------------------------------------------------------------------------------
 
-    def check_limits(self, now: float) -> None:
+    def check_limits(self, monotonic: float) -> None:
         """Set which writes the store refuses because of the clock and the room of the log."""
-        off = self._clocks.off(self._store.clock(), now)
+        off = self._clocks.off(self._store.clock(), monotonic)
         self._clock_off = off if abs(off) > CLOCK_OFF_MS else 0
         self._store.refuses_writes = None
         if self._clock_off:
@@ -101,7 +101,7 @@ class NodeHealth:
                 self._stream.trouble or ("nothing" if self._stream.connected else "no connection to NATS"),
             )
 
-    async def check_server(self, now: float, *, has_caught_up: bool) -> None:
+    async def check_server(self, monotonic: float, *, has_caught_up: bool) -> None:
         """Connect to another NATS server if no own entry arrives by way of this one for too long."""
         store, stream = self._store, self._stream
         waits = store.proposer.under_way and not store.proposer.quorum
@@ -110,10 +110,10 @@ class NodeHealth:
         if not waits or explained or not has_caught_up or stream.connections != self._server:
             self._waits_since, self._server = math.inf, stream.connections
         elif stream.connected:
-            self._waits_since = min(self._waits_since, now)
-            if now - self._waits_since >= LEAVE_SECONDS:
+            self._waits_since = min(self._waits_since, monotonic)
+            if monotonic - self._waits_since >= LEAVE_SECONDS:
                 self._waits_since = math.inf
-                await stream.try_another_server("no entry of this node comes back by way of it")
+                await stream.nc.leave("no entry of this node comes back by way of it")
 
     def info(self) -> Iterable[tuple[str, str | int]]:
         """Yield names and values for INFO."""

@@ -188,12 +188,12 @@ class Proposer:
 
     @property
     def may_publish(self) -> bool:
-        """Whether `entries` may return an entry now."""
+        """Whether `take_entries` may return an entry now."""
         return self.has_more or bool(self._wanted)
 
     @property
     def has_more(self) -> bool:
-        """Whether `entries` would return an entry now, other than the beginning of an epoch."""
+        """Whether `take_entries` would return an entry now, other than the beginning of an epoch."""
         if self._closed is not None or self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
             return False
         if self._parts:
@@ -202,16 +202,16 @@ class Proposer:
             (flight.cost for flight in self._flights.values()), default=0
         )
 
-    def entries(self, now: float, time: int, lead: int = 0) -> Iterator[bytes]:
+    def take_entries(self, monotonic: float, time: int, lead: int = 0) -> Iterator[bytes]:
         """Yield the entries to publish, in this order.
 
-        now: seconds of a monotonic clock. time, lead: log time, and its lead over this node's clock, in milliseconds.
+        monotonic: time in seconds. time, lead: log time, and its lead over this node's clock, in milliseconds.
         """
         if self._wanted and self._closed is None:
-            if self._epoch_sent is None or now - self._epoch_sent >= PROBE_SECONDS:
-                self._epoch_sent = now
+            if self._epoch_sent is None or monotonic - self._epoch_sent >= PROBE_SECONDS:
+                self._epoch_sent = monotonic
                 if self._wanted_since is None:
-                    self._wanted_since = now
+                    self._wanted_since = monotonic
                 body = epoch_body(self._nonce, self._supports)
                 yield Entry(Kind.EPOCH, self.node, self._wanted, 0, time, body, self.semantics, lead=lead).packed()
             return
@@ -222,12 +222,12 @@ class Proposer:
                 proposals = () if self._parts else self._parted
                 if not self._parts:
                     self._parted = ()
-                yield self._sent(kind, part, proposals, now, time, lead)
+                yield self._sent(kind, part, proposals, monotonic, time, lead)
                 continue
             proposals = self._taken()
             body = packed_items(item for proposal in proposals for item in proposal.items)
             if len(body) <= self.room:
-                yield self._sent(Kind.BATCH, body, proposals, now, time, lead)
+                yield self._sent(Kind.BATCH, body, proposals, monotonic, time, lead)
             else:
                 self._parts.extend(body[at : at + self.room] for at in range(0, len(body), self.room))
                 self._parted = proposals
@@ -246,9 +246,11 @@ class Proposer:
             self._queued_cost -= taken[-1].cost
         return taken
 
-    def _sent(self, kind: Kind, body: bytes, proposals: Sequence[Proposal], now: float, time: int, lead: int) -> bytes:
+    def _sent(
+        self, kind: Kind, body: bytes, proposals: Sequence[Proposal], monotonic: float, time: int, lead: int
+    ) -> bytes:
         self._number += 1
-        self._flights[self._number] = _Flight(proposals, now, sum(proposal.cost for proposal in proposals))
+        self._flights[self._number] = _Flight(proposals, monotonic, sum(proposal.cost for proposal in proposals))
         return Entry(kind, self.node, self._epoch, self._number, time, body, self.semantics, lead=lead).packed()
 
     # -- arrivals ---------------------------------------------------------------------------------------------
@@ -352,7 +354,7 @@ class Proposer:
 
     @property
     def epoch(self) -> int:
-        """The epoch of entries published now; 0 if none has begun: then `entries` tries to begin one."""
+        """The epoch of entries published now; 0 if none has begun: then `take_entries` tries to begin one."""
         return 0 if self._wanted else self._epoch
 
     def lost(self, table: EpochTable, epoch: int | None = None) -> None:
@@ -371,7 +373,7 @@ class Proposer:
 
     # -- time -------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, table: EpochTable) -> None:
+    def tick(self, monotonic: float, table: EpochTable) -> None:
         """Check timeouts. Call it several times a second."""
         waits = [flight.sent for flight in self._flights.values()]
         if self._wanted and self._wanted_since is not None:
@@ -379,13 +381,13 @@ class Proposer:
         if not waits:
             return
         oldest = min(waits)
-        if now - oldest < UNSEEN_SECONDS:
+        if monotonic - oldest < UNSEEN_SECONDS:
             return
         self.lost(table)
         if self.quorum:
             self.quorum = False
             self.fail_waiting(self._no_quorum(), under_way=False)
-        if now - oldest >= OUTCOME_SECONDS:
+        if monotonic - oldest >= OUTCOME_SECONDS:
             self.fail_waiting(self._no_quorum(), under_way=True)
 
     def fail_waiting(self, failure: Failure, *, under_way: bool) -> None:

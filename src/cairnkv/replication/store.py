@@ -17,6 +17,7 @@ Out of scope: NATS (`replication.nats`) and the life of a node (`replication.nod
 proposals of this node; no node evicts keys.
 """
 
+import enum
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, cast
@@ -43,23 +44,11 @@ from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
 from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import BatchExecutor
+from cairnkv.replication import entry_codec as codec
 from cairnkv.replication import node_records
 from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
-from cairnkv.replication.entry_codec import (
-    Transaction,
-    Watch,
-    batch_item,
-    batch_of,
-    digest_item,
-    digest_of,
-    semantics_item,
-    semantics_of,
-    slots_of,
-    track_item,
-    transaction_item,
-    transaction_of,
-)
+from cairnkv.replication.entry_codec import Transaction, Watch
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.node_table import NodeTable
 from cairnkv.replication.proposals import (
@@ -87,6 +76,16 @@ logger: Final = logging.getLogger("cairnkv.cluster")
 LEAD_LEAST_MS: Final = 1_000
 """Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
 difference between nodes' clocks. Below it, log time waits for the clock, and keys expire later by the lead."""
+
+
+class Remedy(enum.Enum):
+    """The action that makes a node that has stopped take part again."""
+
+    RESTART = "restart"
+    WIPE = "wipe"
+    """Restart it without its table."""
+    OPERATOR = "operator"
+    """The reason for the stop names it: only the operator can choose it."""
 
 
 class ReplicatedStore:
@@ -131,6 +130,8 @@ class ReplicatedStore:
         self.semantics = 1
         self.stopped: str | None = None
         """Why this node has stopped; None: it takes part in its cluster."""
+        self.remedy = Remedy.RESTART
+        """The action after the stop."""
         self.stopping: str | None = None
         """Why this node accepts no new commands, while it finishes earlier ones; None: it accepts them."""
         self.refuses_writes: Failure | None = None
@@ -206,7 +207,7 @@ class ReplicatedStore:
         for slot, version in records.versions.items():
             self._shared.versions[slot] = version
         if self.semantics > self._supports:
-            self.leave(f"semantics {self.semantics} is in force: this node needs a newer release")
+            self._leave_for_newer_release(f"semantics {self.semantics} is in force")
 
     def deliver_by(self, deliver: Deliver) -> None:
         """Set the function through which threads of storage call into the thread of the store."""
@@ -225,12 +226,15 @@ class ReplicatedStore:
         """Execute commands from now on: the node has caught up with the log."""
         self.loading = False
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, remedy: Remedy = Remedy.RESTART) -> None:
         """Stop: take no part in the cluster any more."""
         if self.stopped is None:
-            self.stopped = reason
+            self.stopped, self.remedy = reason, remedy
             logger.error("this node stops: %s", reason)
             self.proposer.close(Failure(failures.STOPPED, reason))
+
+    def _leave_for_newer_release(self, reason: str) -> None:
+        self.leave(f"{reason}: this node needs a newer release", Remedy.OPERATOR)
 
     # -- commands ---------------------------------------------------------------------------------------------
 
@@ -259,7 +263,7 @@ class ReplicatedStore:
         if writes:
             cost = 1 + bytes_made(self.databases[db], command) // BYTES_PER_COST
             return self._propose(
-                PendingProposal((batch_item(step),), lambda changes: self._change(step, changes), cost=cost)
+                PendingProposal((codec.command_item(step),), lambda changes: self._change(step, changes), cost=cost)
             )
         weight = sum(map(len, command.named_keys()))
         return self._propose(PendingProposal((), lambda _: self._read_now(step), self._length_of(step), weight))
@@ -321,7 +325,7 @@ class ReplicatedStore:
                 outcome.complete(Items((cursor, b"%d" % count)) if isinstance(count, int) else count)
                 return OK
 
-            second = PendingProposal((batch_item(cleared),), clear)
+            second = PendingProposal((codec.command_item(cleared),), clear)
             self._follow(second, outcome)
             return OK
 
@@ -370,7 +374,7 @@ class ReplicatedStore:
         watches = [Watch(version_slot(db, watch.key), watch.version, watch.expiry or 0) for db, watch in watched]
         transaction = Transaction(watches, admitted, bytes_max or 0)
         writes = any(step.command.spec.writes for step in admitted)
-        wanted = (transaction_item(transaction),) if writes else ()
+        wanted = (codec.transaction_item(transaction),) if writes else ()
         kind = BlockingProposal if blocks else PendingProposal
         made = sum(bytes_made(self.databases[step.db], step.command) for step in admitted)
         cost = max(1, len(admitted)) + made // BYTES_PER_COST
@@ -392,7 +396,7 @@ class ReplicatedStore:
                 into[db, key] = self.databases[db].watch(key)
             return OK
 
-        return self._propose(BlockingProposal((track_item(slots),) if slots else (), note))
+        return self._propose(BlockingProposal((codec.track_item(slots),) if slots else (), note))
 
     # -- entries of the log -----------------------------------------------------------------------------------
 
@@ -408,7 +412,7 @@ class ReplicatedStore:
                 raise Newer(f"semantics {entry.semantics} is in force; this release knows {self._supports}")
             judged = self.epochs.judge(entry, position)
         except Newer as newer:
-            self.leave(f"{newer}: this node needs a newer release")
+            self._leave_for_newer_release(str(newer))
             return
         except ValueError as error:  # the same on all nodes
             logger.warning("position %d: %s", position, error)
@@ -463,17 +467,17 @@ class ReplicatedStore:
             for item in items(batch):
                 match item.kind:
                     case ItemKind.COMMANDS:
-                        for step in batch_of(item, self._executor_of(item.db)):
+                        for step in codec.steps_of(item, self._executor_of(item.db)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
-                        self._execute_if_unchanged(transaction_of(item), changes)
+                        self._execute_if_unchanged(codec.transaction_of(item), changes)
                     case ItemKind.TRACK:
-                        self._track(slots_of(item), changes)
+                        self._track(codec.slots_of(item), changes)
                     case ItemKind.DIGEST:
-                        position, digest = digest_of(item)
+                        position, digest = codec.digest_of(item)
                         self._note_digest(position, node, digest)
                     case ItemKind.SEMANTICS:
-                        self._raise_semantics(semantics_of(item), changes)
+                        self._raise_semantics(codec.semantics_of(item), changes)
         except ValueError as error:  # the items before it are executed; the same on all nodes
             logger.warning("position %d: %s", changes.position, error)
 
@@ -646,7 +650,7 @@ class ReplicatedStore:
         if not self.semantics < version <= self.epochs.supported:
             return
         if version > self._supports:
-            self.leave(f"semantics {version} is in force: this node needs a newer release")
+            self._leave_for_newer_release(f"semantics {version} is in force")
             return
         self.semantics = self.proposer.semantics = version
         changes.keep([node_records.of_semantics(version)])
@@ -655,7 +659,9 @@ class ReplicatedStore:
         """Propose the newest semantics that all nodes know, if it is not in force."""
         version = min(self.epochs.supported, self._supports)
         if version > self.semantics:
-            self._propose_internal(semantics_item(version), lambda changes: self._raise_semantics(version, changes))
+            self._propose_internal(
+                codec.semantics_item(version), lambda changes: self._raise_semantics(version, changes)
+            )
 
     def _propose_internal(self, item: Item, execute: Callable[[Changes], None]) -> None:
         def work(changes: Changes) -> Reply:
@@ -668,11 +674,11 @@ class ReplicatedStore:
     def propose_digest(self) -> None:
         """Propose the newest digest of this node, for the other nodes."""
         if (own := self._digests.own()) is not None:
-            self._propose_internal(digest_item(*own), lambda _: None)
+            self._propose_internal(codec.digest_item(*own), lambda _: None)
 
     def _note_digest(self, position: int, node: int, digest: int) -> None:
         if (reason := self._digests.note(position, node, digest)) is not None:
-            self.leave(reason)
+            self.leave(reason, Remedy.WIPE)
 
     # -- the node's table -------------------------------------------------------------------------------------
 

@@ -1,12 +1,18 @@
 """The node of a server in a cluster, from the server's settings. A module of its own: it needs the extra `cluster`."""
 
 import os
+import secrets
 from pathlib import Path
 
+from cairnkv.replication import node
 from cairnkv.replication.nats.options import ClusterOptions
-from cairnkv.replication.node import Node, new_node
+from cairnkv.replication.node import Node
+from cairnkv.replication.node_directory import NodeDirectory
+from cairnkv.replication.store import ReplicatedStore
 from cairnkv.server.settings import Settings, broken_on_purpose
 from cairnkv.storage.base import StartProgress
+from cairnkv.storage.disk import DiskStorage
+from cairnkv.storage.writer import Sync
 from cairnkv.store import Clock
 
 
@@ -29,13 +35,29 @@ def cluster_options(settings: Settings) -> ClusterOptions:
 def node_from(settings: Settings, *, clock: Clock, progress: StartProgress) -> Node:
     """Return the node of a server with these settings. progress: see `Node`. Raises `OptionError`."""
     assert settings.data is not None
-    return new_node(
-        cluster_options(settings),
-        Path(settings.data),
+    directory = NodeDirectory(Path(settings.data))
+    number = directory.node()
+    directory.refuse_other(settings.name)
+
+    def new_table() -> DiskStorage:
+        return DiskStorage(
+            directory.table,
+            sync=Sync(None),
+            apart=True,
+            progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
+            memory_limit=settings.memory_limit,
+            limit=settings.disk_limit,
+            gather=node.TABLE_GATHER,
+        )
+
+    store = ReplicatedStore(
+        node=number,
+        nonce=secrets.token_bytes(8),
+        storage=new_table(),
         clock=clock,
-        progress=progress,
-        disk_limit=settings.disk_limit,
         memory_limit=settings.memory_limit,
         value_max=settings.max_value,
+        supports=node.SUPPORTS,
         broken=broken_on_purpose(os.environ, allowed=settings.allow_broken),
     )
+    return Node(cluster_options(settings), directory, store=store, new_table=new_table, progress=progress)

@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import COMMANDS, Get, GetMany, Ping, Set, SetMany, SetWith
+from cairnkv.commands import COMMANDS, CommandSpec, Get, GetMany, Ping, Set, SetMany, SetWith
 from cairnkv.lab.trace import native_dissector
 from cairnkv.lab.trace.native_dissector import (
     CommandDissector,
+    Dissector,
     Field,
     Frame,
     Piece,
     Raw,
     ResponseDissector,
-    command_fields,
-    response_fields,
 )
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX
 from cairnkv.protocol.native import Response as Answer
@@ -32,9 +31,28 @@ NEXT = {"command": bytes.fromhex("00 0003 00000000"), "response": bytes.fromhex(
 NEXT_4 = bytes.fromhex("00 00000003 00000000")
 
 
+def command_fields(frame: bytes, *, width: Width | None = None) -> list[Field]:
+    dissector = CommandDissector(kept_bytes=len(frame), kept_fields=len(frame))
+    dissector.width = width
+    return all_fields(dissector, frame)
+
+
+def response_fields(frame: bytes) -> list[Field]:
+    return all_fields(ResponseDissector(kept_bytes=len(frame), kept_fields=len(frame)), frame)
+
+
+def all_fields(dissector: Dissector[CommandSpec | None], data: bytes) -> list[Field]:
+    """Return the fields of complete frames, and the bytes of others."""
+    fields: list[Field] = []
+    for piece in dissector.feed(data):
+        fields += [Field("?", piece.data, len(piece.data), piece.why)] if isinstance(piece, Raw) else piece.fields
+    rest = dissector.finish()
+    return fields if rest is None else [*fields, *rest.fields]
+
+
 def fields_of(vector: dict[str, Any]) -> list[Field]:
     frame = bytes.fromhex(vector["hex"])
-    return list(response_fields(frame) if vector.get("kind") == "response" else command_fields(frame))
+    return response_fields(frame) if vector.get("kind") == "response" else command_fields(frame)
 
 
 def joined(fields: list[Field] | tuple[Field, ...]) -> bytes:
@@ -120,7 +138,7 @@ def test_every_registered_command_has_named_fields(command: type[Get], width: Wi
     count = sum(len(slot.kinds) for _, slot in word.fields if not slot.keyword)
     example = command.from_arguments([b"1"] * count)  # which is of every kind
     frame = write_command(example, width=width)
-    fields = list(command_fields(frame, width=width))
+    fields = command_fields(frame, width=width)
     assert joined(fields) == frame
     names = [kind.placeholder for _, slot in word.fields if not slot.keyword for kind in slot.kinds]
     assert [field.name for field in fields if not field.meaning] == names
@@ -243,7 +261,7 @@ def test_lengths_over_the_limit_are_not_awaited(start: str, fits: int, over: int
 )
 def test_flags_have_names(header: int, meaning: str) -> None:
     frame = bytes((header,)) + write_command(Ping(b""))[1:]
-    assert next(iter(command_fields(frame))).meaning == meaning
+    assert command_fields(frame)[0].meaning == meaning
 
 
 def test_reply_with_durability_memory_is_labelled() -> None:

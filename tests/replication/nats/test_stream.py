@@ -349,9 +349,9 @@ class TestMessages:
         options = nats.options()
         async with opened(options) as one, opened(options) as other, opened(nats.options()) as stranger:
             heard: dict[str, list[bytes]] = {"one": [], "other": [], "stranger": []}
-            one.on_broadcast(heard["one"].append)
-            other.on_broadcast(heard["other"].append)
-            stranger.on_broadcast(heard["stranger"].append)
+            one.on_broadcast = heard["one"].append
+            other.on_broadcast = heard["other"].append
+            stranger.on_broadcast = heard["stranger"].append
             async with asyncio.timeout(PATIENCE):
                 while not (heard["one"] and heard["other"]):  # servers have to tell each other who listens
                     one.broadcast(b"hello")
@@ -368,7 +368,7 @@ class TestMessages:
         options = nats.options()
         async with opened(options) as one, opened(options) as other:
             heard: list[bytes] = []
-            other.on_broadcast(heard.append)
+            other.on_broadcast = heard.append
             with caplog.at_level(logging.INFO):
                 one.broadcast(bytes(one.payload_max + 1))
             assert "reaches only this node" in caplog.text

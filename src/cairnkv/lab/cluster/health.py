@@ -13,6 +13,7 @@ from typing import Any, Final
 import cairnkv
 from cairnkv.lab.cluster.hosts import State
 from cairnkv.records import record
+from cairnkv.replication.store import Remedy
 
 PROBE_TIMEOUT: Final = 1.0
 """Seconds that a node may take to reply."""
@@ -24,10 +25,11 @@ little over 1,000."""
 
 @record
 class Health:
-    """state: READY, or the reason why the node is not ready. why: details, or empty."""
+    """state: READY, or the reason why the node is not ready. why: details, or empty. remedy: for a stopped node."""
 
     state: State
     why: str = ""
+    remedy: Remedy = Remedy.RESTART
 
 
 READY: Final = Health(State.READY)
@@ -40,12 +42,12 @@ def health(info: Mapping[str, Any]) -> Health:
     """Return the health for a node's INFO. A node without a cluster is ready.
 
     >>> health({"cluster": "shop", "loading": 0, "quorum": 0, "stopped": "", "local_reads_behind_ms": 70_000})
-    Health(state=<State.NO_QUORUM: 'no quorum'>, why='')
+    Health(state=<State.NO_QUORUM: 'no quorum'>, why='', remedy=<Remedy.RESTART: 'restart'>)
     """
     if "cluster" not in info:
         return READY
     if stopped := info.get("stopped"):
-        return Health(State.STOPPED, str(stopped))
+        return Health(State.STOPPED, str(stopped), Remedy(info["stopped_remedy"]))
     if info.get("loading") or "quorum" not in info:
         return Health(State.JOINING, _missing(info))
     if not info["quorum"]:
@@ -62,15 +64,15 @@ def _missing(info: Mapping[str, Any]) -> str:
     return f"{missing:,} entries missing" if missing > 0 else ""
 
 
-def remedy(node: str, why: str, directory: Path) -> str:
+def advice(node: str, remedy: Remedy, directory: Path) -> str:
     """Return advice for a node that takes no part any more, or an empty text if its reason contains advice.
 
-    >>> remedy("node-2", "its disk lost writes; wipe it", Path("shop"))
+    >>> advice("node-2", Remedy.WIPE, Path("shop"))
     '; restart it: `cairn cluster wipe node-2 --dir shop` and `cairn cluster start node-2 --dir shop`'
     """
-    if "repair" in why or "release" in why:
+    if remedy is Remedy.OPERATOR:
         return ""
-    verbs = ("wipe", "start") if "wipe" in why else ("start",)
+    verbs = ("wipe", "start") if remedy is Remedy.WIPE else ("start",)
     commands = " and ".join(f"`cairn cluster {verb} {node} --dir {directory}`" for verb in verbs)
     return f"; restart it: {commands}"
 

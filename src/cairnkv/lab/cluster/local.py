@@ -50,7 +50,25 @@ class LocalCluster:
         """Use `up` or `at` instead."""
         self._execute = execute
         self._supervisor = supervisor
-        self._description: dict[str, Any] = execute({"do": "describe"})
+        described = execute({"do": "describe"})
+        self.directory: Final = Path(described["directory"])
+        """The directory of its data and log files: `node-1/node.log`, `nats-1/nats.log`."""
+        self.name: Final[str] = described["name"]
+        """The cluster's name, which is also the name of its stream."""
+        self.supervisor: Final[int] = described["supervisor"]
+        """The process ID of its supervisor."""
+        self.addresses: Final[tuple[str, ...]] = tuple(host["node"]["address"] for host in described["hosts"])
+        """The addresses of the nodes, in the order of the hosts: cairn://HOST:PORT."""
+        self.url: Final = "cairn://" + ",".join(address.removeprefix("cairn://") for address in self.addresses)
+        """The URL of all nodes for clients: cairn://HOST:PORT,HOST:PORT,HOST:PORT."""
+        self.nats_urls: Final[tuple[str, ...]] = tuple(described["nats_urls"])
+        """The URLs of the NATS servers, in the order of the hosts, with user and password."""
+        self.nats_system: Final[str] = described["nats_system"]
+        """USER:PASSWORD of NATS' system account."""
+        self.log_limit: Final[int] = described["log_limit"]
+        """Maximum bytes of the cluster's log."""
+        self.can_cut: Final[bool] = described["namespaces"]
+        """Whether hosts have network namespaces, so that `cut` works."""
 
     @classmethod
     def up(
@@ -122,53 +140,6 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- description ----------------------------------------------------------------------------------------------
-
-    @property
-    def directory(self) -> Path:
-        """The directory of its data and log files: `node-1/node.log`, `nats-1/nats.log`."""
-        return Path(self._description["directory"])
-
-    @property
-    def name(self) -> str:
-        """The cluster's name, which is also the name of its stream."""
-        return str(self._description["name"])
-
-    @property
-    def supervisor(self) -> int:
-        """The process ID of its supervisor."""
-        return int(self._description["supervisor"])
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """The addresses of the nodes, in the order of the hosts: cairn://HOST:PORT."""
-        return tuple(host["node"]["address"] for host in self._description["hosts"])
-
-    @property
-    def url(self) -> str:
-        """The URL of all nodes for clients: cairn://HOST:PORT,HOST:PORT,HOST:PORT."""
-        return "cairn://" + ",".join(address.removeprefix("cairn://") for address in self.addresses)
-
-    @property
-    def nats_urls(self) -> tuple[str, ...]:
-        """The URLs of the NATS servers, in the order of the hosts, with user and password."""
-        return tuple(self._description["nats_urls"])
-
-    @property
-    def nats_system(self) -> str:
-        """USER:PASSWORD of NATS' system account."""
-        return str(self._description["nats_system"])
-
-    @property
-    def log_limit(self) -> int:
-        """Maximum bytes of the cluster's log."""
-        return int(self._description["log_limit"])
-
-    @property
-    def can_cut(self) -> bool:
-        """Whether hosts have network namespaces, so that `cut` works."""
-        return bool(self._description["namespaces"])
 
     @property
     def hosts(self) -> tuple[Host, ...]:

@@ -10,14 +10,13 @@ Out of scope: the evaluation of replies (`health`, `nats`) and processes that en
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-from cairnkv.lab.cluster.health import READY, UNRESPONSIVE, Health, remedy
+from cairnkv.lab.cluster.health import READY, UNRESPONSIVE, Health
 from cairnkv.lab.cluster.health import probe as probe_node
 from cairnkv.lab.cluster.hosts import Role, State
 from cairnkv.lab.cluster.nats import NatsServer, ServerReport, is_jetstream_off
-from cairnkv.lab.cluster.process_table import POLL_INTERVAL, Notes, ProcessTable, Shutdown
+from cairnkv.lab.cluster.process_table import POLL_INTERVAL, ProcessTable
 from cairnkv.lab.cluster.supervised import Supervised
 
 PROBE_INTERVAL: Final = 1.0
@@ -36,16 +35,15 @@ _STATE_TEXTS: Final = {State.READY: "ready again", State.NO_QUORUM: "without quo
 class _Probe:
     """Probes the processes of one role in turn."""
 
-    def __init__(self, table: ProcessTable, shutdown: Shutdown) -> None:
+    def __init__(self, table: ProcessTable) -> None:
         self._table = table
-        self._shutdown = shutdown
 
     def _running(self, role: Role) -> Iterator[tuple[Supervised, int, State]]:
         """Yield each working process with its ID and state, except paused ones and those that are about to end."""
         for one in self._table.of(role):
             with self._table.lock:
                 pid, state = one.child.pid, one.state
-            if pid is not None and state in (State.STARTING, State.READY) and not self._shutdown.requested:
+            if pid is not None and state in (State.STARTING, State.READY) and not self._table.shutdown.requested:
                 yield one, pid, state
 
     def _is_same(self, one: Supervised, pid: int, state: State) -> bool:
@@ -56,8 +54,8 @@ class _Probe:
 class NatsProbe(_Probe):
     """Probes whether NATS servers are ready, can write, and have complete streams."""
 
-    def __init__(self, table: ProcessTable, shutdown: Shutdown) -> None:
-        super().__init__(table, shutdown)
+    def __init__(self, table: ProcessTable) -> None:
+        super().__init__(table)
         # The highest end of each stream on any server: now, at the start of this round, and one round before. A healthy
         # server has at least the end of one round before.
         self._ends: dict[tuple[str, str], int] = {}
@@ -67,7 +65,7 @@ class NatsProbe(_Probe):
 
     def run(self) -> None:
         """Probe all servers until the shutdown."""
-        while not self._shutdown.wait():
+        while not self._table.shutdown.wait():
             if time.monotonic() >= self._next_round:
                 self._expected, self._ends_at_round = self._ends_at_round, dict(self._ends)
                 self._next_round = time.monotonic() + PROBE_INTERVAL
@@ -104,18 +102,12 @@ class NatsProbe(_Probe):
 
 
 class NodeProbe(_Probe):
-    """Probes the health of nodes."""
-
-    def __init__(self, table: ProcessTable, notes: Notes, shutdown: Shutdown, directory: Path) -> None:
-        """notes: get a line for each new state of a node. directory: of the cluster, for advice."""
-        super().__init__(table, shutdown)
-        self._notes = notes
-        self._directory = directory
+    """Probes the health of nodes, and adds a note for each new state of a node."""
 
     def run(self) -> None:
         """Probe all nodes until the shutdown."""
         next_round = 0.0
-        while not self._shutdown.wait():
+        while not self._table.shutdown.wait():
             if time.monotonic() < next_round:
                 continue
             next_round = time.monotonic() + PROBE_INTERVAL
@@ -132,6 +124,5 @@ class NodeProbe(_Probe):
         one.health = health
         if one.state is State.READY and health.state is not one.announced:
             one.announced = health.state
-            why = f": {health.why}" if health.why else ""
-            advice = remedy(one.name, health.why, self._directory) if one.stopped_itself else ""
-            self._notes.add(f"{one.name} is {_STATE_TEXTS.get(health.state, health.state.value)}{why}{advice}")
+            why = f": {one.reason}" if one.reason else ""
+            self._table.notes.add(f"{one.name} is {_STATE_TEXTS.get(health.state, health.state.value)}{why}")

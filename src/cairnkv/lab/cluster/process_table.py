@@ -62,12 +62,13 @@ class Shutdown:
 class ProcessTable:
     """All processes, by name."""
 
-    def __init__(self, processes: Iterable[Supervised], file: StateFile, notes: Notes) -> None:
-        """file: gets the running processes. notes: get a line for each process that ends."""
+    def __init__(self, processes: Iterable[Supervised], file: StateFile, notes: Notes, shutdown: Shutdown) -> None:
+        """file: gets the running processes. notes: get a line for each process that ends, restarts or changes."""
+        self.notes = notes
+        self.shutdown = shutdown
         self.lock = threading.RLock()
         self._processes = {one.name: one for one in processes}
         self._file = file
-        self._notes = notes
         self._unsaved = False
 
     def __iter__(self) -> Iterator[Supervised]:
@@ -95,7 +96,7 @@ class ProcessTable:
     def record_end(self, one: Supervised, why: str) -> None:
         """Record that a process has ended by itself. The caller holds the lock."""
         backoff = one.fail(why, time.monotonic())
-        self._notes.add(f"{one.name} {why}; it restarts in {backoff:g} s; see {one.child.log}")
+        self.notes.add(f"{one.name} {why}; it restarts in {backoff:g} s; see {one.child.log}")
         self.save()
 
     def save(self) -> None:
@@ -104,7 +105,7 @@ class ProcessTable:
             self._file.write({one.name: one.child.pid for one in self})
         except OSError as error:  # such as a full disk, which also makes processes fail
             if not self._unsaved:
-                self._notes.add(f"cannot write {self._file.path}: {error}; retrying")
+                self.notes.add(f"cannot write {self._file.path}: {error}; retrying")
             self._unsaved = True
         else:
             self._unsaved = False

@@ -12,7 +12,7 @@ from typing import Final
 
 from cairnkv.lab.cluster.hosts import State
 from cairnkv.lab.cluster.node import Node
-from cairnkv.lab.cluster.process_table import Notes, ProcessTable, Shutdown
+from cairnkv.lab.cluster.process_table import ProcessTable
 from cairnkv.lab.cluster.supervised import Supervised
 
 START_ATTEMPTS: Final = 2
@@ -20,25 +20,22 @@ START_ATTEMPTS: Final = 2
 
 
 class Restarts:
-    """Restarts the processes of a table, in a thread."""
+    """Restarts the processes of a table, in a thread, which also passes the notes on."""
 
-    def __init__(self, table: ProcessTable, notes: Notes, shutdown: Shutdown) -> None:
-        """notes: get a line for each restart; this thread also passes them on."""
+    def __init__(self, table: ProcessTable) -> None:
         self.unlimited = False
         """Whether the number of restarts is unlimited: after the start of the cluster. Set under the lock."""
         self._table = table
-        self._notes = notes
-        self._shutdown = shutdown
 
     def run(self) -> None:
         """Check all processes until the shutdown."""
-        while not self._shutdown.wait():
+        while not self._table.shutdown.wait():
             with self._table.lock:
                 for one in self._table:
-                    if not self._shutdown.requested:
+                    if not self._table.shutdown.requested:
                         self._check(one, time.monotonic())
                 self._table.retry_save()
-            self._notes.flush()
+            self._table.notes.flush()
 
     def _check(self, one: Supervised, now: float) -> None:
         child = one.child
@@ -57,7 +54,7 @@ class Restarts:
             self._table.record_end(one, one.why if one.kill_at is not None else child.end)
         elif now >= one.restart_at and (self.unlimited or one.restarts < START_ATTEMPTS):
             one.restarts += 1
-            self._notes.add(f"{one.name}: restarting")
+            self._table.notes.add(f"{one.name}: restarting")
             self._table.launch(one)
 
     def has_given_up(self, one: Supervised) -> bool:

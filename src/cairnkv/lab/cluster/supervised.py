@@ -18,7 +18,7 @@ Out of scope: the decisions (`restarts`, `probes`, `faults`).
 from typing import Final
 
 from cairnkv.lab.cluster.child import STOP_TIMEOUT
-from cairnkv.lab.cluster.health import READY, RECONNECTING
+from cairnkv.lab.cluster.health import READY, RECONNECTING, advice
 from cairnkv.lab.cluster.hosts import Process, Role, State
 from cairnkv.lab.cluster.nats import NatsServer
 from cairnkv.lab.cluster.node import Node
@@ -72,6 +72,12 @@ class Supervised:
         """Whether the node runs and takes no part any more."""
         return self.state is State.READY and self.child.running and self.health.state is State.STOPPED
 
+    @property
+    def reason(self) -> str:
+        """The reason for its health, with advice for a node that takes no part any more."""
+        directory = self.child.config.directory.parent  # of the cluster
+        return self.health.why + (advice(self.name, self.health.remedy, directory) if self.stopped_itself else "")
+
     def described(self) -> Process:
         """Return the process as users see it."""
         pid, state = self.child.pid, self.state
@@ -80,7 +86,7 @@ class Supervised:
         why = self.why
         joining = state is State.STARTING and self.health.state is State.JOINING
         if self.health != READY and (state is State.READY or joining):
-            state, why = self.health.state, self.health.why or why
+            state, why = self.health.state, self.reason or why
         return Process(self.name, self.role, self.host, self.address, state, pid, self.restarts, why)
 
     # -- transitions ----------------------------------------------------------------------------------------------

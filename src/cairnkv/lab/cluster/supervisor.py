@@ -24,8 +24,7 @@ from cairnkv.lab.cluster import state, topology
 from cairnkv.lab.cluster.child import STOP_TIMEOUT
 from cairnkv.lab.cluster.control import ControlServer
 from cairnkv.lab.cluster.faults import VERBS, Faults
-from cairnkv.lab.cluster.health import remedy
-from cairnkv.lab.cluster.hosts import ClusterError, Host, Process, Role, State, Target, parsed_target
+from cairnkv.lab.cluster.hosts import ClusterError, Host, Role, State, Target, parsed_target
 from cairnkv.lab.cluster.nats import NatsConfig, find_program
 from cairnkv.lab.cluster.network import Network
 from cairnkv.lab.cluster.node import check_packages, serve_command
@@ -34,7 +33,6 @@ from cairnkv.lab.cluster.process_table import POLL_INTERVAL, Notes, ProcessTable
 from cairnkv.lab.cluster.restarts import Restarts
 from cairnkv.lab.cluster.supervised import Supervised
 from cairnkv.lab.cluster.topology import ClusterSpec
-from cairnkv.records import replace
 from cairnkv.server.settings import BREAK_VARIABLE, ENVIRONMENT_PREFIX, broken_on_purpose
 
 START_TIMEOUT: Final = 60.0
@@ -107,15 +105,13 @@ class Supervisor:
         processes = topology.processes(self._spec, plan, self.directory, self._network)
         self._control = ControlServer(self.directory)
         self._file = state.StateFile(self.directory, plan, self._control.path, self._network)
-        table = self._table = ProcessTable(processes, self._file, self._notes)
+        table = self._table = ProcessTable(processes, self._file, self._notes, self._shutdown)
         table.save()
         self._name, self._log_limit = plan.name, plan.log_limit
         self._faults = Faults(table, self._network)
         self._control.open(self.execute)
-        restarts = Restarts(table, self._notes, self._shutdown)
-        nats_probe = NatsProbe(table, self._shutdown)
-        node_probe = NodeProbe(table, self._notes, self._shutdown, self.directory)
-        for target in (restarts.run, nats_probe.run, node_probe.run):
+        restarts = Restarts(table)
+        for target in (restarts.run, NatsProbe(table).run, NodeProbe(table).run):
             thread = threading.Thread(target=target, name=f"cairn-cluster-{target.__qualname__}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -191,12 +187,7 @@ class Supervisor:
 
     def _host(self, number: int, table: ProcessTable, faults: Faults) -> Host:
         nats, node = table.selected(Target(number))
-        return Host(number, nats.described(), self._node(node), number in faults.cut_off)
-
-    def _node(self, one: Supervised) -> Process:
-        node = one.described()
-        advice = remedy(one.name, one.health.why, self.directory) if one.stopped_itself else ""
-        return replace(node, why=f"{node.why}{advice}")
+        return Host(number, nats.described(), node.described(), number in faults.cut_off)
 
     def request_stop(self) -> None:
         """End `wait_for_stop` or `start`. Signal handlers may call it."""

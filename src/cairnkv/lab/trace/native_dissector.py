@@ -14,8 +14,8 @@ Out of scope: whether a server accepts a frame (`cairnkv.protocol.native`), and 
 import abc
 import dataclasses
 from collections import deque
-from collections.abc import Generator, Iterator
-from typing import Final, TypeAlias
+from collections.abc import Generator
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from cairnkv.commands import BY_NUMBER, COUNTED_FROM, Answer, CommandSpec
 from cairnkv.commands.grammar import Kind, Place
@@ -91,15 +91,32 @@ class Raw:
 
 Piece: TypeAlias = Frame | Raw
 
+_CommandT = TypeVar("_CommandT")
+
 
 class Undelimited(Exception):
     """The end of a frame is unknown."""
 
 
-class Dissector(abc.ABC):
-    """Converts bytes to frames: an incremental parser. The `_frame` of a subclass takes a frame, field by field."""
+class Dissector(abc.ABC, Generic[_CommandT]):
+    """Converts the bytes of one side of a connection to frames: an incremental parser.
 
-    def __init__(self, *, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS) -> None:
+    The `_frame` of a subclass takes a frame, field by field.
+    """
+
+    def __init__(
+        self,
+        commands: "Dissector[_CommandT] | None" = None,
+        *,
+        kept_bytes: int = KEPT_BYTES,
+        kept_fields: int = KEPT_FIELDS,
+    ) -> None:
+        """commands: the client's side of the connection, with the commands of the replies; None: this is that side."""
+        self.awaited: deque[_CommandT] | None = deque()
+        """The commands without reply so far; None: the commands of replies are unknown from now on."""
+        self.subscribed = False
+        """Whether the client has subscribed to a channel of the Redis protocol."""
+        self._commands = commands
         self._kept_bytes = kept_bytes
         self._kept_fields = kept_fields
         self._buffer = bytearray()
@@ -152,6 +169,20 @@ class Dissector(abc.ABC):
     def _frame(self) -> Generator[None, None, None]:
         """Take a frame, field by field. Yields when bytes are missing."""
 
+    # -- commands and their replies ---------------------------------------------------------------------------
+
+    def _expect(self, command: _CommandT) -> None:
+        """Record a command that awaits a reply."""
+        if self.awaited is not None:
+            self.awaited.append(command)
+            if len(self.awaited) > AWAITED_MAX:
+                self.awaited = None
+
+    def _answered(self) -> _CommandT | None:
+        """Return the command of the next reply, or None if it is unknown."""
+        awaited = self._commands.awaited if self._commands is not None else None
+        return awaited.popleft() if awaited else None
+
     # -- fields -----------------------------------------------------------------------------------------------
 
     def _add(self, field: Field) -> None:
@@ -198,17 +229,11 @@ class Dissector(abc.ABC):
         return bytes(kept[: length - end])
 
 
-class CommandDissector(Dissector):
-    """The client's side of a connection. awaited: the commands without reply so far."""
+class CommandDissector(Dissector[CommandSpec | None]):
+    """The client's side of a connection."""
 
-    def __init__(
-        self, *, width: Width | None = None, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS
-    ) -> None:
-        """width: bytes of a command number; None: detect it in the first frame."""
-        super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
-        self.width = width
-        self.awaited: deque[CommandSpec | None] | None = deque()
-        """None after more than `AWAITED_MAX` commands."""
+    width: Width | None = None
+    """Bytes of a command number; None: detect it in the first frame."""
 
     def _frame(self) -> Generator[None, None, None]:
         yield from self._detect_width()
@@ -252,12 +277,6 @@ class CommandDissector(Dissector):
             fed += 1
             self.width = decoder.width
 
-    def _expect(self, spec: CommandSpec | None) -> None:
-        if self.awaited is not None:
-            self.awaited.append(spec)
-            if len(self.awaited) > AWAITED_MAX:
-                self.awaited = None
-
 
 class _Namer:
     """The names of a counted command's arguments, by its grammar."""
@@ -286,30 +305,19 @@ class _Namer:
             self._value_of = position + 1, slot.kinds[0].placeholder
 
 
-class ResponseDissector(Dissector):
+class ResponseDissector(Dissector[CommandSpec | None]):
     """The server's side of a connection."""
-
-    def __init__(
-        self,
-        commands: CommandDissector | None = None,
-        *,
-        kept_bytes: int = KEPT_BYTES,
-        kept_fields: int = KEPT_FIELDS,
-    ) -> None:
-        """commands: the client's side of the connection, which has the commands of the replies."""
-        super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
-        self._commands = commands
 
     def _frame(self) -> Generator[None, None, None]:
         yield from self._await(RESPONSE_HEAD.size)
         header, status, length = RESPONSE_HEAD.unpack_from(self._buffer)
         if status not in STATUS_BYTES:
             raise Undelimited(f"a response has no status 0x{status:02x}")
-        spec, known = self._answered()
+        spec = self._answered()
         ok = not status & 0x01
         missing = not ok and bool(header & ResponseFlag.MISSING)
         self._title = "success" if ok else "not found" if missing else "failure"
-        if known and spec:
+        if spec is not None:
             self._title = f"{self._title}, to {spec.name}"
         self._add(Field("header", (yield from self._take(1)), 1, _flags(ResponseFlag, header)))
         meaning = f"{'success' if ok else 'failure'}{f', {chr(status)!r} in ASCII' if status > 1 else ''}"
@@ -317,15 +325,8 @@ class ResponseDissector(Dissector):
         yield from self._length("length")
         if ok and spec is not None and spec.answer is Answer.ITEMS:
             yield from self._items(length)
-        elif ok:
-            yield from self._string("payload", length)
         else:
-            yield from self._string("message", length)
-
-    def _answered(self) -> tuple[CommandSpec | None, bool]:
-        """Return the command of the next response, and whether the client's side has one."""
-        awaited = self._commands.awaited if self._commands is not None else None
-        return (awaited.popleft(), True) if awaited else (None, False)
+            yield from self._string("payload" if ok else "message", length)
 
     def _items(self, length: int) -> Generator[None, None, None]:
         """Add several strings, as far as they fit into the length."""
@@ -351,31 +352,3 @@ def _flags(kind: type[CommandFlag] | type[ResponseFlag], header: int) -> str:
     if unknown := header & ~sum(known):
         texts.append(f"unknown: 0x{unknown:02x}")
     return ", ".join(texts)
-
-
-# -- whole frames ------------------------------------------------------------------------------------------
-
-
-def command_fields(frame: bytes, *, width: Width | None = None) -> Iterator[Field]:
-    """Yield the fields of complete command frames.
-
-    >>> [field.name for field in command_fields(bytes.fromhex("00 0000 00000008 6772656574696e67"))]
-    ['header', 'command', 'key length', 'key']
-    """
-    size = len(frame)
-    return _fields(CommandDissector(width=width, kept_bytes=size, kept_fields=size), frame)
-
-
-def response_fields(frame: bytes) -> Iterator[Field]:
-    """Yield the fields of complete response frames."""
-    return _fields(ResponseDissector(kept_bytes=len(frame), kept_fields=len(frame)), frame)
-
-
-def _fields(dissector: Dissector, data: bytes) -> Iterator[Field]:
-    for piece in dissector.feed(data):
-        if isinstance(piece, Raw):
-            yield Field("?", piece.data, len(piece.data), piece.why)
-        else:
-            yield from piece.fields
-    if (rest := dissector.finish()) is not None:
-        yield from rest.fields

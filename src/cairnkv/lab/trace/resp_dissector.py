@@ -9,11 +9,10 @@ Out of scope: whether a server accepts a frame (`cairnkv.protocol.resp.requests`
 """
 
 import re
-from collections import deque
 from collections.abc import Generator
 from typing import Final
 
-from cairnkv.lab.trace.native_dissector import AWAITED_MAX, KEPT_BYTES, KEPT_FIELDS, Dissector, Field, Undelimited
+from cairnkv.lab.trace.native_dissector import Dissector, Field, Undelimited
 from cairnkv.limits import REDIS_LINE_MAX
 
 NESTING_MAX: Final = 32
@@ -56,7 +55,7 @@ _AGGREGATES: Final = {"*": "array", "~": "set", ">": "push", "%": "map", "|": "a
 _PAIRS: Final = "%|"
 
 
-class _RedisDissector(Dissector):
+class _RedisDissector(Dissector[str]):
     """The common part of both sides of a connection."""
 
     def _line(self) -> Generator[None, None, bytes]:
@@ -92,14 +91,7 @@ class _RedisDissector(Dissector):
 
 
 class RedisCommandDissector(_RedisDissector):
-    """The client's side of a connection. awaited: the commands without reply so far."""
-
-    def __init__(self, *, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS) -> None:
-        super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
-        self.awaited: deque[str] | None = deque()
-        """None if the commands of replies are unknown from now on."""
-        self.subscribed = False
-        """Whether the client has subscribed to a channel."""
+    """The client's side of a connection."""
 
     def _frame(self) -> Generator[None, None, None]:
         yield from self._await(1)
@@ -108,7 +100,7 @@ class RedisCommandDissector(_RedisDissector):
             arguments = line.split()
             self._title = _name(arguments[0]) if arguments else "an empty line"
             self._line_field("inline command" if arguments else "line end", line)
-            self._expect(arguments)
+            self._record(arguments)
             return
         self._title = "no command"
         count = self._number("array", line, "string")
@@ -127,9 +119,9 @@ class RedisCommandDissector(_RedisDissector):
                 beginning.append(text)
             if not position:
                 self._title = _name(text)
-        self._expect(beginning)
+        self._record(beginning)
 
-    def _expect(self, arguments: list[bytes]) -> None:
+    def _record(self, arguments: list[bytes]) -> None:
         """Record a command that awaits a reply. arguments: the first ones, its name included."""
         if not arguments or self.awaited is None:
             return
@@ -139,28 +131,17 @@ class RedisCommandDissector(_RedisDissector):
         elif name == "CLIENT" and len(arguments) > 1 and arguments[1].upper() == b"REPLY":
             self.awaited = None  # from here on some commands have no reply
         else:
-            self.awaited.append(name)
-            if len(self.awaited) > AWAITED_MAX:
-                self.awaited = None
+            self._expect(name)
 
 
 class RedisReplyDissector(_RedisDissector):
     """The server's side of a connection."""
 
-    def __init__(
-        self,
-        commands: RedisCommandDissector | None = None,
-        *,
-        kept_bytes: int = KEPT_BYTES,
-        kept_fields: int = KEPT_FIELDS,
-    ) -> None:
-        """commands: the client's side of the connection, which records the commands that await replies."""
-        super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
-        self._commands = commands
-
     def _frame(self) -> Generator[None, None, None]:
         yield from self._await(1)
-        kind = (yield from self._kind_of_message()) or self._answered()
+        kind = yield from self._kind_of_message()
+        if not kind and (command := self._answered()):
+            kind = f", to {command}"
         while (yield from self._value("", 0, kind)):
             pass  # an attribute: the reply follows it
 
@@ -175,11 +156,6 @@ class RedisReplyDissector(_RedisDissector):
             if first and first[1] in OF_CHANNELS:
                 return str(first[1].decode())
         return ""
-
-    def _answered(self) -> str:
-        """Return the command that the reply answers, as the end of a title; empty if unknown."""
-        awaited = self._commands.awaited if self._commands is not None else None
-        return f", to {awaited.popleft()}" if awaited else ""
 
     def _value(self, name: str, depth: int, title: str = "") -> Generator[None, None, bool]:
         """Add a value as fields. Return whether it was an attribute, which precedes the value.

@@ -16,7 +16,7 @@ sockets (`proxy`).
 import dataclasses
 import enum
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from cairnkv.escapes import escaped
 from cairnkv.lab.trace.native_dissector import CommandDissector, Dissector, Field, Frame, Piece, Raw, ResponseDissector
@@ -74,19 +74,18 @@ class ConnectionTrace:
     def __init__(self, name: str, *, shown_bytes: int = SHOWN_BYTES) -> None:
         self._name = name
         self._shown_bytes = shown_bytes
-        self._dissectors: dict[Side, Dissector] = {}  # empty until the first byte selects the protocol
+        self._dissectors: dict[Side, Dissector[Any]] = {}  # empty until the first byte selects the protocol
 
     def _begin(self, side: Side, first: int) -> None:
         """Select the protocol by the first byte of the client, or of the server if the server sends first."""
         kept = max(self._shown_bytes, TEXT_BYTES)
         if speaks_redis(first) if side is Side.CLIENT else first in _REPLY_OF_REDIS:
-            redis_commands = RedisCommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
-            replies = RedisReplyDissector(redis_commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
-            self._dissectors = {Side.CLIENT: redis_commands, Side.SERVER: replies}
+            of_client, of_server = RedisCommandDissector, RedisReplyDissector  # type: type[Dissector[Any]], type[Dissector[Any]]
         else:
-            commands = CommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
-            responses = ResponseDissector(commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
-            self._dissectors = {Side.CLIENT: commands, Side.SERVER: responses}
+            of_client, of_server = CommandDissector, ResponseDissector
+        commands = of_client(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+        replies = of_server(commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+        self._dissectors = {Side.CLIENT: commands, Side.SERVER: replies}
 
     def received(self, side: Side, data: bytes, at: float) -> Iterator[Line]:
         """Yield the lines for bytes from one side."""

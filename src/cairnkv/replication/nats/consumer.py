@@ -117,7 +117,8 @@ class Consumption:
         self._client = client
         self._identity = identity
         self._state = state
-        self._position = after  # of the newest accepted message
+        self.position = after
+        """The position of the newest accepted message."""
         self._waiting: list[tuple[int, bytes]] = []
         self._waiting_bytes = 0
         self._woken = asyncio.Event()
@@ -135,8 +136,8 @@ class Consumption:
 
     def stream_ends(self, last: int) -> None:
         """Report the position of the stream's end. Call it every second."""
-        if last <= self._position or self._position != self._checked or not self.has_room or self._consumer is None:
-            self._checked, self._stalls = self._position, 0
+        if last <= self.position or self.position != self._checked or not self.has_room or self._consumer is None:
+            self._checked, self._stalls = self.position, 0
             return
         self._stalls += 1
         if self._stalls >= STALLS_MAX:
@@ -161,7 +162,7 @@ class Consumption:
                 elif consumer.ended is not None:
                     if self._skips >= SKIPS_MAX:
                         raise Purged(self._skipped_to)
-                    after = f"new consumer after position {self._position}"
+                    after = f"new consumer after position {self.position}"
                     note(f"stream {self._identity.stream}: {after}: {consumer.ended}")
                     self._consumer = None
                     await consumer.remove()
@@ -176,7 +177,7 @@ class Consumption:
         while not self._stopped:
             doubt: Interrupted | None = None
             try:
-                return await self._attempt(self._position)
+                return await self._attempt(self.position)
             except PastEnd as error:
                 doubt = error
             except NoAnswer as error:
@@ -208,7 +209,7 @@ class Consumption:
         except BaseException:
             # Its messages may be of another stream.
             self._waiting, self._waiting_bytes = [], 0
-            self._position = start
+            self.position = start
             await consumer.remove()
             raise
         return consumer
@@ -220,14 +221,9 @@ class Consumption:
         """Whether a consumer may continue."""
         return self._waiting_bytes < BUFFER_LOW
 
-    @property
-    def position(self) -> int:
-        """The position of the newest accepted message."""
-        return self._position
-
     def take(self, position: int, data: bytes) -> str | None:
         """Accept the next message of a consumer, or return the reason to end the consumer."""
-        expected = self._position + 1
+        expected = self.position + 1
         if position < expected:  # a duplicate, since its server was behind at its creation
             return None
         if position > expected:
@@ -237,7 +233,7 @@ class Consumption:
             self._woken.set()
             return "the reader is too slow"
         self._skips = 0
-        self._position = position
+        self.position = position
         self._waiting.append((position, data))
         self._waiting_bytes += cost
         self._woken.set()

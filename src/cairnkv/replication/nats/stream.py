@@ -17,7 +17,6 @@ from typing import Any, Final, Literal, TypeAlias
 
 from nats import errors
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB, REPLICAS
@@ -113,9 +112,9 @@ class Stream:
         self._client: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
-        self._connections = 0
+        self.connections = 0
+        """The number of reconnections."""
         self._consumptions: set[Consumption] = set()
-        self._callbacks: list[Callable[[bytes], None]] = []  # for messages on channels
         # Unacknowledged messages by number: time limit, callback for a refusal, bytes.
         self._awaited: dict[int, tuple[float, Callable[[str], None], int]] = {}
         self._awaited_bytes = 0
@@ -124,8 +123,12 @@ class Stream:
         self._state: StreamState | None = None
         self._stream_fill = self._account_fill = self._servers_fill = 0.0
         self._payload: int | None = None
-        self._sync: Sync = "unproven"
-        self._sync_unseen: tuple[str, ...] = ()
+        self.sync: Sync = "unproven"
+        """Whether NATS fsyncs every write."""
+        self.sync_unseen: tuple[str, ...] = ()
+        """Servers of the stream that did not answer the last fsync check."""
+        self.on_broadcast: Callable[[bytes], object] = lambda data: None
+        """Called with each message of another node."""
         self.failed: Callable[[BaseException], None] = _log_fault
         """Called after a bug, which makes this object unusable."""
         self.trouble: str | None = None
@@ -242,13 +245,13 @@ class Stream:
 
     async def _check_sync(self, state: StreamState) -> None:
         if self._options.system is None:
-            self._sync = "trusted"
+            self.sync = "trusted"
             return
         found = await self._sync_findings(state)
         if not found.unsynced:
-            self._sync = "proven"
+            self.sync = "proven"
         elif self._options.trust_sync:
-            self._sync = "trusted"
+            self.sync = "trusted"
             logger.error("%s; continuing because of --trust-nats-sync", found.unsynced_text)
         else:
             raise OptionError(found.unsynced_text)
@@ -257,13 +260,13 @@ class Stream:
         found = await fsync_check.check(self._options, state.cluster, state.peers)
         self._see_payload(found.payload)
         self._servers_fill = found.fill
-        self._sync_unseen = found.unseen
+        self.sync_unseen = found.unseen
         return found
 
     async def _check_sync_often(self) -> None:
         """Check at intervals, since servers may restart with another configuration, or be seen only later."""
         while not self._closed:
-            await asyncio.sleep(SYNC_UNSEEN_EVERY if self._sync_unseen else SYNC_EVERY)
+            await asyncio.sleep(SYNC_UNSEEN_EVERY if self.sync_unseen else SYNC_EVERY)
             assert self._state is not None
             try:
                 found = await self._sync_findings(self._state)
@@ -273,17 +276,7 @@ class Stream:
             if found.unsynced:
                 logger.error("%s", found.unsynced_text)
             unsynced: Sync = "trusted" if self._options.trust_sync else "unproven"
-            self._sync = unsynced if found.unsynced else "proven"
-
-    @property
-    def sync(self) -> Sync:
-        """Whether NATS fsyncs every write."""
-        return self._sync
-
-    @property
-    def sync_unseen(self) -> tuple[str, ...]:
-        """Servers of the stream that did not answer the last fsync check."""
-        return self._sync_unseen
+            self.sync = unsynced if found.unsynced else "proven"
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -292,11 +285,6 @@ class Stream:
         """The connection. Call it only while the stream is open."""
         assert self._client is not None, "the stream is not open"
         return self._client
-
-    @property
-    def js(self) -> JetStreamContext:
-        """JetStream, for other data there."""
-        return self.nc.jetstream(timeout=connection.ASK_TIMEOUT)
 
     @property
     def connected(self) -> bool:
@@ -310,11 +298,6 @@ class Stream:
         False if it did not answer.
         """
         return self.trouble is None and self._last_state.led_alone
-
-    @property
-    def connections(self) -> int:
-        """The number of reconnections."""
-        return self._connections
 
     @property
     def _last_state(self) -> StreamState:
@@ -356,7 +339,7 @@ class Stream:
             self._payload = most
 
     def _reconnected(self) -> None:
-        self._connections += 1
+        self.connections += 1
         self._see_payload(self.nc.max_payload)
 
     async def state(self) -> StreamState:
@@ -405,12 +388,8 @@ class Stream:
                 unanswered = unanswered + 1 if isinstance(error, NoAnswer) and self.connected else 0
                 if unanswered >= UNANSWERED_MAX:
                     unanswered = 0
-                    await self.try_another_server("JetStream does not answer through it")
+                    await self.nc.leave("JetStream does not answer through it")
             requests += 1
-
-    async def try_another_server(self, why: str) -> None:
-        """Reconnect to a random server, since this one seems to be cut off. It may be the same one."""
-        await self.nc.leave(why)
 
     # -- publish -------------------------------------------------------------------------------------------------------
 
@@ -463,15 +442,12 @@ class Stream:
 
     # -- read ----------------------------------------------------------------------------------------------------------
 
-    def entries(self, after: int) -> AsyncGenerator[list[tuple[int, bytes]], None]:
+    async def entries(self, after: int) -> AsyncGenerator[list[tuple[int, bytes]], None]:
         """Yield every message after a position, with its position, in order, exactly once, until `close`.
 
         Each list has messages that arrived together. Raises `Purged` if the next message was purged, `PastEnd` if the
         stream ends before `after`, and `Replaced` if it was deleted or created again.
         """
-        return self._consume(after)
-
-    async def _consume(self, after: int) -> AsyncGenerator[list[tuple[int, bytes]], None]:
         consumption = Consumption(self.nc, self.identity, after, self.state)
         self._consumptions.add(consumption)
         batches = consumption.batches()
@@ -540,10 +516,5 @@ class Stream:
             with contextlib.suppress(errors.Error, OSError):
                 self.nc.send(self._channels_subject, data)
 
-    def on_broadcast(self, callback: Callable[[bytes], None]) -> None:
-        """Call `callback` with each message of another node."""
-        self._callbacks.append(callback)
-
     def _received(self, message: Msg) -> None:
-        for callback in self._callbacks:
-            callback(message.data)
+        self.on_broadcast(message.data)

@@ -40,6 +40,7 @@ CLUSTER_FACTS: Final = (
     "nats_sync",
     "quorum",
     "stopped",
+    "stopped_remedy",
     "stream_position",
     "stream_last_seen",
     "log_fill_percent",
