@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
     import cairnkv
+    from cairnkv.server.settings import Option
 
     Store = cairnkv.KeyValue[bytes, bytes]
 
@@ -63,6 +64,23 @@ class Parser(argparse.ArgumentParser):
         if left:
             self.error(self._hint() or f"{left[0]!r} is one argument too many")
         return options
+
+    def option(self, name: str, parse: Callable[[str], Any], metavar: str, help: str, default: Any = None) -> None:
+        """Add an option with a value."""
+        self.add_argument(name, type=parse, metavar=metavar, help=help, default=default)
+
+    def switch(self, name: str, help: str) -> None:
+        """Add an option without a value."""
+        self.add_argument(name, action="store_true", help=help)
+
+    def setting(self, name: str, known: "Option") -> None:
+        """Add an option of the server."""
+        flag = f"--{name.replace('_', '-')}"
+        text = f"{known.help} (default: {known.shown})".replace("%", "%%")  # argparse formats the text with %
+        if known.metavar:
+            self.add_argument(flag, dest=name, metavar=known.metavar, help=text)
+        else:
+            self.add_argument(flag, dest=name, action="store_const", const="yes", help=text)
 
     def options(self) -> Iterator[tuple[str, str]]:
         """Yield the options, each with its help."""
@@ -155,7 +173,7 @@ def store_parser(name: str, command: StoreCommand, *, in_shell: bool = False) ->
     )
     if not in_shell:
         _add_address(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.switch("--json", "print JSON")
     parser.set_defaults(in_shell=in_shell, durability="committed")
     command.add_arguments(parser)
     return parser
@@ -170,7 +188,7 @@ def client_parser(name: str, *, example: str, description: str = "", json: bool 
     parser = Parser(name, description=description or f"{summary[0].upper()}{summary[1:]}.", example=example)
     _add_address(parser)
     if json:
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.switch("--json", "print JSON")
     return parser
 
 
@@ -180,7 +198,7 @@ def _add_address(parser: Parser) -> None:
         help="address of the server, or of several nodes of a cluster: cairn://HOST,HOST "
         "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
     )
-    parser.add_argument("--timeout", type=duration, metavar="TIME", help="maximum time of a call, e.g. 500ms or 5s")
+    parser.option("--timeout", duration, "TIME", "maximum time of a call, e.g. 500ms or 5s")
 
 
 def durability_option(parser: Parser) -> None:

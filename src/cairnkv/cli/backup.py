@@ -46,7 +46,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 def _local_parser(name: str, description: str, example: str) -> Parser:
     parser = Parser(name, description=description, example=example)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.switch("--json", "print JSON")
     return parser
 
 
@@ -79,14 +79,11 @@ def _backup(name: str, arguments: Sequence[str]) -> int:
         "cairn backup backups/ --data data/\ncairn backup --list backups/daily",
     )
     parser.add_argument("dest", metavar="DEST", help="a name at the server; with --data or --list, a directory")
-    parser.add_argument("--data", type=path, metavar="DIR", help="directory of a store that no process has open")
-    parser.add_argument(
-        "--keep",
-        type=number(1, BACKUPS_KEPT_MAX),
-        metavar="N",
-        help="then remove old backups, so that N remain (default: remove none)",
+    parser.option("--data", path, "DIR", "directory of a store that no process has open")
+    parser.option(
+        "--keep", number(1, BACKUPS_KEPT_MAX), "N", "then remove old backups, so that N remain (default: remove none)"
     )
-    parser.add_argument("--list", action="store_true", help="only list the complete backups in the directory DEST")
+    parser.switch("--list", "only list the complete backups in the directory DEST")
     options = parser.parse_args(arguments)
     from cairnkv.paths import user_path
 

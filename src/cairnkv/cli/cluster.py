@@ -28,18 +28,8 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 
 _COLUMNS: Final = ("host", "process", "address", "pid")
 
-_STYLES: Final = {
-    "ready": GREEN,
-    "starting": YELLOW,
-    "joining": YELLOW,
-    "catching up": YELLOW,
-    "paused": YELLOW,
-    "no quorum": RED,
-    "unresponsive": RED,
-    "killed": RED,
-    "failed": RED,
-    "stopped": RED,
-}
+_STYLES: Final = {"ready": GREEN} | dict.fromkeys(("starting", "joining", "catching up", "paused"), YELLOW)
+"""The colours of states. Others are red."""
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -85,26 +75,25 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         "cairn cluster up --nodes 3 --dir cluster/\ncairn cluster up --dir cluster/ --port 7000 --name shop\n"
         "sudo cairn cluster up --dir cluster/ --namespaces",
     )
-    parser.add_argument("--nodes", type=int, metavar="N", help="3 or 5 (default: as in DIR, else 3)")
-    parser.add_argument(
+    parser.option("--nodes", int, "N", "3 or 5 (default: as in DIR, else 3)")
+    parser.option(
         "--port",
-        type=number(0, 65_535),
-        default=PORT,
-        metavar="BASE",
-        help="port of the first node; the other nodes have the next ports, and the NATS servers the ports from BASE + "
+        number(0, 65_535),
+        "BASE",
+        "port of the first node; the other nodes have the next ports, and the NATS servers the ports from BASE + "
         f"100, + 200 and + 300; 0: free ports (default: {PORT})",
+        PORT,
     )
     parser.add_argument("--name", metavar="NAME", help="the cluster's name (default: as in DIR, else cairn)")
-    parser.add_argument(
+    parser.option(
         "--log-limit",
-        type=_size,
-        metavar="SIZE",
-        help="maximum size of the log (default: as in DIR, else 4096MiB, or less on a small disk)",
+        _size,
+        "SIZE",
+        "maximum size of the log (default: as in DIR, else 4096MiB, or less on a small disk)",
     )
-    parser.add_argument(
+    parser.switch(
         "--namespaces",
-        action="store_true",
-        help="give each host a network namespace, so that `cut` can cut it off from the network (root, Linux)",
+        "give each host a network namespace, so that `cut` can cut it off from the network (root, Linux)",
     )
     parser.add_argument(
         "--allow-broken",
@@ -185,7 +174,7 @@ def _status(name: str, arguments: Sequence[str]) -> int:
         "to two seconds old. Exit code 1 if no cluster runs in the directory.",
         "cairn cluster status --dir cluster/\ncairn cluster status --dir cluster/ --json | jq .hosts",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.switch("--json", "print JSON")
     options = parser.parse_args(arguments)
     from cairnkv.lab.cluster import ClusterError, LocalCluster
 
@@ -228,7 +217,7 @@ def _show(cluster: "LocalCluster") -> None:
 
 def _state(host: "Host", process: "Process") -> str:
     """Return the state of a process as text, with its restarts and the reason."""
-    state = styled(process.state.value, _STYLES[process.state.value])
+    state = styled(process.state.value, _STYLES.get(process.state.value, RED))
     if host.cut:
         state += f", {styled('cut off', RED)}"
     if process.restarts:
@@ -304,9 +293,7 @@ def _start(name: str, arguments: Sequence[str]) -> int:
         "cairn cluster start 2 --dir cluster/\ncairn cluster start nats-2 --dir cluster/ --wait 0",
     )
     parser.add_argument("target", metavar="TARGET", help=_TARGET)
-    parser.add_argument(
-        "--wait", type=duration, default=60.0, metavar="TIME", help="time to wait; 0: do not wait (default: 60s)"
-    )
+    parser.option("--wait", duration, "TIME", "time to wait; 0: do not wait (default: 60s)", 60.0)
     options = parser.parse_args(arguments)
     from cairnkv.lab.cluster import LocalCluster
     from cairnkv.lab.cluster.hosts import parsed_target

@@ -54,16 +54,12 @@ def run(name: str, arguments: Sequence[str]) -> int:
         help="continue the stream from this node's table; every other node must then --rejoin, and loses the data that "
         "this node does not have",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="allow --begin-from while a node runs, or without a problem"
-    )
-    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.switch("--force", "allow --begin-from while a node runs, or without a problem")
+    parser.switch("--yes", "do not ask for confirmation")
+    parser.switch("--json", "print JSON")
     parser.add_argument("--config", metavar="FILE", help="TOML file with options of a node (default: $CAIRNKV__CONFIG)")
     for option in _WANTED:
-        known = OPTIONS[option]
-        text = f"{known.help} (default: {known.shown})".replace("%", "%%")
-        parser.add_argument(f"--{option.replace('_', '-')}", dest=option, metavar=known.metavar, help=text)
+        parser.setting(option, OPTIONS[option])
     options = parser.parse_args(arguments)
     return _repair(parser, options)
 

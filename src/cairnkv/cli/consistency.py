@@ -78,42 +78,25 @@ def _parser() -> Parser:
         "addresses", metavar="ADDRESS[,ADDRESS...]", nargs="?", help="the store's nodes, e.g. cairn://db1:6555,db2:6555"
     )
     parser.add_argument("--cluster", metavar="DIR", help="instead: directory of a cluster that `cairn cluster up` runs")
-    parser.add_argument(
+    parser.option(
         "--nemesis",
-        type=_faults,
-        default=(),
-        metavar="KINDS",
-        help="faults to inject, separated by commas: kill, pause, cut, wipe, majority (default: none)",
+        _faults,
+        "KINDS",
+        "faults to inject, separated by commas: kill, pause, cut, wipe, majority (default: none)",
+        (),
     )
-    parser.add_argument("--seconds", type=duration, default=30.0, metavar="TIME", help="duration (default: 30s)")
-    parser.add_argument(
-        "--clients", type=number(1, 1_000), default=10, metavar="N", help="concurrent clients (default: 10)"
+    parser.option("--seconds", duration, "TIME", "duration (default: 30s)", 30.0)
+    parser.option("--clients", number(1, 1_000), "N", "concurrent clients (default: 10)", 10)
+    parser.option("--keys", number(1, 1_000), "N", "keys that all clients use (default: 8)", 8)
+    parser.option(
+        "--rate", _rate, "N", "operations per second of all clients together, or max (default: 1000)", 1_000.0
     )
-    parser.add_argument(
-        "--keys", type=number(1, 1_000), default=8, metavar="N", help="keys that all clients use (default: 8)"
-    )
-    parser.add_argument(
-        "--rate",
-        type=_rate,
-        default=1_000.0,
-        metavar="N",
-        help="operations per second of all clients together, or max (default: 1000)",
-    )
-    parser.add_argument(
-        "--timeout", type=duration, default=3.0, metavar="TIME", help="timeout of an operation (default: 3s)"
-    )
-    parser.add_argument(
-        "--seed",
-        type=number(0, 10**19 - 1),
-        metavar="N",
-        help="seed of the random operations and faults (default: a new one)",
-    )
-    parser.add_argument("--save", type=path, metavar="FILE", help="write the history to this file during the run")
-    parser.add_argument("--replay", type=path, metavar="FILE", help="check a saved history")
-    parser.add_argument(
-        "--timeline", type=path, metavar="FILE.html", help="draw the run and its violations in this file"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.option("--timeout", duration, "TIME", "timeout of an operation (default: 3s)", 3.0)
+    parser.option("--seed", number(0, 10**19 - 1), "N", "seed of the random operations and faults (default: a new one)")
+    parser.option("--save", path, "FILE", "write the history to this file during the run")
+    parser.option("--replay", path, "FILE", "check a saved history")
+    parser.option("--timeline", path, "FILE.html", "draw the run and its violations in this file")
+    parser.switch("--json", "print JSON")
     return parser
 
 
@@ -159,16 +142,9 @@ def _run_history(options: argparse.Namespace, problems: list[str]) -> "History":
                 nemesis = NemesisClass(cluster, options.nemesis, seconds=options.seconds, seed=seed)
         else:
             addresses = _addresses(options.addresses)
-        wanted = workload.Options(
-            addresses,
-            options.seconds,
-            options.clients,
-            options.keys,
-            options.rate,
-            seed,
-            options.timeout,
-            tuple(fault.value for fault in options.nemesis or ()),
-        )
+        faults = tuple(fault.value for fault in options.nemesis)
+        given = (options.seconds, options.clients, options.keys, options.rate, seed, options.timeout, faults)
+        wanted = workload.Options(addresses, *given)
         note(f"seed {seed}, {', '.join(addresses)}")
         saver = None
         if options.save is not None:

@@ -25,6 +25,7 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
+from cairnkv.cli.output import named
 from cairnkv.errors import CallerError
 from cairnkv.limits import FRAME_MAX, KEY_MAX, TTL_MAX
 
@@ -130,14 +131,10 @@ class _ByLine:
                 yield Bad(number, str(misfit))
 
     def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        first = True
-        for row in rows:
+        for number, row in enumerate(rows):
             line = self._unparse(row)
             # The key may begin with a mark. A reader removes one UTF-8 mark, and refuses a file with another mark.
-            if first and line.startswith((MARK, *_OTHER_MARKS)):
-                line = MARK + line
-            first = False
-            yield line
+            yield MARK + line if not number and line.startswith((MARK, *_OTHER_MARKS)) else line
 
 
 def _checked(row: Row) -> Row:
@@ -206,12 +203,7 @@ def _bytes_of(row: dict[str, Any], name: str) -> bytes:
 
 
 def _unparse_json(row: Row) -> bytes:
-    members: dict[str, Any] = {}
-    for name, data in (("key", row.key), ("value", row.value)):
-        try:
-            members[name] = data.decode()
-        except UnicodeDecodeError:
-            members[f"{name}_b64"] = base64.b64encode(data).decode()
+    members: dict[str, Any] = {**named("key", row.key), **named("value", row.value)}
     if row.expires_ms is not None:
         members["expires_ms"] = row.expires_ms
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
@@ -232,10 +224,6 @@ def _escape(data: bytes) -> bytes:
     return data
 
 
-def _unescape(data: bytes) -> bytes:
-    return _ESCAPED.sub(_unescaped, data)
-
-
 def _unescaped(match: re.Match[bytes]) -> bytes:
     plain = _PLAIN.get(match[1])
     if plain is None:
@@ -254,7 +242,7 @@ def _parse_tsv(line: bytes) -> Row:
             f"a line is key<TAB>value or key<TAB>value<TAB>expires_ms, but this one has {len(columns)} columns"
         )
     expires = _milliseconds(_text(columns[2])) if len(columns) == 3 else None
-    return Row(_unescape(columns[0]), _unescape(columns[1]), expires)
+    return Row(_ESCAPED.sub(_unescaped, columns[0]), _ESCAPED.sub(_unescaped, columns[1]), expires)
 
 
 def _unparse_tsv(row: Row) -> bytes:

@@ -35,8 +35,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("key", type=octets, help="the key")
-    parser.add_argument("--raw", action="store_true", help="print the exact bytes, without a newline")
-    parser.add_argument("--local", action="store_true", help="read the local state of the node, which may be outdated")
+    parser.switch("--raw", "print the exact bytes, without a newline")
+    parser.switch("--local", "read the local state of the node, which may be outdated")
     also = parser.add_mutually_exclusive_group()
     also.add_argument("--clear", action="store_true", help="also delete the key, in one atomic step")
     also.add_argument("--ttl", type=duration, metavar="TIME", help="also set the time to live of the key")

@@ -29,12 +29,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with options (default: $CAIRNKV__CONFIG)")
     for option, known in OPTIONS.items():
-        flag = f"--{option.replace('_', '-')}"
-        text = f"{known.help} (default: {known.shown})".replace("%", "%%")  # argparse formats the text with %
-        if known.metavar:
-            parser.add_argument(flag, dest=option, metavar=known.metavar, help=text)
-        else:
-            parser.add_argument(flag, dest=option, action="store_const", const="yes", help=text)
+        parser.setting(option, known)
     given = vars(parser.parse_args(arguments))
     file = given.pop("config")
     flags = {option: text for option, text in given.items() if text is not None}

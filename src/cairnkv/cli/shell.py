@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.cli import get, keys, registered, store
+from cairnkv.cli import get, registered, store
 from cairnkv.cli.arguments import Parser, StoreCommand, client, client_parser, execute, store_parser
 from cairnkv.cli.main import FOUND, SUBCOMMANDS, complain, suggestion
 from cairnkv.cli.output import RED, on_terminal, styled
@@ -108,7 +108,7 @@ def _normal(name: str) -> str:
 @functools.cache
 def subcommands() -> Mapping[str, StoreCommand]:
     """Return the subcommands that use a store."""
-    return {**get.COMMANDS, **keys.COMMANDS, **store.COMMANDS, **registered.commands()}
+    return {**get.COMMANDS, **store.COMMANDS, **registered.commands()}
 
 
 @functools.cache

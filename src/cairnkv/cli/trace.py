@@ -42,16 +42,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
         help="the address to which clients connect (default: %(default)s)",
     )
     parser.add_argument("--to", metavar="URL", help="the server (default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)")
-    parser.add_argument(
-        "--bytes",
-        type=number(1, MIB),
-        default=SHOWN_BYTES,
-        metavar="N",
-        help="bytes of each field to print (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--insecure", action="store_true", help="listen on a non-loopback address without authentication"
-    )
+    parser.option("--bytes", number(1, MIB), "N", "bytes of each field to print (default: %(default)s)", SHOWN_BYTES)
+    parser.switch("--insecure", "listen on a non-loopback address without authentication")
     options = parser.parse_args(arguments)
     host, port = _listen_at(options.listen)
     if not options.insecure and not is_loopback(host):

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -101,8 +101,8 @@ def _import(name: str, arguments: Sequence[str]) -> int:
         "cairn export - --url $OLD | cairn import - --url $NEW",
     )
     parser.add_argument("file", type=path, metavar="FILE", help="the file; - is standard input")
-    parser.add_argument("--if-absent", action="store_true", help="store only keys that do not exist")
-    parser.add_argument("--skip-bad", action="store_true", help="report bad lines and continue")
+    parser.switch("--if-absent", "store only keys that do not exist")
+    parser.switch("--skip-bad", "report bad lines and continue")
     options = parser.parse_args(arguments)
     form = format_of(options.file, options.format)
     counts = _Counts()
@@ -209,17 +209,11 @@ def _named(lines: Sequence[Line]) -> str:
 
 def _groups(lines: Sequence[Line], *, alone: bool) -> Iterator[list[Line]]:
     """Yield groups of rows that one SET_MANY can store, and each other row alone. alone: each row."""
-    group: list[Line] = []
-    for line in lines:
-        if alone or line.row.expires_ms is not None:
-            if group:
-                yield group
-                group = []
-            yield [line]
+    for together, group in groupby(lines, lambda line: not alone and line.row.expires_ms is None):
+        if together:
+            yield list(group)
         else:
-            group.append(line)
-    if group:
-        yield group
+            yield from ([line] for line in group)
 
 
 # -- export --------------------------------------------------------------------------------------------------

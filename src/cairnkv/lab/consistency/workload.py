@@ -22,7 +22,7 @@ from typing import Any, Final
 import cairnkv.aio
 from cairnkv.errors import CairnError, CallerError, InternalError, OutcomeUnknown, PeerError, Unavailable
 from cairnkv.lab.consistency.history import Action, History, Operation, Outcome, Saver, Verb
-from cairnkv.records import record, replace
+from cairnkv.records import fields_of, record, replace
 
 OPERATIONS_MAX: Final = 2_000_000
 """Maximum operations in a run: a few gigabytes of history."""
@@ -194,17 +194,10 @@ def key_names(count: int) -> list[str]:
 
 def about(options: Options) -> dict[str, Any]:
     """Return the header of a run's history."""
-    return {
-        "addresses": list(options.addresses),
-        "seconds": options.seconds,
-        "clients": options.clients,
-        "keys": options.keys,
-        "rate": options.rate,
-        "seed": options.seed,
-        "timeout": options.timeout,
-        "nemesis": list(options.faults),
-        "wall_clock_ms": time.time_ns() // 1_000_000,
-    }
+    fields = fields_of(options)
+    faults = fields.pop("faults")
+    lists = {"addresses": list(options.addresses), "nemesis": list(faults)}
+    return {**fields, **lists, "wall_clock_ms": time.time_ns() // 1_000_000}
 
 
 class _Client:
