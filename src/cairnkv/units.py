@@ -1,4 +1,4 @@
-"""Parses sizes, times and switches."""
+"""Parses sizes, times and switches, and shows numbers with their units."""
 
 import re
 from datetime import timedelta
@@ -56,3 +56,12 @@ def duration(given: object) -> float:
     if hasattr(given, "__float__") and not isinstance(given, bool):
         return float(given)
     raise ValueError(f"a number of seconds, text such as '5s', or a timedelta, not {given!r:.40}")
+
+
+def counted(number: int, unit: str, plural: str = "s") -> str:
+    """Return a number and its unit, in the plural unless the number is 1.
+
+    >>> counted(1, "key"), counted(1200, "line")
+    ('1 key', '1,200 lines')
+    """
+    return f"{number:,} {unit}{'' if number == 1 else plural}"

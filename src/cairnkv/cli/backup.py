@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from cairnkv.cli.arguments import Parser, client, client_parser, number, path
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.output import put_json
-from cairnkv.cli.progress import counted, progress, rate, terminated_like_interrupted
+from cairnkv.cli.progress import progress, rate, terminated_like_interrupted
 from cairnkv.limits import BACKUPS_KEPT_MAX
+from cairnkv.units import counted
 
 if TYPE_CHECKING:
     from cairnkv.storage.backup import Backup as SavedBackup

@@ -19,6 +19,7 @@ from cairnkv.cli.arguments import Parser, duration, number, parsed, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain
 from cairnkv.cli.output import BOLD, DIM, GREEN, RED, YELLOW, put_json, styled
 from cairnkv.limits import PORT
+from cairnkv.units import counted
 
 if TYPE_CHECKING:
     from cairnkv.lab.cluster import Host, LocalCluster, Process
@@ -221,7 +222,7 @@ def _state(host: "Host", process: "Process") -> str:
     if host.cut:
         state += f", {styled('cut off', RED)}"
     if process.restarts:
-        state += f", restarted {process.restarts} time{'' if process.restarts == 1 else 's'}"
+        state += f", restarted {counted(process.restarts, 'time')}"
     return f"{state}: {process.why}" if process.why else state
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 from cairnkv.cli.arguments import Parser, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain
 from cairnkv.cli.output import on_terminal, put_json
-from cairnkv.cli.progress import counted, progress
+from cairnkv.cli.progress import progress
 from cairnkv.records import fields_of
+from cairnkv.units import counted
 
 if TYPE_CHECKING:
     from cairnkv.replication.cluster_repair import Log, Repair, Table

@@ -88,15 +88,6 @@ def _has_bars() -> bool:
     return True
 
 
-def counted(number: int, unit: str) -> str:
-    """Return a number and its unit, in the plural unless the number is 1.
-
-    >>> counted(1, "key"), counted(1200, "line")
-    ('1 key', '1,200 lines')
-    """
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"
-
-
 def rate(number: int, seconds: float) -> str:
     """Return the time and the throughput as text."""
     return f"in {seconds:.2f} s ({number / max(seconds, 1e-9):,.0f}/s)"

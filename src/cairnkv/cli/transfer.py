@@ -26,10 +26,11 @@ from typing import IO, TYPE_CHECKING, Final
 from cairnkv.cli.arguments import Parser, client, client_parser, octets, path
 from cairnkv.cli.formats import FORMATS, Bad, Format, Line, Row, format_of
 from cairnkv.cli.main import FOUND, complain
-from cairnkv.cli.progress import Bar, counted, progress, rate, terminated_like_interrupted
+from cairnkv.cli.progress import Bar, progress, rate, terminated_like_interrupted
 from cairnkv.commands.failures import BIGREPLY
 from cairnkv.errors import BadCommand, CairnError, CallerError, OutcomeUnknown
 from cairnkv.limits import MIB
+from cairnkv.units import counted
 
 if TYPE_CHECKING:
     import cairnkv

@@ -225,10 +225,10 @@ def test_reply_without_a_majority_is_a_violation() -> None:
 def test_too_many_unknown_sums_are_checked_against_bounds() -> None:
     large = checks.SUMS_MAX
     unknown = [incr(n, 0, 1, large, None) for n in range(2)]
-    assert large in checks._Possible(0, unknown)
-    assert 1 in checks._Possible(0, unknown)  # though it is not
-    assert 2 * large + 1 not in checks._Possible(0, unknown)
-    assert 1 not in checks._Possible(0, [incr(1, 0, 1, large, None)])
+    assert checks._is_possible(large, 0, unknown)
+    assert checks._is_possible(1, 0, unknown)  # though it is not
+    assert not checks._is_possible(2 * large + 1, 0, unknown)
+    assert not checks._is_possible(1, 0, [incr(1, 0, 1, large, None)])
 
 
 def test_consistency_page_lists_every_kind_of_violation() -> None:

@@ -72,7 +72,7 @@ def test_labels_fit_into_their_bars_and_rows() -> None:
     assert {len(one[2].text or "") for one in bars_of(chart)} >= {timeline.LABEL_MAX}
     for one in bars_of(chart):
         assert width(one) >= 6.6 * len(one[2].text or "")
-    rows = [one.get("y") for one in chart.iter() if one.get("class") == "bandname"]
+    rows = [(one.get("y"), one.get("dy")) for one in chart.iter() if one.get("class") == "bandname"]
     assert len(rows) == len(set(rows)) == 3
 
 

@@ -251,7 +251,7 @@ class _Register:
             else:
                 sure += [_Write(one, one.completed) for one in writers if one.outcome is Outcome.OK]
         self._sure = _Later(sure)
-        self._stores = _Later([write for write in sure if _stores(write.one)])
+        self._stores = _Later([write for write in sure if write.one.value is not None])
         self._by_client: dict[int, list[_Write]] = {}
         for write in sorted(sure, key=lambda write: write.end):
             self._by_client.setdefault(write.one.client, []).append(write)
@@ -317,17 +317,13 @@ def _although(what: str, write: Operation) -> str:
     return f"{what}, although {_short(write)} had ended before"
 
 
-def _stores(one: Operation) -> bool:
-    return one.value is not None
-
-
 class _Later:
     """An index of writes: of those invoked after a moment, the first that ended."""
 
     def __init__(self, writes: Iterable[_Write]) -> None:
         ordered = sorted(writes, key=lambda write: write.one.invoked)
         self._invoked = [write.one.invoked for write in ordered]
-        self._first = list(accumulate(reversed(ordered), _earlier_of))[::-1]
+        self._first = list(accumulate(reversed(ordered), lambda *two: min(two, key=lambda write: write.end)))[::-1]
 
     def first_after(self, moment: float) -> _Write | None:
         at = bisect_right(self._invoked, moment)
@@ -351,10 +347,6 @@ class _Missing:
         """Return the store that ended before a read of "missing" and after every delete that could explain the read."""
         store = self._latest[bisect_right(self._invoked, one.completed) - 1]
         return store if store is not None and store.end < one.invoked else None
-
-
-def _earlier_of(one: _Write, other: _Write) -> _Write:
-    return other if other.end < one.end else one
 
 
 def _later_of(one: _Write | None, other: _Write | None) -> _Write | None:
@@ -439,7 +431,7 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
                 and other.invoked <= one.completed
                 and other is not one
             ]
-            if found not in _Possible(sum(must.values()), still_open):
+            if not _is_possible(found, sum(must.values()), still_open):
                 text = (
                     f"it is {found:,} at the end, but the acknowledged additions make {sum(must.values()):,}, and no "
                     f"selection of the {len(still_open):,} unknown ones makes the difference"
@@ -452,19 +444,13 @@ def _last(adds: Sequence[Operation], one: Operation) -> list[Operation]:
     return [other for other in adds if other is not one and other.invoked <= one.completed][-4:]
 
 
-class _Possible:
-    """The possible sums of a known sum and any of the unknown additions."""
-
-    def __init__(self, known: int, unknown: Sequence[Operation]) -> None:
-        self._least = known + sum(min(one.amount, 0) for one in unknown)
-        self._most = known + sum(max(one.amount, 0) for one in unknown)
-        self._bits: int | None = None
-        if self._most - self._least <= SUMS_MAX:
-            self._bits = 1  # bit n: least + n is possible
-            for one in unknown:
-                self._bits |= self._bits << abs(one.amount)
-
-    def __contains__(self, found: int) -> bool:
-        if not self._least <= found <= self._most:
-            return False
-        return self._bits is None or bool(self._bits >> (found - self._least) & 1)
+def _is_possible(found: int, known: int, unknown: Sequence[Operation]) -> bool:
+    """Return whether a known sum and any of the unknown additions can make a sum."""
+    least = known + sum(min(one.amount, 0) for one in unknown)
+    most = known + sum(max(one.amount, 0) for one in unknown)
+    if most - least > SUMS_MAX or not least <= found <= most:
+        return least <= found <= most
+    sums = 1  # bit n: least + n is possible
+    for one in unknown:
+        sums |= sums << abs(one.amount)
+    return bool(sums >> (found - least) & 1)

@@ -151,13 +151,7 @@ def draw(history: History, report: Report, verdict: str) -> str:
             "\u2192; without one, the operation was acknowledged. Operations whose bars overlap were concurrent, and "
             "may have taken effect in either order. An operation that ends to the left of another one's beginning "
             "comes first. The horizontal axis is the order of beginnings and ends, not the time, which is below.</p>"
-            "<p class='keys'>"
-            + "".join(
-                f"<span><i class='{name}'></i>{meaning}</span>"
-                for name, meaning in _LEGEND
-                if history.actions or name != "band"
-            )
-            + "</p>"
+            + _keys(_LEGEND if history.actions else _LEGEND[:-1])
         )
     shown = report.violations[:VIOLATIONS_MAX]
     parts += [_section(violation, by_key.get(violation.key, []), history.actions) for violation in shown]
@@ -165,6 +159,11 @@ def draw(history: History, report: Report, verdict: str) -> str:
         parts.append(f"<p>And {len(report.violations) - VIOLATIONS_MAX:,} more.</p>")
     parts.append("</body></html>\n")
     return "\n".join(parts)
+
+
+def _keys(legend: Sequence[tuple[str, str]]) -> str:
+    keys = "".join(f"<span><i class='{name}'></i>{meaning}</span>" for name, meaning in legend)
+    return f"<p class='keys'>{keys}</p>"
 
 
 class _Clock:
@@ -185,12 +184,14 @@ class _Clock:
 def _whole_run(history: History, report: Report) -> str:
     """Draw the whole run over time."""
     clock = _Clock(history)
-    faults, rows = _faults(clock, history.actions)
+    actions = sorted(history.actions, key=lambda action: action.began)[:FAULTS_MAX]
+    marks = [(action, clock.place(action.began), clock.place(action.ended)) for action in actions]
+    bands, rows = _bands(marks, _RUN_WIDTH)
     top = _ROW * 2
     bottom = top + _RUN_HEIGHT
     height = bottom + _ROW * (rows + 1) + 8
     parts = [*_counted(clock, history.operations, bottom), *_gaps(clock, history.operations, top, bottom)]
-    parts += [fault.format(top=top, height=bottom - top, y=bottom + _ROW + 14) for fault in faults]
+    parts += [band.format(top=top, height=bottom - top, names=bottom + _ROW + 14) for band in bands]
     for violation in report.violations[:VIOLATIONS_MAX]:
         x = clock.place(violation.operations[0].invoked)
         found = f"{violation.kind.value}, key {violation.key}"
@@ -199,11 +200,10 @@ def _whole_run(history: History, report: Report) -> str:
     for eighth in range(8):
         x = _RUN_WIDTH * eighth / 8
         parts.append(f"<text class='tick' x='{x:.0f}' y='{bottom + 14}'>{clock.span * eighth / 8e9:,.2f} s</text>")
-    keys = "".join(f"<span><i class='{name}'></i>{meaning}</span>" for name, meaning in _RUN_LEGEND)
     busiest = max(len(part) for part in _by_part(clock, history.operations))
     return (
         f"<h2>The whole run</h2><p>{len(history.operations):,} operations, each in the part of the run in which it "
-        f"ended; {busiest:,} in the busiest. Time runs from left to right.</p><p class='keys'>{keys}</p>"
+        f"ended; {busiest:,} in the busiest. Time runs from left to right.</p>{_keys(_RUN_LEGEND)}"
         f"<div class='overview'><svg width='{_RUN_WIDTH}' height='{height}' role='img' aria-label='the whole run'>"
         f"<line class='lane' x1='0' x2='{_RUN_WIDTH}' y1='{bottom}' y2='{bottom}'/>{''.join(parts)}</svg></div>"
     )
@@ -253,22 +253,24 @@ def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int)
             taken = x + _LETTER * len(text) + 8
 
 
-def _faults(clock: _Clock, actions: Sequence[Action]) -> tuple[list[str], int]:
-    """Draw the nemesis' actions and return the number of rows of their names; {top}, {height}, {y} are placeholders."""
+def _bands(marks: Sequence[tuple[Action, float, float]], width: float) -> tuple[list[str], int]:
+    """Draw the nemesis' actions. Return the drawings and the number of rows of their names.
+
+    marks: each action with its left and right end. {top}, {height} and {names} are placeholders for the top and the
+    height of the bands, and the place of the first row of names.
+    """
     rows: list[float] = []
-    faults = []
-    chosen = sorted(actions, key=lambda action: action.began)
-    for action in chosen[:FAULTS_MAX]:
-        left, right = clock.place(action.began), clock.place(action.ended)
+    bands = []
+    for action, left, right in marks:
         name = f"{action.what} {action.target}"
-        x = _fitted(left, name, _RUN_WIDTH)
+        x = _fitted(left, name, width)
         row = _free_row(rows, x, name)
-        faults.append(
+        bands.append(
             f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.1f}' y='{{top}}' "
-            f"width='{max(right - left, 2):.1f}' height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{{y}}' "
+            f"width='{max(right - left, 2):.1f}' height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{{names}}' "
             f"dy='{_ROW * row}'>{_braced(name)}</text></g>"
         )
-    return faults, len(rows)
+    return bands, len(rows)
 
 
 def _free_row(rows: list[float], x: float, name: str) -> int:
@@ -352,7 +354,13 @@ def _chart(
     labels = [_label(one, numbers.get(id(one), 0)) for one in shown]
     axis = _Axis(shown, labels)
     axis.width = max(axis.width, round(_LETTER * max((len(name) for name in _around(violation, actions)), default=0)))
-    bands, names = _bands(axis, actions)
+    first, last = axis.times[0], axis.times[-1]
+    marks = [
+        (action, axis(max(action.began, first)), axis(min(action.ended, last)))
+        for action in sorted(actions, key=lambda action: action.began)
+        if action.began <= last and action.ended >= first
+    ]
+    bands, names = _bands(marks, axis.width)
     top = _ROW * (names + 1) + 8
     # The clients of the violation first.
     clients = dict.fromkeys([one.client for one in violation.operations] + sorted({one.client for one in shown}))
@@ -363,7 +371,7 @@ def _chart(
     beside_width = max(_LANES_WIDTH, 20 + round(_LETTER * max(len(f"client {client}") for client in lanes)))
     lines = "".join(f"<line class='lane' x1='0' x2='100%' y1='{y}' y2='{y}'/>" for y in [top, bottom, *lanes.values()])
     parts = [f"<svg width='{axis.width}' height='{height}' role='img' aria-label='{_text(violation.kind.value)}'>"]
-    parts += [band.format(height=bottom) for band in bands]
+    parts += [band.format(top=0, height=bottom, names=14) for band in bands]
     parts.append(lines)
     parts += _order(violation, shown, axis, lanes, top)
     for at, one in enumerate(shown):
@@ -382,27 +390,6 @@ def _around(violation: Violation, actions: Sequence[Action]) -> Iterator[str]:
     """Yield the texts around the bars, each of which must fit into the width of the drawing."""
     yield from (f"{action.what} {action.target}" for action in actions)
     yield f"{len(violation.operations)} ended before {len(violation.operations)} began"
-
-
-def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
-    """Draw the nemesis' actions and return the number of rows of their names; {height} is a placeholder."""
-    first, last = axis.times[0], axis.times[-1]
-    rows: list[float] = []
-    bands = []
-    for action in sorted(actions, key=lambda action: action.began):
-        if action.began > last or action.ended < first:
-            continue
-        left = axis(max(action.began, first))
-        width = max(axis(min(action.ended, last)) - left, 2)
-        name = f"{action.what} {action.target}"
-        x = _fitted(left + 4, name, axis.width)
-        row = _free_row(rows, x, name)
-        bands.append(
-            f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.0f}' y='0' width='{width:.0f}' "
-            f"height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{_ROW * row + 14}'>"
-            f"{_braced(name)}</text></g>"
-        )
-    return bands, len(rows)
 
 
 def _braced(text: str) -> str:

@@ -5,6 +5,7 @@ from typing import Final
 
 from cairnkv.lab.consistency.checks import Report
 from cairnkv.lab.consistency.history import History, Outcome
+from cairnkv.units import counted
 
 DETAILS_MAX: Final = 5
 """Maximum number of violations in `details`."""
@@ -29,7 +30,7 @@ def _finding(report: Report) -> str:
     if report.violations:
         kinds = collections.Counter(violation.kind.value for violation in report.violations)
         named = "; ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
-        return f"NOT consistent: {len(report.wrong_keys):,} of {_some(report.keys, 'key')} with violations: {named}."
+        return f"NOT consistent: {len(report.wrong_keys):,} of {counted(report.keys, 'key')} with violations: {named}."
     reasons = []
     if report.undecided:
         reasons.append(
@@ -57,22 +58,18 @@ def _extent(history: History, report: Report) -> str:
     counts = report.outcomes
 
     text = (
-        f"{_some(clients, 'client')} executed {_some(len(operations), 'operation')} on {_some(report.keys, 'key')} at "
-        f"{_some(places, 'address', 'es')} in {seconds:.1f} s: {counts[Outcome.OK]:,} succeeded, "
-        f"{counts[Outcome.NOT_EXECUTED]:,} were not executed, and the outcome of {counts[Outcome.UNKNOWN]:,} is "
-        "unknown."
+        f"{counted(clients, 'client')} executed {counted(len(operations), 'operation')} on "
+        f"{counted(report.keys, 'key')} at {counted(places, 'address', 'es')} in {seconds:.1f} s: "
+        f"{counts[Outcome.OK]:,} succeeded, {counts[Outcome.NOT_EXECUTED]:,} were not executed, and the outcome of "
+        f"{counts[Outcome.UNKNOWN]:,} is unknown."
     )
     if history.actions:
         kinds = collections.Counter(action.what for action in history.actions)
         did = ", ".join(f"{what} {count:,}" for what, count in sorted(kinds.items()))
         text += (
-            f" The nemesis injected {_some(len(history.actions), 'fault')} ({did}). The longest time without a reply "
+            f" The nemesis injected {counted(len(history.actions), 'fault')} ({did}). The longest time without a reply "
             f"was {report.gap / 1e9:.1f} s, and {report.recovery / 1e9:.1f} s without a change of faults."
         )
     if missing := history.not_injected:
         text += f" Not injected: {', '.join(missing)}."
     return text
-
-
-def _some(number: int, unit: str, plural: str = "s") -> str:
-    return f"{number:,} {unit}{'' if number == 1 else plural}"

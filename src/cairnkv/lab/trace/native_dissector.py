@@ -31,6 +31,7 @@ from cairnkv.protocol.native import (
     ResponseFlag,
     Width,
 )
+from cairnkv.units import counted
 
 KEPT_BYTES: Final = 64
 """Default for the bytes of a string that a dissector keeps. It counts the others."""
@@ -207,7 +208,7 @@ class Dissector(abc.ABC, Generic[_CommandT]):
         """Add a length or a count as a field, and return it. null: the meaning of the length for a missing string."""
         data = yield from self._take(LENGTH.size)
         (length,) = LENGTH.unpack(data)
-        meaning = null if null and length == NULL else f"{length:,} {what}{'' if length == 1 else 's'}"
+        meaning = null if null and length == NULL else counted(int(length), what)
         self._add(Field(name, data, LENGTH.size, meaning))
         return int(length)
 

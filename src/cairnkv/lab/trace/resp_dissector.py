@@ -14,6 +14,7 @@ from typing import Final
 
 from cairnkv.lab.trace.native_dissector import Dissector, Field, Undelimited
 from cairnkv.limits import REDIS_LINE_MAX
+from cairnkv.units import counted
 
 NESTING_MAX: Final = 32
 """Maximum nesting of arrays that the dissector follows."""
@@ -82,7 +83,7 @@ class _RedisDissector(Dissector[str]):
             self._line_field(name, line)
             raise Undelimited(f"{_shown(text)!r} is not a number of {what}s")
         number = int(text)
-        self._line_field(name, line, meaning="null" if number < 0 else f"{number:,} {what}{'' if number == 1 else 's'}")
+        self._line_field(name, line, meaning="null" if number < 0 else counted(number, what))
         return number
 
     def _bulk(self, name: str, length: int) -> Generator[None, None, bytes]:

@@ -22,6 +22,7 @@ from cairnkv.escapes import escaped
 from cairnkv.lab.trace.native_dissector import CommandDissector, Dissector, Field, Frame, Piece, Raw, ResponseDissector
 from cairnkv.lab.trace.resp_dissector import RedisCommandDissector, RedisReplyDissector
 from cairnkv.protocol.resp.requests import speaks_redis
+from cairnkv.units import counted
 
 SHOWN_BYTES: Final = 16
 """Default for the bytes of a field in hex."""
@@ -118,11 +119,13 @@ class ConnectionTrace:
 
     def _piece(self, side: Side, piece: Piece, at: float) -> Iterator[Line]:
         if isinstance(piece, Raw):
-            yield self._heading(side, at, _bytes(len(piece.data)), f" in no frame: {piece.why}" if piece.why else "")
+            yield self._heading(
+                side, at, counted(len(piece.data), "byte"), f" in no frame: {piece.why}" if piece.why else ""
+            )
             yield from _dump(piece.data)
             return
         unfinished = "" if piece.whole else ", not finished"
-        yield self._heading(side, at, f"{piece.title or 'a frame'}, {_bytes(piece.size)}", unfinished)
+        yield self._heading(side, at, f"{piece.title or 'a frame'}, {counted(piece.size, 'byte')}", unfinished)
         yield from self._table(piece)
 
     def _table(self, frame: Frame) -> Iterator[Line]:
@@ -151,11 +154,7 @@ class ConnectionTrace:
             shown = shown[: self._shown_bytes]
             text = escaped(shown)
         left = field.size - field.end - len(shown)
-        return text + (f" … and {_bytes(left)} more" if left else "")
-
-
-def _bytes(number: int) -> str:
-    return f"{number:,} byte{'' if number == 1 else 's'}"
+        return text + (f" … and {counted(left, 'byte')} more" if left else "")
 
 
 def _dump(data: bytes) -> Iterable[Line]:
@@ -164,4 +163,4 @@ def _dump(data: bytes) -> Iterable[Line]:
         row = data[at : at + 16]
         yield Line(((f"    {row.hex(' '):<47}  ", Part.BYTES), (escaped(row), Part.MEANING)))
     if len(data) > RAW_LINES * 16:
-        yield Line(((f"    and {_bytes(len(data) - RAW_LINES * 16)} more", Part.NAME),))
+        yield Line(((f"    and {counted(len(data) - RAW_LINES * 16, 'byte')} more", Part.NAME),))
