@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import cairnkv.server.server as server_module
 from cairnkv.cli.main import main
-from cairnkv.server.loop import Listener, ListeningServer, PolledLoop
+from cairnkv.server.loop import Listener, PolledLoop
 from cairnkv.server.loop import listen as listen_as_ever
 
 
@@ -39,7 +39,9 @@ def take_sockets(descriptor: int) -> None:
     passed = PassedSockets(fileno=descriptor)
     taking: list[object] = []
 
-    async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> ListeningServer:
+    async def listen(
+        listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]
+    ) -> asyncio.Server | Listener:
         if not taking:
             loop = asyncio.get_running_loop()
             if isinstance(loop, PolledLoop):

@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import PurePath
-from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import IO, Any, Final, NamedTuple, TypeAlias
 
 from cairnkv.cli.output import named
 from cairnkv.errors import CallerError
@@ -61,16 +61,6 @@ class Unwritable(CallerError):
 
 class Misfit(ValueError):
     """An error in a line."""
-
-
-class Format(Protocol):
-    """A reader and a writer of one format."""
-
-    def read(self, file: IO[bytes]) -> Iterator[Line | Bad]:
-        """Yield the rows of a file, in order."""
-
-    def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield the bytes of a file, in parts. Raises `Unwritable`."""
 
 
 # -- lines -------------------------------------------------------------------------------------------------
@@ -118,6 +108,7 @@ class _ByLine:
         self._limit = limit
 
     def read(self, file: IO[bytes]) -> Iterator[Line | Bad]:
+        """Yield the rows of a file, in order."""
         for number, line in _lines(file, self._limit):
             if line is None:
                 yield Bad(number, f"longer than {self._limit:,} bytes")
@@ -131,6 +122,7 @@ class _ByLine:
                 yield Bad(number, str(misfit))
 
     def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
+        """Yield the bytes of a file, in parts."""
         for number, row in enumerate(rows):
             line = self._unparse(row)
             # The key may begin with a mark. A reader removes one UTF-8 mark, and refuses a file with another mark.
@@ -264,6 +256,7 @@ class _Csv:
         self._limit = limit
 
     def read(self, file: IO[bytes]) -> Iterator[Line | Bad]:
+        """Yield the rows of a file, in order."""
         csv.field_size_limit(self._limit)  # of the whole process, which reads no other CSV
         reader = csv.reader(self._decoded(file), strict=True)
         header: list[str] | None = None
@@ -292,6 +285,7 @@ class _Csv:
             yield line.decode("utf-8", "surrogateescape")
 
     def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
+        """Yield the bytes of a file, in parts. Raises `Unwritable`."""
         buffer = io.StringIO(newline="")
         writer = csv.writer(buffer)  # ends lines in \r\n, and so quotes both of these within a field
         writer.writerow(_COLUMNS)
@@ -346,6 +340,8 @@ def _parse_csv(header: list[str], columns: list[str]) -> Row:
 JSONL: Final = _ByLine(_parse_json, _unparse_json)
 TSV: Final = _ByLine(_parse_tsv, _unparse_tsv)
 CSV: Final = _Csv()
+
+Format: TypeAlias = _ByLine | _Csv
 
 FORMATS: Final[dict[str, Format]] = {"jsonl": JSONL, "tsv": TSV, "csv": CSV}
 """Each format by its name."""

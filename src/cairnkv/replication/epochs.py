@@ -75,9 +75,9 @@ class Row:
         self.parts.append(part)
         self.parts_bytes += len(part)
 
-    def clear_parts(self) -> None:
-        """Remove all parts."""
-        self.parts, self.parts_bytes = [], 0
+    def clear_parts(self, *, oversized: bool = False) -> None:
+        """Remove all parts. oversized: whether more parts of the same batch may come, which do not count."""
+        self.parts, self.parts_bytes, self.oversized = [], 0, oversized
 
 
 @dataclasses.dataclass(slots=True)
@@ -125,19 +125,16 @@ class EpochTable:
         row.position = position
         if entry.kind is Kind.BATCH:
             row.clear_parts()
-            row.oversized = False
             return Judged(counts=True, batch=entry.body)
-        if row.parts_bytes + len(entry.body) > PARTS_BYTES_MAX or len(row.parts) == PARTS_MAX:
-            row.oversized = True
-        if row.oversized:
-            row.clear_parts()
+        full = row.parts_bytes + len(entry.body) > PARTS_BYTES_MAX or len(row.parts) == PARTS_MAX
+        if row.oversized or full:
+            row.clear_parts(oversized=True)
         else:
             row.add(entry.body)
         if entry.kind is Kind.PART:
             return Judged(counts=True)
         batch = None if row.oversized else b"".join(row.parts)
         row.clear_parts()
-        row.oversized = False
         return Judged(counts=True, batch=batch)
 
     def _remove_oldest(self) -> None:

@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
     def add_batches(self, batches: "list[PendingBatch]") -> None:
         """Take the batches of the transport, which cannot execute the commands behind them."""
         self.session.add_batches(batches)
-        self._set_native_path()  # off for now: the next commands stand behind these
+        self.update_native_path()  # off for now: the next commands stand behind these
 
     def resume_pending(self) -> None:
         """The transport has added batches of which some may leave now."""
@@ -237,10 +237,6 @@ class Connection(asyncio.Protocol):
         """Move the batches of the transport to the session, which queues a reply behind them."""
         if self._polled is not None:
             self._polled.hand_over()
-
-    def update_native_path(self) -> None:
-        """Set again whether the transport may use the native path. Settings of the server have changed."""
-        self._set_native_path()
 
     def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Close at once, and log the reason. Unsent replies are lost."""
@@ -327,7 +323,7 @@ class Connection(asyncio.Protocol):
         ahead = self._writing_paused and not self._read_ahead_is_full
         self._read_on(not session.runnable and (ahead or not session.blocked))
         self._watch_frame()
-        self._set_native_path()
+        self.update_native_path()
         self._server.buffered(self, session.buffered)
         self._server.unsent(self, self.unsent)
         if session.state is State.DONE and self._discarded is None:
@@ -344,8 +340,8 @@ class Connection(asyncio.Protocol):
         """Whether to execute commands of a client that reads no replies. A client may send all before it reads."""
         return self._writing_paused and self._read_ahead_is_full and self.unsent < CLIENT_UNSENT_MAX
 
-    def _set_native_path(self) -> None:
-        """Let the transport use the native path without the session, while the session allows it."""
+    def update_native_path(self) -> None:
+        """Let the transport use the native path without the session, while the session and the settings allow it."""
         native_path_settings = self.session.native_path_settings if self._reading else None
         if self._polled is not None and native_path_settings is not self._native_path_set:
             self._native_path_set = native_path_settings
@@ -403,9 +399,7 @@ class Connection(asyncio.Protocol):
         self._read_on(True)
         try:
             self._transport.write_eof()
-        except (
-            OSError
-        ) as error:  # asyncio's transports raise if the client has disconnected and they have not noticed yet
+        except OSError as error:  # asyncio's transports, if they have not noticed yet that the client has disconnected
             self.abort(str(error), level=logging.DEBUG)
 
     def _discard(self, size: int) -> None:

@@ -12,7 +12,7 @@ import logging
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cairnkv.installation import has_uvloop, native_path_in_use
 
@@ -87,14 +87,7 @@ class PolledLoop(asyncio.SelectorEventLoop):
         super().__init__(self.clients)
 
 
-class ListeningServer(Protocol):
-    """A listening socket of a server."""
-
-    def close(self) -> None:
-        """Accept no more clients."""
-
-
-async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> ListeningServer:
+async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> "asyncio.Server | Listener":
     """Accept clients on a bound socket."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, PolledLoop):

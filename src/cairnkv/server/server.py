@@ -33,7 +33,7 @@ from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import connections_that_fit, refused_at_once
 from cairnkv.server.fair_share import Scheduler, first_to_pay
-from cairnkv.server.loop import ListeningServer, bind, listen
+from cairnkv.server.loop import Listener, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
@@ -126,8 +126,9 @@ class Server:
         self._stop_wanted = asyncio.Event()
         self._sockets: list[socket.socket] = []
         self._addresses: list[str] = []
-        self._port = 0
-        self._listeners: list[ListeningServer] = []
+        self.port = 0
+        """The TCP port; 0: none."""
+        self._listeners: list[asyncio.Server | Listener] = []
         self._unix_path: Path | None = None
         self._unix_identity = (0, 0)  # its device and inode
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -152,12 +153,9 @@ class Server:
             if self.store.loading and not await self._load():
                 return False
         except BaseException:
-            self._stopping = True
-            for listener in self._listeners:
-                listener.close()
+            self._stop_accepting()
             for listening in self._sockets:
                 listening.close()
-            self._remove_unix_socket()
             for connection in list(self._connections):
                 connection.abort("the server could not start", level=logging.INFO)
             for timer in self._timers.values():
@@ -224,7 +222,7 @@ class Server:
                 self._sockets += await bind(self.settings.host, self.settings.port)
             except OSError as error:
                 raise OptionError(_cannot_listen(self.settings, error)) from None
-            self._port = self._sockets[0].getsockname()[1]
+            self.port = self._sockets[0].getsockname()[1]
         if self.settings.unix is not None:
             path = Path(self.settings.unix)
             self._sockets.append(_bind_unix(path))
@@ -240,11 +238,6 @@ class Server:
     def addresses(self) -> list[str]:
         """The addresses as clients write them: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
         return [] if self._stopping else self._addresses
-
-    @property
-    def port(self) -> int:
-        """The TCP port; 0: none."""
-        return self._port
 
     def change(self, settings: Settings) -> None:
         """Use other settings, which differ only in options that can change while the server runs.
@@ -278,10 +271,7 @@ class Server:
 
     async def stop(self) -> None:
         """Stop accepting clients, execute the commands that were read, and close. Takes the drain timeout at most."""
-        self._stopping = True
-        for listener in self._listeners:
-            listener.close()
-        self._remove_unix_socket()
+        self._stop_accepting()
         try:
             if self.node is not None and not self.store.loading:
                 await self.node.refuse_clients()
@@ -303,8 +293,11 @@ class Server:
             finally:
                 self.store.close()
 
-    def _remove_unix_socket(self) -> None:
-        """Remove the file, unless it is another server's socket now."""
+    def _stop_accepting(self) -> None:
+        """Close the listening sockets. Remove the Unix socket's file, unless it is another server's now."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
         if self._unix_path is not None:
             with contextlib.suppress(OSError):
                 if _identity(self._unix_path) == self._unix_identity:

@@ -15,7 +15,7 @@ import pytest
 
 import cairnkv
 from cairnkv.errors import OptionError
-from cairnkv.lab.cluster import ClusterError, LocalCluster, Process, State, end_left_over, probes
+from cairnkv.lab.cluster import ClusterError, LocalCluster, Process, State, end_left_over, watch
 from cairnkv.lab.cluster.child import Identity, identity
 from cairnkv.lab.cluster.health import READY, Health
 from cairnkv.lab.cluster.state import load
@@ -189,7 +189,7 @@ def test_state_of_a_node_is_in_the_status_and_in_events(
     cluster: LocalCluster, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {cluster.addresses[0]: Health(State.NO_QUORUM), cluster.addresses[1]: Health(State.STOPPED, "EIO")}
-    monkeypatch.setattr(probes, "probe_node", lambda address: said.get(address, READY))
+    monkeypatch.setattr(watch, "probe_node", lambda address: said.get(address, READY))
     eventually(lambda: [one.node.state for one in cluster.hosts] == [State.NO_QUORUM, State.STOPPED, State.READY])
     command = f"restart it: `cairn cluster start node-2 --dir {cluster.directory}`"
     assert process(cluster, "node-2").why == f"EIO; {command}"

@@ -3,7 +3,7 @@
 Invariants: each request names a host or one process; it has an effect or raises an error. A killed or wiped process
 stays down until a request starts it. Callers hold the lock of the process table.
 
-Out of scope: processes that fail by themselves (`restarts`, `probes`).
+Out of scope: processes that fail by themselves (`watch`).
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from typing import Final
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster.hosts import ClusterError, State, Target
 from cairnkv.lab.cluster.network import Network
-from cairnkv.lab.cluster.probes import PROBE_INTERVAL
-from cairnkv.lab.cluster.process_table import ProcessTable
+from cairnkv.lab.cluster.supervised import ProcessTable
+from cairnkv.lab.cluster.watch import PROBE_INTERVAL
 
 
 class Faults:

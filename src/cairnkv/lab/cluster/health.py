@@ -3,7 +3,7 @@
 Invariants: a probe takes limited time. A node that takes no part any more, or whose entries are not committed, is never
 ready.
 
-Out of scope: the schedule of probes and the notes for the user (`probes`).
+Out of scope: the schedule of probes and the notes for the user (`watch`).
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """The supervisor of a cluster: starts, watches and ends its processes, and executes requests.
 
-    topology ─→ the processes of a cluster              restarts ─→ restarts processes that ended
-    state    ─→ the state file and the lock             probes   ─→ health of running processes
-    control  ─→ requests from other processes           faults   ─→ fault injection by request
+    topology ─→ the processes of a cluster              watch  ─→ restarts of processes, and their health
+    state    ─→ the state file and the lock             faults ─→ fault injection by request
+    control  ─→ requests from other processes
                         all of them change processes under the lock of one ProcessTable
 
 Invariants: a directory has at most one supervisor. When it stops, it ends all processes. If it crashes, its processes
@@ -28,11 +28,9 @@ from cairnkv.lab.cluster.hosts import ClusterError, Host, Role, State, Target, p
 from cairnkv.lab.cluster.nats import NatsConfig, find_program
 from cairnkv.lab.cluster.network import Network
 from cairnkv.lab.cluster.node import check_packages, serve_command
-from cairnkv.lab.cluster.probes import NatsProbe, NodeProbe
-from cairnkv.lab.cluster.process_table import POLL_INTERVAL, Notes, ProcessTable, Shutdown
-from cairnkv.lab.cluster.restarts import Restarts
-from cairnkv.lab.cluster.supervised import Supervised
+from cairnkv.lab.cluster.supervised import POLL_INTERVAL, Notes, ProcessTable, Shutdown, Supervised
 from cairnkv.lab.cluster.topology import ClusterSpec
+from cairnkv.lab.cluster.watch import NatsProbe, NodeProbe, Restarts
 from cairnkv.server.settings import BREAK_VARIABLE, ENVIRONMENT_PREFIX, broken_on_purpose
 
 START_TIMEOUT: Final = 60.0

@@ -87,7 +87,7 @@ class Leases:
         self._bucket = bucket
         self._replicas = replicas
         self.seconds = seconds
-        self._values: KeyValue | None = None
+        self._values: KeyValue  # since `open`
 
     async def open(self) -> None:
         """Create the bucket if it is missing. Raises `OptionError` for an unsuitable one, and `Unavailable`."""
@@ -143,8 +143,8 @@ class Leases:
         async def ask() -> int | None:
             try:
                 if revision is None:
-                    return await self._bucket_open.create(key, value)
-                return await self._bucket_open.update(key, value, last=revision)
+                    return await self._values.create(key, value)
+                return await self._values.update(key, value, last=revision)
             except (KeyWrongLastSequenceError, KeyNotFoundError):
                 found = await self._read(key)  # maybe it was written, and only the reply was lost
                 return found[0] if found is not None and found[1] == value else None
@@ -159,7 +159,7 @@ class Leases:
             if found is None or found[1] != value:
                 return
             try:
-                await self._bucket_open.delete(key, last=found[0])
+                await self._values.delete(key, last=found[0])
             except BadRequestError as error:
                 if error.err_code not in WRONG_LAST:
                     raise
@@ -169,12 +169,7 @@ class Leases:
 
     async def _read(self, key: str) -> tuple[int, bytes] | None:
         try:
-            entry = await self._bucket_open.get(key)
+            entry = await self._values.get(key)
         except KeyNotFoundError:
             return None
         return entry.revision or 0, entry.value or b""
-
-    @property
-    def _bucket_open(self) -> "KeyValue":
-        assert self._values is not None, "call open first"
-        return self._values

@@ -49,7 +49,6 @@ from cairnkv.storage.files import Progress, becoming, unfinished
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
-    from nats.js import JetStreamContext
     from nats.js.api import RawStreamMsg
 
 CHUNK_BYTES: Final = 256 * KIB
@@ -381,16 +380,36 @@ class Snapshots:
 
     async def _chunks(self, snapshot: Snapshot) -> AsyncIterator[bytes]:
         """Yield the chunks of a snapshot. Raises `Damaged` if one is missing."""
-        reader = _Reader(self._js, self._stream, self._chunks_of(snapshot.nuid))
+        subject, sequence, any_server = self._chunks_of(snapshot.nuid), 0, True
+
+        async def following() -> "RawStreamMsg | None":
+            """Return the next message. Any server may return it, but only the leader may report that there is none.
+
+            After a timeout, only the leader is asked, since a random server may be the silent one again.
+            """
+            nonlocal any_server
+            for direct in (True, False) if any_server else (False,):
+                try:
+                    return await self._js.get_msg(
+                        self._stream, seq=sequence + 1, subject=subject, next=True, direct=direct
+                    )
+                except NotFoundError:
+                    continue
+                except errors.TimeoutError:
+                    any_server = False
+                    raise
+            return None
+
         for number in range(snapshot.chunks):
             end = time.monotonic() + MISSING_SECONDS
             while True:
-                message = await retried(self._nc, f"reading snapshot {snapshot.name}", reader.next)
+                message = await retried(self._nc, f"reading snapshot {snapshot.name}", following)
                 if message is not None or time.monotonic() >= end:
                     break
                 await asyncio.sleep(PAUSE_SECONDS)
             if message is None:
                 raise Damaged(f"snapshot {snapshot.name} is damaged: chunk {number} of {snapshot.chunks} is missing")
+            sequence = message.seq or 0
             yield message.data or b""
 
     # -- delete --------------------------------------------------------------------------------------------------
@@ -420,37 +439,6 @@ class Snapshots:
 
     def _record_of(self, snapshot: Snapshot) -> str:
         return f"$O.{self._bucket}.M.{base64.urlsafe_b64encode(snapshot.name.encode()).decode()}"
-
-
-class _Reader:
-    """Reads the messages of a subject, one after the other."""
-
-    def __init__(self, js: "JetStreamContext", stream: str, subject: str) -> None:
-        self._js = js
-        self._stream = stream
-        self._subject = subject
-        self._sequence = 0
-        self._direct = True
-
-    async def next(self) -> "RawStreamMsg | None":
-        """Return the next message, or None. Any server may return a message, but only the leader may report that there
-        is none.
-
-        After a timeout, only the leader is asked, since a random server may be the silent one again.
-        """
-        for direct in (True, False) if self._direct else (False,):
-            try:
-                message = await self._js.get_msg(
-                    self._stream, seq=self._sequence + 1, subject=self._subject, next=True, direct=direct
-                )
-            except NotFoundError:
-                continue
-            except errors.TimeoutError:
-                self._direct = False
-                raise
-            self._sequence = message.seq or 0
-            return message
-        return None
 
 
 # -- records -------------------------------------------------------------------------------------------------------

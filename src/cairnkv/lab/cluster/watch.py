@@ -1,13 +1,18 @@
-"""Health probes of running processes, which may not work.
+"""The threads that watch the processes: one restarts a process that has ended, the others probe running ones.
 
-Invariants: each probe has its own thread, because a process that hangs replies late, and sends requests without the
-lock. The reply of a process counts only if the same process has the same state afterwards, and an error only after
-`FAILURES` in a row. A NATS server whose JetStream is disabled after a full disk restarts. Every other error is only
-shown: the process recovers by itself, or tells the user what to do.
+A restart follows after a backoff that doubles at each end.
 
-Out of scope: the evaluation of replies (`health`, `nats`) and processes that end (`restarts`).
+Invariants: a process that was killed on request stays down. While the cluster starts, the number of attempts is
+limited, so that an error in the configuration ends the start; later it is unlimited. Each probe has its own thread,
+because a process that hangs replies late, and sends requests without the lock. The reply of a process counts only if
+the same process has the same state afterwards, and an error only after `FAILURES` in a row. A NATS server whose
+JetStream is disabled after a full disk restarts. Every other error is only shown: the process recovers by itself, or
+tells the user what to do.
+
+Out of scope: the evaluation of replies (`health`, `nats`).
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -16,8 +21,8 @@ from cairnkv.lab.cluster.health import READY, UNRESPONSIVE, Health
 from cairnkv.lab.cluster.health import probe as probe_node
 from cairnkv.lab.cluster.hosts import Role, State
 from cairnkv.lab.cluster.nats import NatsServer, ServerReport, is_jetstream_off
-from cairnkv.lab.cluster.process_table import POLL_INTERVAL, ProcessTable
-from cairnkv.lab.cluster.supervised import Supervised
+from cairnkv.lab.cluster.node import Node
+from cairnkv.lab.cluster.supervised import POLL_INTERVAL, ProcessTable, Supervised
 
 PROBE_INTERVAL: Final = 1.0
 """Seconds between two probes of a NATS server, and between two rounds of probes of all nodes."""
@@ -25,11 +30,57 @@ PROBE_INTERVAL: Final = 1.0
 START_PROBE_INTERVAL: Final = 2 * POLL_INTERVAL
 """Seconds between two probes of a NATS server that starts."""
 
+START_ATTEMPTS: Final = 2
+"""Restarts of a process before the start of the cluster fails."""
+
 FAILURES: Final = 2
 """Failed probes in a row after which a process counts as unresponsive, or a NATS server restarts."""
 
 _STATE_TEXTS: Final = {State.READY: "ready again", State.NO_QUORUM: "without quorum"}
 """Texts for states in notes, if they differ from the values."""
+
+
+class Restarts:
+    """Restarts the processes of a table, in a thread, which also passes the notes on."""
+
+    def __init__(self, table: ProcessTable) -> None:
+        self.unlimited = False
+        """Whether the number of restarts is unlimited: after the start of the cluster. Set under the lock."""
+        self._table = table
+
+    def run(self) -> None:
+        """Check all processes until the shutdown."""
+        while not self._table.shutdown.wait():
+            with self._table.lock:
+                for one in self._table:
+                    if not self._table.shutdown.requested:
+                        self._check(one, time.monotonic())
+                self._table.retry_save()
+            self._table.notes.flush()
+
+    def _check(self, one: Supervised, now: float) -> None:
+        child = one.child
+        if one.state in (State.STOPPED, State.KILLED):
+            return
+        if child.running:
+            if one.kill_at is not None:
+                if now > one.kill_at:
+                    with contextlib.suppress(TimeoutError):  # the next round tries again
+                        child.kill()
+            elif one.state is State.STARTING and isinstance(child, Node) and child.has_reported_ready():
+                one.become_ready()
+            elif one.state is State.READY:
+                one.settle(now)
+        elif one.state is not State.FAILED or one.kill_at is not None:
+            self._table.record_end(one, one.why if one.kill_at is not None else child.end)
+        elif now >= one.restart_at and (self.unlimited or one.restarts < START_ATTEMPTS):
+            one.restarts += 1
+            self._table.notes.add(f"{one.name}: restarting")
+            self._table.launch(one)
+
+    def has_given_up(self, one: Supervised) -> bool:
+        """Return whether a process has failed too often for the start of a cluster. The caller holds the lock."""
+        return one.state is State.FAILED and one.restarts >= START_ATTEMPTS
 
 
 class _Probe:
