@@ -10,14 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.cli.arguments import Parser, StoreCommand, durability_option, octets, run_store_command
+from cairnkv.cli.arguments import Parser, StoreCommand, durability_option, duration, octets, run_store_command
 from cairnkv.cli.main import FOUND, NOT_FOUND, SUBCOMMANDS
 from cairnkv.cli.output import named, negative, put_bytes, put_json
 from cairnkv.client.calls import Call
 from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, CommandSpec, Deadline, Items, Reply
 from cairnkv.commands.grammar import Kind, NumberKind, Place, Slot
 from cairnkv.commands.vocabulary import MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, TIME, UNIX_MILLISECONDS
-from cairnkv.units import seconds
 
 if TYPE_CHECKING:
     from cairnkv.cli.arguments import Store
@@ -118,10 +117,7 @@ def _value(kind: Kind, text: str) -> Any:
 
 def _time(kind: NumberKind, text: str) -> int:
     """Return the milliseconds of a time with a unit."""
-    try:
-        milliseconds = round(seconds(text.removeprefix("-")) * 1000) * (-1 if text.startswith("-") else 1)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+    milliseconds = round(duration(text.removeprefix("-")) * 1000) * (-1 if text.startswith("-") else 1)
     if not kind.lowest <= milliseconds <= kind.highest:
         raise argparse.ArgumentTypeError(f"it takes a time from {kind.lowest}ms to {kind.highest}ms, not {text!r}")
     return milliseconds

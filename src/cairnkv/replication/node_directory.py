@@ -45,18 +45,17 @@ class NodeDirectory:
 
         Call this before the node connects to NATS, where it would make a stream with the wrong name.
         """
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                name = (self.path / "cluster").read_text().strip()
-            except (OSError, ValueError) as error:
-                if isinstance(error, FileNotFoundError):
-                    raise
-                raise OptionError(f"{self.path / 'cluster'}: {error}") from None
-            if name != cluster and self.table.exists():
-                raise OptionError(
-                    f"{self.path} belongs to a node of cluster {name}, not {cluster}: use --name {name}, or another "
-                    "--data. To make another cluster from it, see `cairn cluster repair`"
-                )
+        try:
+            name = (self.path / "cluster").read_text().strip()
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{self.path / 'cluster'}: {error}") from None
+        if name != cluster and self.table.exists():
+            raise OptionError(
+                f"{self.path} belongs to a node of cluster {name}, not {cluster}: use --name {name}, or another "
+                "--data. To make another cluster from it, see `cairn cluster repair`"
+            )
 
     def keep_cluster(self, name: str) -> None:
         """Write the name of the cluster that the table belongs to. Raises `OptionError`."""

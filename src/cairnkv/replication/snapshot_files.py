@@ -58,16 +58,16 @@ class SideThread:
 
 
 @contextlib.contextmanager
-def staged(storage: DiskStorage, progress: Progress = no_progress) -> Iterator[Path]:
+def staged(storage: DiskStorage) -> Iterator[Path]:
     """Yield a directory with the files of open storage as of now, as hard links, and delete it after the block.
 
-    progress: called with the bytes read since the last call. Raises `StorageRefused`, `OptionError`, `OSError`.
+    Raises `StorageRefused`, `OptionError`, `OSError`.
     """
     table = storage.directory.absolute()
     stage = table.with_name(f".{table.name}{STAGE}")
     shutil.rmtree(stage, ignore_errors=True)  # left by a crash
     try:
-        yield storage.back_up(stage, progress=progress).path
+        yield storage.back_up(stage).path
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

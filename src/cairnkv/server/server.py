@@ -559,13 +559,13 @@ def _bind_unix(path: Path) -> socket.socket:
             raise OptionError(f"cannot listen on {path}: it exists and is no socket")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
-            with contextlib.suppress(ConnectionRefusedError):
-                try:
-                    probe.connect(str(path))
-                except OSError as error:
-                    if not isinstance(error, ConnectionRefusedError):
-                        raise OptionError(f"cannot listen on {path}: {error.strerror or error}") from None
-                    raise
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                pass
+            except OSError as error:
+                raise OptionError(f"cannot listen on {path}: {error.strerror or error}") from None
+            else:
                 raise OptionError(f"cannot listen on {path}: a server listens there already")
         path.unlink()
     unix = socket.socket(socket.AF_UNIX)

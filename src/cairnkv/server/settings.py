@@ -71,19 +71,18 @@ def host_name(text: str) -> str:
         host = host[1:-1]
         if ":" not in host:
             raise ValueError(f"an IPv6 address if it is in brackets, not {text!r}")
-    if ":" in host and not _is_ip(host):
+    if ":" in host and _ip(host) is None:
         raise ValueError(f"an address or a name, not {text!r}; the port is the option port")
     if "\0" in host or "[" in host or "]" in host:
         raise ValueError(f"an address or a name, not {text!r}")
     return host
 
 
-def _is_ip(text: str) -> bool:
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def choice(kinds: type[enum.Enum]) -> Callable[[str], Any]:
@@ -352,12 +351,7 @@ SECRETS: Final = frozenset(field.name for field in dataclasses.fields(Settings) 
 
 def is_loopback(host: str) -> bool:
     """Whether only this computer can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost" or ((address := _ip(host)) is not None and address.is_loopback)
 
 
 # -- sources ------------------------------------------------------------------------------------------

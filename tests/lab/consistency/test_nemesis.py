@@ -172,6 +172,27 @@ async def test_cancelled_run_is_healed() -> None:
     assert not told.hurt
 
 
+async def test_cancelled_repair_is_completed() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow(Told):
+        def start(self, what: int | str, *, wait: float) -> None:
+            begun.set()
+            may_end.wait(PATIENCE)
+            super().start(what, wait=wait)
+
+    told = Slow()
+    task = asyncio.create_task(hurt(told, [FaultKind.KILL], seconds=HOUR))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    task.cancel()
+    await asyncio.sleep(0)  # the cancellation arrives during the repair
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not told.hurt
+    assert told.said[-1] == "wait"
+
+
 @pytest.mark.parametrize(("fails", "says"), [("kill", "kill: cannot kill"), ("start", "not healed: cannot start")])
 async def test_refused_fault_is_reported_as_a_problem(fails: str, says: str) -> None:
     told = Told()

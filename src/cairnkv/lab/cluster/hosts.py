@@ -70,11 +70,6 @@ class Process:
     restarts: int = 0
     why: str = ""
 
-    @property
-    def runs(self) -> bool:
-        """Whether the process exists."""
-        return self.pid is not None
-
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return fields_of(self) | {"role": self.role.value, "state": self.state.value}

@@ -86,12 +86,12 @@ def find_program() -> Path:
     )
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return free ports. Another process may take one before the caller uses it."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
-            one.bind((host, 0))
+            one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
 
 
@@ -132,7 +132,6 @@ class NatsConfig:
     file_max: int
     host: str = "127.0.0.1"
     cluster: str = "cairn"
-    memory_max: int = MEMORY_MAX
     payload_max: int = PAYLOAD_MAX
     sync: str | None = "always"
     monitor_port: int | None = None
@@ -163,7 +162,7 @@ ping_interval: "{PING_SECONDS}s"
 ping_max: {PINGS_UNANSWERED}
 jetstream {{
   store_dir: {_quoted(str(self.directory / "data"))}
-  max_memory_store: {self.memory_max}
+  max_memory_store: {MEMORY_MAX}
   max_file_store: {self.file_max}{sync}
 }}
 cluster {{

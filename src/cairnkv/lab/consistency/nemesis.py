@@ -15,14 +15,16 @@ import enum
 import functools
 import random
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import ClusterError, Host
 from cairnkv.lab.consistency import checks
 from cairnkv.lab.consistency.history import Action
 from cairnkv.lab.consistency.workload import Run
+
+_T = TypeVar("_T")
 
 CALM: Final = (0.5, 2.5)
 """Minimum and maximum seconds between two actions."""
@@ -109,7 +111,7 @@ class Nemesis:
         self._seconds = seconds
         self._random = random.Random(f"nemesis {seed}")
         self._undo: list[Callable[[], None]] = []  # heal the current fault
-        self._injection: asyncio.Future[None] | None = None  # a call in a thread
+        self._work: asyncio.Future[Any] | None = None  # the last injection or repair, which cannot be cancelled
 
     async def __call__(self, run: Run) -> None:
         """Inject faults until the time is up, then heal the cluster."""
@@ -164,34 +166,35 @@ class Nemesis:
             return None
 
     async def _inject(self, fault: FaultKind, targets: Sequence[int | str]) -> None:
-        """Inject a fault. After a cancellation the injection continues, and `_heal` waits for it."""
-        self._injection = asyncio.ensure_future(asyncio.to_thread(self._inject_now, fault, targets))
-        await asyncio.shield(self._injection)
+        await self._finish(asyncio.to_thread(self._inject_now, fault, targets))
+
+    async def _finish(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await work. After a cancellation the work continues, and `_heal` waits for it."""
+        self._work = task = asyncio.ensure_future(work)
+        return await asyncio.shield(task)
 
     def _inject_now(self, fault: FaultKind, targets: Sequence[int | str]) -> None:
         """Inject a fault, in a thread, and record how to heal it."""
         cluster = self._cluster
+        kill = (cluster.kill, functools.partial(cluster.start, wait=0))
+        others = {FaultKind.PAUSE: (cluster.pause, cluster.resume), FaultKind.CUT: (cluster.cut, cluster.heal)}
+        inject, undo = others.get(fault, kill)
         for target in targets:
-            match fault:
-                case FaultKind.PAUSE:
-                    self._undo.append(functools.partial(cluster.resume, target))
-                    cluster.pause(target)
-                case FaultKind.CUT:
-                    self._undo.append(functools.partial(cluster.heal, target))
-                    cluster.cut(target)
-                case _:
-                    self._undo.append(functools.partial(cluster.start, target, wait=0))
-                    cluster.kill(target)
-                    if fault is FaultKind.WIPE:
-                        cluster.wipe(f"node-{target}")
+            self._undo.append(functools.partial(undo, target))
+            inject(target)
+            if fault is FaultKind.WIPE:
+                cluster.wipe(f"node-{target}")
 
     async def _heal(self) -> bool:
         """Heal the current fault and wait for the recovery. Return whether the cluster is ready."""
-        if self._injection is not None:
-            await asyncio.wait([self._injection])
+        if self._work is not None:
+            await asyncio.wait([self._work])
         if not self._undo:
             return True
         undo, self._undo = self._undo, []
+        return await self._finish(self._repair(undo))
+
+    async def _repair(self, undo: Sequence[Callable[[], None]]) -> bool:
         # All at once: without a majority, no host becomes ready before the others.
         for done in await asyncio.gather(*(asyncio.to_thread(one) for one in undo), return_exceptions=True):
             if isinstance(done, ClusterError):

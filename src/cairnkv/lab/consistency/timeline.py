@@ -12,6 +12,7 @@ number of omitted operations in each place. Keys, values and errors appear as te
 """
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import pairwise
@@ -426,12 +427,8 @@ def _order(
 
 def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operation], y: int) -> Iterator[str]:
     """Draw the numbers of omitted operations, each at the place of their beginnings."""
-    drawn_ones = {id(one) for one in shown}
-    counts: dict[int, int] = {}
-    for one in of_key:
-        if id(one) not in drawn_ones:
-            at = bisect_right(axis.times, one.invoked)
-            counts[at] = counts.get(at, 0) + 1
+    drawn = {id(one) for one in shown}
+    counts = Counter(bisect_right(axis.times, one.invoked) for one in of_key if id(one) not in drawn)
     for at, count in counts.items():
         if at == 0:
             x = _EDGE / 2
