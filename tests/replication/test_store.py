@@ -424,7 +424,7 @@ def on_disk(directory: Path, gather: float = 0.0) -> Iterator[ReplicatedStore]:
     store.begin(store.load())
     store.deliver_by(lambda _: None)
     if not store.identity:
-        store.adopt(IDENTITY)
+        store.identity = IDENTITY
     yield store
     store.close()
 

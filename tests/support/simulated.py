@@ -159,7 +159,7 @@ class Node:
         store = self.running
         store.begin(store.load())
         if store.identity == 0:
-            store.adopt(IDENTITY)
+            store.identity = IDENTITY
         self.target = len(self.cluster.stream)
         self.caught_up = False
         self._look_whether_caught_up()

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=name if in_shell else f"cairn {name}",
             description=description,
-            epilog=f"examples:\n{_indented(example)}" if example else None,
+            epilog="\n  ".join(["examples:", *example.splitlines()]) if example else None,
             formatter_class=_formatter,
             allow_abbrev=False,
         )
@@ -253,7 +253,3 @@ def number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -233,7 +233,7 @@ class Node:
         """Check that the table belongs to this stream. Use a snapshot if the stream no longer has the next entry."""
         store, stream = self.store, self.stream
         if store.identity == 0:
-            store.adopt(stream.identity.created)
+            store.identity = stream.identity.created
         elif store.identity != stream.identity.created:
             raise OptionError(
                 f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "

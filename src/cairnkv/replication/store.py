@@ -125,7 +125,7 @@ class ReplicatedStore:
         self.position = 0
         """Log index of the newest entry that is applied."""
         self.identity = 0
-        """When the stream was made, in nanoseconds since 1970."""
+        """When the stream was made, in nanoseconds since 1970; 0: no entry of a stream is applied yet."""
         self.digest = 0
         self.semantics = 1
         self.stopped: str | None = None
@@ -213,10 +213,6 @@ class ReplicatedStore:
         """Set the function through which threads of storage call into the thread of the store."""
         self._deliver = deliver
         self._table.storage.deliver_by(deliver)
-
-    def adopt(self, identity: int) -> None:
-        """Set the stream, of which no entry is applied yet."""
-        self.identity = identity
 
     def proposed_time(self) -> tuple[int, int]:
         """Return the log time that this node proposes now, and its lead over this node's clock."""

@@ -16,7 +16,7 @@ from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, KEEPALIVE_IDLE
 from cairnkv.replication.nats.options import without_user
 from cairnkv.server.loop import BACKLOG
-from cairnkv.server.settings import NO_VALUE, OPTIONS, Option, Settings, as_text
+from cairnkv.server.settings import NO_VALUE, OPTIONS, Settings, as_text
 from cairnkv.session import OptionRefused
 from cairnkv.store import WhenFull
 
@@ -143,16 +143,17 @@ _HIDING: Final[dict[str, Callable[[Any], str]]] = {
 
 def _own(setting: str) -> _Named:
     changes = setting if setting in CHANGEABLE else ""
+    option = OPTIONS[setting]
+
+    def parse(text: str) -> Any:
+        """Parse the text of `as_text`, so that a client can set a value that it has read."""
+        return None if text == option.shown == NO_VALUE else option.parse(text)
+
     if setting in _HIDING:
         return _Named(lambda server: _HIDING[setting](getattr(server.settings, setting)))
     if setting == "command_width":
         return _Named(lambda server: str(server.settings.command_width or "auto"))
-    return _Named(lambda server: as_text(getattr(server.settings, setting)), changes, _as_shown(OPTIONS[setting]))
-
-
-def _as_shown(option: Option) -> Callable[[str], Any]:
-    """Return a parser for the text of `as_text`, so that a client can set a value that it has read."""
-    return lambda text: None if text == option.shown == NO_VALUE else option.parse(text)
+    return _Named(lambda server: as_text(getattr(server.settings, setting)), changes, parse)
 
 
 _OURS: Final = {setting.replace("_", "-"): _own(setting) for setting in OPTIONS if setting not in ("password", *NAMES)}

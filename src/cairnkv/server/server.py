@@ -229,7 +229,7 @@ class Server:
             self._unix_path, self._unix_identity = path, _identity(path)
         try:
             for listening in self._sockets:
-                self._listeners.append(await listen(listening, self._new_connection))
+                self._listeners.append(await listen(listening, lambda: Connection(self)))
         except OSError as error:
             raise OptionError(_cannot_listen(self.settings, error)) from None
         self._addresses = [_address(listening) for listening in self._sockets]
@@ -304,9 +304,6 @@ class Server:
                     self._unix_path.unlink()
 
     # -- interface for connections (`Host`) -------------------------------------------------------------------
-
-    def _new_connection(self) -> Connection:
-        return Connection(self)
 
     def new_session(self, wake: Callable[[], None], peer: Peer) -> Session:
         """Return a session for a client."""

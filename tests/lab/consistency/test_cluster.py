@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from cairnkv.lab.consistency import checks, verdict
 from cairnkv.lab.consistency.checks import Kind, Report
 from cairnkv.lab.consistency.history import Outcome, save
 from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis
-from cairnkv.lab.consistency.workload import Options, Run
+from cairnkv.lab.consistency.workload import Injection, Options, Run
 from tests.lab.consistency import power
 
 GIVEN = float(os.environ.get("CLUSTER_SECONDS") or 0)
@@ -49,7 +49,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 def judged(
     cluster: LocalCluster,
     path: Path,
-    nemesis: Callable[[Run], Awaitable[None]] | None = None,
+    nemesis: Injection | None = None,
     *,
     seconds: float = SECONDS,
     rate: float | None = 500.0,

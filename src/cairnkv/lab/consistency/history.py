@@ -14,7 +14,6 @@ import enum
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TextIO, get_args, get_type_hints
 
 from cairnkv.errors import CallerError
@@ -95,7 +94,8 @@ class Operation:
         >>> str(Operation(3, Verb.GET, "r1", 1_500_000, 2_750_000, result="c2-7", node="n1"))
         "client 3 get r1 → 'c2-7' (1.500–2.750 ms, at n1)"
         """
-        return f"client {self.client} {self.call} → {self.reply} ({_span(self)}{self.node and f', at {self.node}'})"
+        span = f"{self.invoked / 1e6:.3f}–{self.completed / 1e6:.3f} ms{self.node and f', at {self.node}'}"
+        return f"client {self.client} {self.call} → {self.reply} ({span})"
 
     @property
     def call(self) -> str:
@@ -123,10 +123,6 @@ class Operation:
         if isinstance(self.result, bool):
             return "yes" if self.result else "no"
         return repr(self.result)
-
-
-def _span(one: Operation) -> str:
-    return f"{one.invoked / 1e6:.3f}–{one.completed / 1e6:.3f} ms"
 
 
 @record
@@ -212,9 +208,7 @@ class Saver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 

@@ -16,8 +16,8 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias
 
 import cairnkv.aio
 from cairnkv.errors import CairnError, CallerError, InternalError, OutcomeUnknown, PeerError, Unavailable
@@ -71,6 +71,10 @@ class Options:
     faults: tuple[str, ...] = ()
 
 
+Injection: TypeAlias = "Callable[[Run], Coroutine[Any, Any, None]]"
+"""Injects faults during a run, until it is cancelled."""
+
+
 class NoReply(Unavailable):
     """No operation succeeded at any address, so that there is nothing to check."""
 
@@ -121,7 +125,7 @@ class Run:
 
     async def run(
         self,
-        nemesis: "Callable[[Run], Awaitable[None]] | None" = None,
+        nemesis: "Injection | None" = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> History:
         """Run the clients and the nemesis, then read every key at every address.
@@ -136,7 +140,7 @@ class Run:
                 self.left_behind = None if await self._clean_up() else self._prefix
         return self.history
 
-    async def _use(self, nemesis: "Callable[[Run], Awaitable[None]] | None", progress: Callable[[int], None]) -> None:
+    async def _use(self, nemesis: "Injection | None", progress: Callable[[int], None]) -> None:
         """Run all clients until the time is up."""
         options = self.options
         end = time.monotonic() + options.seconds
@@ -144,7 +148,7 @@ class Run:
         try:
             async with asyncio.TaskGroup() as tasks:
                 if nemesis is not None:
-                    self._nemesis = tasks.create_task(_awaited(nemesis(self)))
+                    self._nemesis = tasks.create_task(nemesis(self))
                 for client in clients:
                     tasks.create_task(client.use(self._keys, end))
         except ExceptionGroup as group:
@@ -176,10 +180,6 @@ class Run:
                     await kv.clear_many([self._prefix + key for key in self._keys])
                 return True
         return False
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
 
 
 def key_names(count: int) -> list[str]:

@@ -86,10 +86,6 @@ class _RedisDissector(Dissector[str]):
         self._line_field(name, line, meaning="null" if number < 0 else counted(number, what))
         return number
 
-    def _bulk(self, name: str, length: int) -> Generator[None, None, bytes]:
-        """Add a string of a known length with its CR LF as a field."""
-        return (yield from self._string(name, length + 2, end=2))
-
 
 class RedisCommandDissector(_RedisDissector):
     """The client's side of a connection."""
@@ -115,7 +111,7 @@ class RedisCommandDissector(_RedisDissector):
             length = self._number(f"{name} length", head, "byte")
             if length < 0:
                 raise Undelimited("an argument has no length")
-            text = yield from self._bulk(name, length)
+            text = yield from self._string(name, length + 2, end=2)  # with CR LF
             if position < 2:
                 beginning.append(text)
             if not position:
@@ -178,7 +174,7 @@ class RedisReplyDissector(_RedisDissector):
         elif mark in _STRINGS:
             length = self._number(f"{name or kind} length", line, "byte")
             if length >= 0:
-                yield from self._bulk(label, length)
+                yield from self._string(label, length + 2, end=2)  # with CR LF
         else:
             pairs = mark in _PAIRS
             count = self._number(label, line, "pair" if pairs else "item")

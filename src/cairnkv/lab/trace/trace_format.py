@@ -129,7 +129,10 @@ class ConnectionTrace:
         yield from self._table(piece)
 
     def _table(self, frame: Frame) -> Iterator[Line]:
-        rows = [(field.name, self._hex(field), self._meaning(field)) for field in frame.fields]
+        rows = []
+        for field in frame.fields:
+            shown = field.data[: self._shown_bytes]
+            rows.append((field.name, shown.hex(" ") + (" …" if field.size > len(shown) else ""), self._meaning(field)))
         names, hexes = (max(len(row[column]) for row in rows) for column in (0, 1))
         for name, digits, meaning in rows:
             yield Line(
@@ -141,10 +144,6 @@ class ConnectionTrace:
             )
         if frame.omitted:
             yield Line(((f"    and {frame.omitted:,} more fields", Part.NAME),))
-
-    def _hex(self, field: Field) -> str:
-        shown = field.data[: self._shown_bytes]
-        return shown.hex(" ") + (" …" if field.size > len(shown) else "")
 
     def _meaning(self, field: Field) -> str:
         if field.meaning:
