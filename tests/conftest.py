@@ -7,6 +7,7 @@ tests that run once more elsewhere. With `CI=true` a skipped test fails the run:
 import contextlib
 import os
 import signal
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -35,9 +36,24 @@ with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
+LONGEST: Final = ("tests/test_distributions.py", "tests/simulation/")
+"""The files that take longest. They begin, so that no process is left with one of them at the end."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark of tests on the pure path."""
+    """Declare the marks about paths."""
     config.addinivalue_line("markers", "pure: on the pure path, where the same test also runs on the native path")
+    config.addinivalue_line(
+        "markers", "same_code: of code that is the same on both paths, so the pure path is left out"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the pure path of tests whose code is the same on both paths, and put the longest files first."""
+    twice = {item for item in items if item.get_closest_marker("same_code") and item.get_closest_marker("pure")}
+    items[:] = [item for item in items if item not in twice]
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    config.hook.pytest_deselected(items=list(twice))
 
 
 def _skipped(config: pytest.Config) -> list[pytest.TestReport]:

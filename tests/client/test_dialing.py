@@ -20,6 +20,8 @@ from tests.support.scripted import scripted
 
 from .test_sync import answer_everything
 
+pytestmark = pytest.mark.same_code
+
 TIMEOUT = 6.0
 """Timeout of the calls in seconds. A busy computer can reach an address within its share of this time."""
 

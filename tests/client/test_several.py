@@ -21,6 +21,8 @@ from tests.conformance.drivers import Awaited, _loop_in_a_thread
 from tests.support.patience import AT_ONCE
 from tests.support.scripted import Conversation, Script, Scripted, scripted
 
+pytestmark = pytest.mark.same_code
+
 ELSEWHERE = [code for code in CODES.values() if code.elsewhere]
 
 

@@ -16,6 +16,8 @@ import cairnkv.client.sync as sync_module
 import cairnkv.client.wrong_server as stranger_module
 from cairnkv.client.wrong_server import wrong_server
 
+pytestmark = pytest.mark.same_code
+
 Ask = Callable[[str], object]
 
 TIMEOUT = 20.0

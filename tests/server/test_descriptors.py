@@ -15,6 +15,8 @@ from cairnkv.storage.rocksdb import OPEN_TABLES_LEAST, OPEN_TABLES_MAX, open_tab
 from tests.support.raw import OK, PONG, RawClient, ServerProcess, all_of, eventually, failed_with
 from tests.support.resp import request
 
+pytestmark = pytest.mark.same_code
+
 MANY = 150
 
 

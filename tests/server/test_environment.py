@@ -22,6 +22,8 @@ from cairnkv.server.loop import bind
 from cairnkv.server.settings import broken_on_purpose, load
 from tests.support.raw import SECONDS, serve
 
+pytestmark = pytest.mark.same_code
+
 # -- addresses that the machine does not have -----------------------------------------------------------------------
 
 HERE = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
