@@ -70,23 +70,7 @@ __all__ = [
     "open",
 ]
 
-_ERRORS = (
-    "AddressError",
-    "BadCommand",
-    "CairnError",
-    "CallerError",
-    "CodecError",
-    "IncompleteFrame",
-    "InternalError",
-    "OptionError",
-    "OutcomeUnknown",
-    "PeerError",
-    "Refused",
-    "TimedOut",
-    "Unavailable",
-    "WrongServer",
-)
-_LATER = {
+_MODULES = {
     "aio": "cairnkv.aio",
     "Client": "cairnkv.client.sync",
     "Embedded": "cairnkv.client.embedded",
@@ -96,15 +80,15 @@ _LATER = {
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",
     "open": "cairnkv.client.opening",
-    **dict.fromkeys(_ERRORS, "cairnkv.errors"),
 }
-"""Public names and their modules. Each is imported at its first use, so that `import cairnkv` is fast."""
+"""The modules of the public names; those of errors are in `cairnkv.errors`. Each name is imported at its first use, so
+that `import cairnkv` is fast."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in __all__:
         raise AttributeError(f"module 'cairnkv' has no attribute {name!r}")
-    module = importlib.import_module(_LATER[name])
+    module = importlib.import_module(_MODULES.get(name, "cairnkv.errors"))
     found = module if name == "aio" else getattr(module, name)
     globals()[name] = found
     return found

@@ -15,7 +15,7 @@ from cairnkv.commands import MISSING, Clear, ClearAll, Failure, Get, Reply, Set,
 from cairnkv.errors import OptionError
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
-from cairnkv.storage.rocksdb import Batch, OpenRocksDB, open_rocksdb
+from cairnkv.storage.rocksdb import Batch, RocksDB, open_rocksdb
 from cairnkv.storage.writer import COMMIT_BYTES, Sync
 from cairnkv.store import LocalStore, PendingReply
 from cairnkv.testing import ManualClock, running_server
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("path_in_use")
 PATIENCE = 20.0
 
 
-class Faulty:
+class Faulty(RocksDB):
     """RocksDB behind a gate, which fails where a test says so: `before` a write, or `after` it."""
 
     def __init__(self, directory: Path) -> None:
@@ -302,7 +302,7 @@ def test_server_keeps_its_store_across_restarts(tmp_path: Path, sync: str) -> No
 
 def test_storage_engine_is_rocksdb(tmp_path: Path) -> None:
     engine = open_rocksdb(tmp_path / "data")
-    assert isinstance(engine, OpenRocksDB)
+    assert isinstance(engine, RocksDB)
     engine.close()
 
 

@@ -16,7 +16,7 @@ from cairnkv.client.keyvalue import KeyValue
 from cairnkv.errors import OptionError
 from cairnkv.server.settings import Settings
 from cairnkv.storage import space
-from cairnkv.storage.rocksdb import OpenRocksDB, open_rocksdb
+from cairnkv.storage.rocksdb import RocksDB, open_rocksdb
 from cairnkv.storage.space import RESERVE_NAME, Space
 from cairnkv.testing import running_server
 from tests.server.test_redis import RedisClient
@@ -252,7 +252,7 @@ def test_server_stopped_during_compaction_logs_no_error(tmp_path: Path, caplog: 
 
 def test_failed_flush_at_close_is_still_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = open_rocksdb(tmp_path / "data")
-    assert isinstance(engine, OpenRocksDB)
+    assert isinstance(engine, RocksDB)
     engine._database.cancel_all_background(True)  # without the flush of `stop_compacting`
     engine.close()
     assert "RocksDB did not close cleanly: Shutdown in progress" in caplog.text

@@ -12,7 +12,7 @@ from cairnkv.cli.main import main
 from cairnkv.storage import rocksdb
 
 
-def _no_sync(_: rocksdb.OpenRocksDB) -> None:
+def _no_sync(_: rocksdb.RocksDB) -> None:
     pass
 
 
@@ -20,7 +20,7 @@ def tamper(tampering: str) -> None:
     """Do one such thing to this process."""
     name, _, value = tampering.partition("=")
     if name == "no-fsync":
-        rocksdb.OpenRocksDB.sync = _no_sync  # type: ignore[method-assign, assignment]
+        rocksdb.RocksDB.sync = _no_sync  # type: ignore[method-assign, assignment]
     elif name == "memtable":
         rocksdb.MEMTABLE_BYTES = int(value)  # type: ignore[misc]
     else:

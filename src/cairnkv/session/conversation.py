@@ -6,14 +6,18 @@ command of one protocol begins with a byte that begins a command of the other.
 Out of scope: the order of replies and the limits, which are the same for both protocols (`session`).
 """
 
+import abc
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cairnkv.commands import Command, Failure, Reply, Scan, Scope, Step
 from cairnkv.limits import BYTES_PER_COST
-from cairnkv.store import PendingReply, size_of
+from cairnkv.protocol.native import CommandDecoder, Limits
+from cairnkv.protocol.resp import RequestDecoder
+from cairnkv.session.auth import Authentication
+from cairnkv.store import PendingReply, Store, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -121,50 +125,67 @@ class OwnWrites:
             self._waiting.popleft()
 
 
-class Conversation(Protocol):
+class Conversation(abc.ABC):
     """The part of a session that depends on the protocol."""
+
+    _decoder: CommandDecoder | RequestDecoder
+
+    def __init__(self, store: Store, *, auth: Authentication, limits: Limits) -> None:
+        self.store: Final = store
+        self.limits: Final = limits
+        self.own_writes: Final = OwnWrites()
+        self._auth = auth
 
     def feed(self, data: bytes | memoryview) -> None:
         """Add bytes of the client."""
+        self._decoder.feed(data)
 
+    @abc.abstractmethod
     def next(self) -> QueuedReply | Unfinished | None:
         """Execute the next complete command, or a slice of it. Returns None if more bytes are needed."""
 
+    @abc.abstractmethod
     def upcoming(self) -> tuple[list[Step], int]:
         """Return some of the commands that come next, as far as they can be decoded now, and their bytes."""
 
+    @abc.abstractmethod
     def failure(self, failure: Failure) -> QueuedReply:
         """Return the reply for a failure of the connection."""
 
-    def note_batch(self, batch: "PendingBatch") -> None:
-        """Note commands of the client that the native path holds, and that may not be executed yet."""
-
+    @abc.abstractmethod
     def execute_natively(self) -> "FrameExecutor | None":
         """Let the native path execute the first commands. Returns its executor, which has the replies, or None."""
 
     @property
+    @abc.abstractmethod
     def native_path_settings(self) -> NativePathSettings | None:
         """The settings with which a transport may use the native path for the next bytes; None: it may not."""
 
     @property
+    @abc.abstractmethod
     def authenticated(self) -> bool:
         """Whether the client may execute commands."""
 
     @property
     def pending(self) -> int:
         """The bytes of commands that are incomplete or not executed."""
+        return self._decoder.pending
 
     @property
     def kept(self) -> int:
         """Estimated bytes that the server keeps for the client besides: queued commands, watched keys, channels."""
+        return 0
 
     @property
     def missing(self) -> int:
         """The bytes that a long string lacks; 0 if no long string is partial."""
+        return self._decoder.missing
 
     @property
     def consumed(self) -> int:
         """The bytes of all complete commands."""
+        return self._decoder.consumed
 
+    @abc.abstractmethod
     def end(self) -> None:
         """Free what the conversation keeps. May be called again."""

@@ -418,7 +418,7 @@ class Session:
         """Queue batches that the transport's native path has executed and whose replies it could not send yet."""
         for batch in batches:
             if not batch.executed:
-                self._any_conversation().note_batch(batch)
+                self._any_conversation().own_writes.note_batch(batch)
             pending = PendingReply(OK)
             if batch.reply is not None:
                 pending.release()

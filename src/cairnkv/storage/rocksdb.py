@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.paths import os_error_text
 from cairnkv.storage import lock, wal
+from cairnkv.storage.files import sync
 from cairnkv.storage.record_format import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 from cairnkv.storage.space import total_room
 
 if TYPE_CHECKING:
-    from rocksdict import CompactOptions, Options, Rdict
+    from rocksdict import Options, Rdict
 
 logger: Final = logging.getLogger("cairnkv.disk")
 
@@ -84,7 +85,7 @@ BEHIND_FILES: Final = 40
 """RocksDB is behind if this many tables wait for a compaction."""
 
 MEMTABLES_MAX: Final = 2 * BEHIND_MEMTABLES
-"""Memtables at which RocksDB itself would block writes, and with them this process (see `OpenRocksDB`)."""
+"""Memtables at which RocksDB itself would block writes, and with them this process (see the class `RocksDB`)."""
 
 BEHIND_SECONDS_MAX: Final = 60.0
 """Maximum time for which RocksDB may be behind; after that, a write fails."""
@@ -133,69 +134,7 @@ class Batch(Protocol):
         """Delete the records with begin <= key < end."""
 
 
-class RocksDB(Protocol):
-    """The interface of RocksDB that storage uses. Tests replace it."""
-
-    def batch(self) -> Batch:
-        """Return a new batch, to be written once."""
-
-    def write(self, batch: Any) -> None:
-        """Write a batch atomically. A crash of the system may lose it before `sync`."""
-
-    def sync(self) -> None:
-        """Fsync all written data."""
-
-    def flush(self) -> None:
-        """Write all data to tables. Any thread may call this."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether flushes and compactions are too slow, so that nothing should be written now."""
-
-    @property
-    def records(self) -> int:
-        """The estimated number of records."""
-
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the newest records of these keys; None: absent. Any thread may call this."""
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all records in key order. May end early at damage: check for `END_KEY`."""
-
-    @property
-    def table_bytes(self) -> int:
-        """Bytes of all tables on disk."""
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether background work has failed, and is not retried before the directory is reopened."""
-
-    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
-        """Free the disk space of deleted records in a range. May take long; any thread may call this.
-
-        alone: whether other compactions wait.
-        """
-
-    def stop_compacting(self) -> None:
-        """Stop compactions soon, since RocksDB is closed next."""
-
-    def close(self) -> None:
-        """Release the directory, even if this raises."""
-
-    def abandon(self) -> None:
-        """Never touch the directory again, also at exit: the parent of this forked process has opened it."""
-
-
-def wait_while_behind(rocksdb: RocksDB) -> None:
-    """Wait until RocksDB is no longer behind. Raises `OSError` after too long a time."""
-    end = time.monotonic() + BEHIND_SECONDS_MAX
-    while rocksdb.behind:
-        if time.monotonic() > end:
-            raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
-        time.sleep(BEHIND_PAUSE_SECONDS)
-
-
-class OpenRocksDB:
+class RocksDB:
     """RocksDB in a directory.
 
     `write` holds the GIL, `sync` releases it; so a commit is one of each. `write` would also hold the GIL while RocksDB
@@ -223,11 +162,11 @@ class OpenRocksDB:
         self._stopped = False  # whether all data is in tables, and RocksDB refuses to flush
 
     def batch(self) -> Batch:
-        """See `RocksDB`."""
+        """Return a new batch, to be written once."""
         return self._new_batch(raw_mode=True)
 
     def write(self, batch: Any) -> None:
-        """See `RocksDB`."""
+        """Write a batch atomically. A crash of the system may lose it before `sync`."""
         with self._writing:
             if self._wal_bytes >= self._memtable_bytes:
                 self._begin_wal(wait=False)
@@ -242,13 +181,13 @@ class OpenRocksDB:
         self._wal_bytes = 0
 
     def sync(self) -> None:
-        """See `RocksDB`."""
+        """Fsync all written data."""
         written = self._database.latest_sequence_number()
         self._database.flush_wal(sync=True)
         self._synced = written
 
     def flush(self) -> None:
-        """See `RocksDB`. Writes may continue meanwhile.
+        """Write all data to tables. Any thread may call this. Writes may continue meanwhile.
 
         Raises `OSError` if RocksDB fails or takes too long.
         """
@@ -265,37 +204,44 @@ class OpenRocksDB:
 
     @property
     def behind(self) -> bool:
-        """Whether too many memtables or tables wait."""
+        """Whether too many memtables or tables wait, so that nothing should be written now."""
         memtables = self._database.property_int_value("rocksdb.num-immutable-mem-table") or 0
         files = int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
         return memtables >= BEHIND_MEMTABLES or files >= BEHIND_FILES
 
     @property
     def records(self) -> int:
-        """See `RocksDB`."""
+        """The estimated number of records."""
         return self._database.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See `RocksDB`. Releases the GIL; a read of a single key would not."""
+        """Return the newest records of these keys; None: absent. Any thread may call this.
+
+        Releases the GIL; a read of a single key would not.
+        """
         return self._database.get(list(keys))  # type: ignore[return-value]  # in raw mode they are bytes
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """See `RocksDB`."""
+        """Yield all records in key order. May end early at damage: check for `END_KEY`."""
         return iter(self._database.items())  # type: ignore[arg-type]  # in raw mode they are bytes
 
     @property
     def table_bytes(self) -> int:
-        """See `RocksDB`."""
+        """Bytes of all tables on disk."""
         return self._database.property_int_value("rocksdb.live-sst-files-size") or 0
 
     @property
     def gave_up(self) -> bool:
-        """See `RocksDB`. After a full disk, RocksDB retries only with more free space than there may be."""
+        """Whether background work has failed, and is not retried before the directory is reopened.
+
+        After a full disk, RocksDB retries only with more free space than there may be.
+        """
         return bool(self._database.property_int_value("rocksdb.background-errors"))
 
     def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
-        """See `RocksDB`.
+        """Free the disk space of deleted records in a range. May take long; any thread may call this.
 
+        alone: whether other compactions wait.
         A compaction flushes memtables with keys of the range, and would then begin a new WAL. So all memtables are
         flushed before, and nothing is written until RocksDB has checked them.
         """
@@ -304,23 +250,20 @@ class OpenRocksDB:
         options = CompactOptions()
         options.set_exclusive_manual_compaction(alone)
         with self._unless_stopped():
-            self._compact(begin, end, options)
-
-    def _compact(self, begin: bytes, end: bytes, options: "CompactOptions") -> None:
-        self.flush()
-        begun = threading.Timer(COMPACTION_BEGINS_SECONDS, self._writing.release)
-        begun.daemon = True
-        self._writing.acquire()
-        try:
-            self._begin_wal(wait=True)
-            begun.start()
-        except BaseException:
-            self._writing.release()
-            raise
-        self._database.compact_range(begin, end, options)
+            self.flush()
+            begun = threading.Timer(COMPACTION_BEGINS_SECONDS, self._writing.release)
+            begun.daemon = True
+            self._writing.acquire()
+            try:
+                self._begin_wal(wait=True)
+                begun.start()
+            except BaseException:
+                self._writing.release()
+                raise
+            self._database.compact_range(begin, end, options)
 
     def stop_compacting(self) -> None:
-        """See `RocksDB`."""
+        """Stop compactions soon, since RocksDB is closed next."""
         with contextlib.suppress(Exception):
             self.flush()  # `close` cannot flush after this
             self._stopped = True
@@ -336,7 +279,7 @@ class OpenRocksDB:
                 raise
 
     def close(self) -> None:
-        """See `RocksDB`."""
+        """Release the directory, even if this raises."""
         try:
             with self._flushing, self._unless_stopped():
                 self._database.close()
@@ -345,8 +288,20 @@ class OpenRocksDB:
         self._release()
 
     def abandon(self) -> None:
-        """See `RocksDB`. An extra reference prevents the destructor."""
+        """Never touch the directory again, also at exit: the parent of this forked process has opened it.
+
+        An extra reference prevents the destructor.
+        """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
+
+
+def wait_while_behind(rocksdb: RocksDB) -> None:
+    """Wait until RocksDB is no longer behind. Raises `OSError` after too long a time."""
+    end = time.monotonic() + BEHIND_SECONDS_MAX
+    while rocksdb.behind:
+        if time.monotonic() > end:
+            raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
+        time.sleep(BEHIND_PAUSE_SECONDS)
 
 
 def memory_bytes(memory_limit: int) -> int:
@@ -383,7 +338,7 @@ def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int
     try:
         room = total_room(directory, limit)
         database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, memory_limit)))
-        rocksdb = OpenRocksDB(database, place, _memtable_bytes(room, memory_limit))
+        rocksdb = RocksDB(database, place, _memtable_bytes(room, memory_limit))
     except OSError as error:
         lock.release(place)
         raise cannot_keep(directory, error) from None
@@ -420,11 +375,11 @@ def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
     except OptionError:
         raise
     except wal.Damaged as damage:
-        raise OptionError(_damaged(directory, str(damage))) from None
+        raise damaged(directory, str(damage)) from None
     except OSError as error:
         raise cannot_keep(directory, error) from None
     except Exception as error:
-        raise OptionError(_why(directory, str(error))) from None
+        raise _cannot_open(directory, str(error)) from None
 
 
 def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
@@ -519,7 +474,7 @@ def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
         # Nothing is read before the next start, so memtables are sorted only by a flush.
         options.set_memtable_factory(MemtableFactory.vector())
         options.set_allow_concurrent_memtable_write(False)
-    # RocksDB never blocks writes: see `OpenRocksDB`.
+    # RocksDB never blocks writes: see the class `RocksDB`.
     options.set_max_write_buffer_number(MEMTABLES_MAX)
     options.set_level_zero_slowdown_writes_trigger(10 * BEHIND_FILES)
     options.set_level_zero_stop_writes_trigger(10 * BEHIND_FILES)
@@ -597,27 +552,17 @@ def _check_format(directory: Path, rocksdb: RocksDB, database: Any) -> None:
             batch.put(END_KEY, b"")
             rocksdb.write(batch)
             rocksdb.sync()
-            _sync_directory(directory.parent)
+            sync(directory.parent)
             return
     except OptionError:
         raise
     except Exception as error:
-        raise OptionError(_why(directory, str(error))) from None
+        raise _cannot_open(directory, str(error)) from None
     if stored != b"%d" % FORMAT:
         raise OptionError(
             f"{directory} has format {stored.decode(errors='replace')}, and this version of cairnkv supports {FORMAT}: "
             "open it with the version that wrote it, or a newer one"
         )
-
-
-def _sync_directory(directory: Path) -> None:
-    """Fsync the directory."""
-    with contextlib.suppress(OSError):  # not supported by every file system
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def cannot_keep(directory: Path, error: OSError) -> OptionError:
@@ -629,31 +574,28 @@ _OF_THE_SYSTEM: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, e
 """Error codes that do not prove damage to the files."""
 
 
-def _why(directory: Path, text: str) -> str:
+def _cannot_open(directory: Path, text: str) -> OptionError:
+    """Return the error for an error of RocksDB."""
     for number in _OF_THE_SYSTEM:
         if text.endswith(os.strerror(number)):  # RocksDB writes FILE: ERROR
             file = text.rpartition(": ")[0].rpartition(": ")[2]
-            return str(cannot_keep(directory, OSError(number, os.strerror(number), file)))
+            return cannot_keep(directory, OSError(number, os.strerror(number), file))
     if "LOCK" in text and "lock" in text:
-        return str(lock.taken(directory, lock.holder(directory)))
+        return lock.taken(directory, lock.holder(directory))
     if "Corruption" in text:
-        return _damaged(directory, text)
+        return damaged(directory, text)
     if (directory / "CURRENT").exists():
-        return (
+        return OptionError(
             f"cannot open {directory}; nothing was changed: {text}. "
             "If files are missing or were changed, restore a backup"
         )
-    return f"cannot keep a store in {directory}: {text}"
-
-
-def _damaged(directory: Path, text: str) -> str:
-    return (
-        f"{directory} is damaged; nothing was changed: {text}. "
-        f"Find the damage with `cairn check {directory}`; restore a backup into another directory (cairn restore), or "
-        f"copy all readable data to a new store (cairn repair {directory} NEW)"
-    )
+    return OptionError(f"cannot keep a store in {directory}: {text}")
 
 
 def damaged(directory: Path, text: str) -> OptionError:
     """Return the error for damaged records."""
-    return OptionError(_damaged(directory, text))
+    return OptionError(
+        f"{directory} is damaged; nothing was changed: {text}. "
+        f"Find the damage with `cairn check {directory}`; restore a backup into another directory (cairn restore), or "
+        f"copy all readable data to a new store (cairn repair {directory} NEW)"
+    )

@@ -14,8 +14,8 @@ from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
     ARGUMENTS_PER_COST,
+    Conversation,
     NativePathSettings,
-    OwnWrites,
     QueuedReply,
     cost_of,
 )
@@ -23,7 +23,6 @@ from cairnkv.store import PendingReply, Store, bytes_made
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
-    from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.session")
 
@@ -31,7 +30,7 @@ _LOCAL_READ: Final = int(CommandFlag.LOCAL_READ)
 _MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
 
 
-class NativeConversation:
+class NativeConversation(Conversation):
     """The conversation of one client. Each frame is a command and gets one reply."""
 
     def __init__(
@@ -45,18 +44,11 @@ class NativeConversation:
         auth: Authentication,
     ) -> None:
         """auth: if the server has a password, no command executes here: the protocol has no command to send one."""
-        self._store = store
+        super().__init__(store, auth=auth, limits=limits)
         self._status_byte = status_byte
-        self._limits = limits
-        self._decoder = CommandDecoder(width=width, limits=limits)
+        self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
-        self._auth = auth
-        self._own_writes = OwnWrites()
         self._native_path_settings: NativePathSettings | None = None  # once the width is known
-
-    def feed(self, data: bytes | memoryview) -> None:
-        """Add bytes of the client."""
-        self._decoder.feed(data)
 
     def next(self) -> QueuedReply | None:
         """Execute the next command."""
@@ -66,7 +58,7 @@ class NativeConversation:
         if isinstance(request, Failure):
             return self.failure(request)
         command = request.command
-        made = bytes_made(self._store.databases[0], command)
+        made = bytes_made(self.store.databases[0], command)
         outcome = self._execute(request)
         if isinstance(outcome, Failure):
             return self.failure(outcome)
@@ -90,10 +82,10 @@ class NativeConversation:
             return Failure(failures.NOAUTH, "this server requires a password, and only the Redis protocol can send one")
         try:
             if request.flags & _LOCAL_READ and not request.command.spec.writes:
-                return self._store.execute(request.command, local=self._own_writes.are_executed)
-            outcome = self._store.execute(request.command)
+                return self.store.execute(request.command, local=self.own_writes.are_executed)
+            outcome = self.store.execute(request.command)
             if request.command.spec.writes:
-                self._own_writes.note(outcome)
+                self.own_writes.note(outcome)
             if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.spec.writes:
                 return outcome.from_memory()
             return outcome
@@ -104,19 +96,15 @@ class NativeConversation:
             return Failure(failures.INTERNAL, "the server's log has the details")
 
     def _encode(self, reply: Reply) -> Sequence[bytes]:
-        head, payload = reply_parts(reply, self._status_byte, frame_limit=self._limits.frame)
+        head, payload = reply_parts(reply, self._status_byte, frame_limit=self.limits.frame)
         return (head, payload) if payload else (head,)
-
-    def note_batch(self, batch: "PendingBatch") -> None:
-        """Note commands of the client that the native path has proposed."""
-        self._own_writes.note_batch(batch)
 
     def execute_natively(self) -> "FrameExecutor | None":
         """Let the native path execute the first frames. Returns its executor, which has the replies, or None."""
         frame_executor = self._usable_frame_executor
         if frame_executor is None:
             return None
-        there = self._own_writes.are_executed
+        there = self.own_writes.are_executed
         carried = self._decoder.execute_batch(frame_executor, self._status_byte, own_writes_there=there)
         return frame_executor if carried else None
 
@@ -133,7 +121,7 @@ class NativeConversation:
         if frame_executor is None or not self._decoder.at_frame or self._decoder.pending:
             return None
         if self._native_path_settings is None:
-            limits = self._limits
+            limits = self.limits
             width = self._decoder.width or 2
             self._native_path_settings = (
                 frame_executor,
@@ -150,26 +138,6 @@ class NativeConversation:
         """Whether the client may execute commands: the server has no password."""
         return not self._auth.authenticator.required
 
-    @property
-    def pending(self) -> int:
-        """The bytes of frames that are incomplete or not executed."""
-        return self._decoder.pending
-
-    @property
-    def kept(self) -> int:
-        """Return 0: this protocol queues no commands."""
-        return 0
-
-    @property
-    def missing(self) -> int:
-        """The bytes that a long string lacks; 0 if no long string is partial."""
-        return self._decoder.missing
-
-    @property
-    def consumed(self) -> int:
-        """The bytes of all complete frames."""
-        return self._decoder.consumed
-
     def end(self) -> None:
         """Free the buffered bytes."""
-        self._decoder = CommandDecoder(limits=self._limits)
+        self._decoder = CommandDecoder(limits=self.limits)

@@ -28,9 +28,9 @@ from cairnkv.session.conversation import (
     REPORT_BYTES_PER_COST,
     UNFINISHED,
     WHOLE_TABLE_COST,
+    Conversation,
     Encode,
     NativePathSettings,
-    OwnWrites,
     QueuedReply,
     Unfinished,
     bytes_of_outcome,
@@ -56,7 +56,6 @@ from cairnkv.store import Store, bytes_made
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
-    from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.session")
 
@@ -66,7 +65,7 @@ BROWSER_COMMANDS: Final = frozenset({b"POST", b"HOST:"})
 """The first words of lines that a web browser sends. A page of an attacker can make a browser send them to any port."""
 
 
-class RespConversation:
+class RespConversation(Conversation):
     """The conversation of one client."""
 
     def __init__(
@@ -80,14 +79,11 @@ class RespConversation:
         limits: Limits,
     ) -> None:
         """push: sends a message that answers no command; its arguments are the message and its estimated bytes."""
-        self.store: Final = store
+        super().__init__(store, auth=auth, limits=limits)
         self.context: Final = context
         self.peer: Final = peer
-        self.limits: Final = limits
-        self._auth = auth
         self._push = push
-        self._decoder = RequestDecoder(limits)
-        self.own_writes: Final = OwnWrites()
+        self._decoder: RequestDecoder = RequestDecoder(limits)
         self._native_path_settings: NativePathSettings | None = None
         self._settings_for = (0, 0, False)  # database, protocol and `reads_locally` of these settings
         self._job: Job | None = None
@@ -139,10 +135,6 @@ class RespConversation:
 
     # -- as for each protocol (`Conversation`) ----------------------------------------------------------------
 
-    def feed(self, data: bytes | memoryview) -> None:
-        """Add bytes of the client."""
-        self._decoder.feed(data)
-
     def next(self) -> QueuedReply | Unfinished | None:
         """Execute the next command, or the next slice of the current one."""
         if self._job is not None:
@@ -184,10 +176,6 @@ class RespConversation:
         if failure.code is failures.BUSY:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return QueuedReply(failure, partial(self._encode, error, self.protocol), closes=failure.code.closes)
-
-    def note_batch(self, batch: "PendingBatch") -> None:
-        """Note commands of the client that the native path has proposed."""
-        self.own_writes.note_batch(batch)
 
     def execute_natively(self) -> "FrameExecutor | None":
         """Let the native path execute the first commands, unless the conversation is in a state that it does not know.
@@ -233,25 +221,10 @@ class RespConversation:
         return self.context.frame_executor(self.db)
 
     @property
-    def missing(self) -> int:
-        """The bytes that a long string lacks; 0 if no long string is partial."""
-        return self._decoder.missing
-
-    @property
-    def pending(self) -> int:
-        """The bytes of commands that are incomplete or not executed."""
-        return self._decoder.pending
-
-    @property
     def kept(self) -> int:
         """Estimated bytes of the transaction, of subscriptions, and of the current job."""
         found = self._job.kept if self._job is not None else 0
         return self.transaction.kept + self.subscribed_bytes + found
-
-    @property
-    def consumed(self) -> int:
-        """The bytes of all complete commands."""
-        return self._decoder.consumed
 
     def end(self) -> None:
         """Unsubscribe, and free what the conversation keeps. May be called again."""
