@@ -8,15 +8,15 @@ async with cairnkv.aio.connect("cairn://127.0.0.1:6555") as kv:
 
 import os
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
-from cairnkv.client.address import Seconds, parse
+from cairnkv.client.address import ConnectOptions, Seconds, parse
 from cairnkv.client.aio.client import Client
 from cairnkv.client.aio.embedded import Embedded
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
-from cairnkv.client.stores import new_store, opened
+from cairnkv.client.stores import OpenOptions, new_store, opened
 from cairnkv.store import Clock, wall_clock
 
 __all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]
@@ -24,40 +24,18 @@ __all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]
 
 @overload
 def connect(
-    url: str | None = None,
-    *,
-    codec: Literal["text"] = "text",
-    timeout: Seconds | None = None,
-    connect_timeout: Seconds | None = None,
-    attempts: int | None = None,
+    url: str | None = None, *, codec: Literal["text"] = "text", **options: Unpack[ConnectOptions]
 ) -> Client[str, str]: ...
 @overload
 def connect(
-    url: str | None = None,
-    *,
-    codec: Literal["bytes"],
-    timeout: Seconds | None = None,
-    connect_timeout: Seconds | None = None,
-    attempts: int | None = None,
+    url: str | None = None, *, codec: Literal["bytes"], **options: Unpack[ConnectOptions]
 ) -> Client[bytes, bytes]: ...
 @overload
 def connect(
-    url: str | None = None,
-    *,
-    codec: Literal["json", "msgpack"],
-    timeout: Seconds | None = None,
-    connect_timeout: Seconds | None = None,
-    attempts: int | None = None,
+    url: str | None = None, *, codec: Literal["json", "msgpack"], **options: Unpack[ConnectOptions]
 ) -> Client[str, Any]: ...
 @overload
-def connect(
-    url: str | None = None,
-    *,
-    codec: Codec[V],
-    timeout: Seconds | None = None,
-    connect_timeout: Seconds | None = None,
-    attempts: int | None = None,
-) -> Client[str, V]: ...
+def connect(url: str | None = None, *, codec: Codec[V], **options: Unpack[ConnectOptions]) -> Client[str, V]: ...
 def connect(
     url: str | None = None,
     *,
@@ -84,47 +62,19 @@ def connect(
 
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["text"] = "text",
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Literal["text"] = "text", **options: Unpack[OpenOptions]
 ) -> Embedded[str, str]: ...
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["bytes"],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Literal["bytes"], **options: Unpack[OpenOptions]
 ) -> Embedded[bytes, bytes]: ...
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["json", "msgpack"],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Literal["json", "msgpack"], **options: Unpack[OpenOptions]
 ) -> Embedded[str, Any]: ...
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Codec[V],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Codec[V], **options: Unpack[OpenOptions]
 ) -> Embedded[str, V]: ...
 def open(
     path: str | os.PathLike[str] | None = None,

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypedDict
 
 from cairnkv.errors import AddressError
 from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT, UNIX_PATH_MAX
@@ -22,6 +22,15 @@ from cairnkv.units import duration
 
 Seconds: TypeAlias = float | timedelta | str
 """A duration: seconds, a timedelta, or text such as "5s", "500ms" or "1h"."""
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The options of `connect` besides its codec."""
+
+    timeout: Seconds | None
+    connect_timeout: Seconds | None
+    attempts: int | None
+
 
 Endpoint: TypeAlias = tuple[str, int] | str
 """Host and port, or the path of a Unix socket."""

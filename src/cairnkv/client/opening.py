@@ -3,58 +3,30 @@
 
 import os
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName
 from cairnkv.client.embedded import Embedded
-from cairnkv.client.stores import new_store, opened
+from cairnkv.client.stores import OpenOptions, new_store, opened
 from cairnkv.store import Clock, wall_clock
 
 
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["text"] = "text",
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Literal["text"] = "text", **options: Unpack[OpenOptions]
 ) -> Embedded[str, str]: ...
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["bytes"],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Literal["bytes"], **options: Unpack[OpenOptions]
 ) -> Embedded[bytes, bytes]: ...
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["json", "msgpack"],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Literal["json", "msgpack"], **options: Unpack[OpenOptions]
 ) -> Embedded[str, Any]: ...
 @overload
 def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Codec[V],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
+    path: str | os.PathLike[str] | None = None, *, codec: Codec[V], **options: Unpack[OpenOptions]
 ) -> Embedded[str, V]: ...
 def open(
     path: str | os.PathLike[str] | None = None,

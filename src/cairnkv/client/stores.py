@@ -6,7 +6,7 @@ Out of scope: the stores' methods (`embedded`, `aio.embedded`).
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from cairnkv.client.calls import K, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
@@ -18,6 +18,16 @@ from cairnkv.paths import user_path
 from cairnkv.store import Clock, LocalStore, WhenFull, checked_clock
 
 _EmbeddedT = TypeVar("_EmbeddedT")
+
+
+class OpenOptions(TypedDict, total=False):
+    """The options of `open` besides its path and its codec."""
+
+    memory_limit: int | None
+    when_full: Literal["refuse", "evict"]
+    sync: str | None
+    disk_limit: int | None
+    clock: Clock
 
 
 def opened(

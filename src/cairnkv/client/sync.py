@@ -286,9 +286,6 @@ class Client(KeyValue[K, V]):
             parts = command_parts(command) if call.leeway is None else parts_with(call.leeway, command)
             connection.send(parts, deadline)
             reply = connection.receive(command, deadline, silence)
-        except WrongServer as wrong:
-            self._leave(connection, str(wrong))
-            raise lost(command.spec, connection.name, str(wrong), timed_out=False, wrong=wrong) from None
         except PeerError as error:
             self._leave(connection, str(error))
             raise lost(command.spec, connection.name, str(error), timed_out=False, wrong=error) from None
@@ -618,10 +615,6 @@ class _Connection:
 
     def close(self) -> None:
         self._socket.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_socket"):  # absent if the constructor failed
-            self.close()
 
 
 def _why(error: Exception) -> str:

@@ -17,7 +17,7 @@ from cairnkv.limits import DATABASES, KEEPALIVE_IDLE
 from cairnkv.replication.nats.options import without_user
 from cairnkv.server.loop import BACKLOG
 from cairnkv.server.settings import NO_VALUE, OPTIONS, Settings, as_text
-from cairnkv.session import OptionRefused
+from cairnkv.session import OptionRefused, Options
 from cairnkv.store import WhenFull
 
 CHANGEABLE: Final = (
@@ -159,7 +159,7 @@ def _own(setting: str) -> _Named:
 _OURS: Final = {setting.replace("_", "-"): _own(setting) for setting in OPTIONS if setting not in ("password", *NAMES)}
 
 
-class ServerOptions:
+class ServerOptions(Options):
     """The options of a server."""
 
     def __init__(self, server: Configured) -> None:

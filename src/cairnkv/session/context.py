@@ -63,32 +63,19 @@ class OptionRefused(Exception):
         self.reason = reason
 
 
-class Options(Protocol):
-    """The options of CONFIG: names and values of Redis, and those of this server."""
+class Options:
+    """The options of CONFIG: names and values of Redis, and those of this server. Without a server there are none."""
 
     def all(self) -> Mapping[str, str]:
         """Return every option with its value."""
-
-    def get(self, name: str) -> str | None:
-        """Return the value of an option, or None for an unknown option."""
-
-    def set(self, values: Mapping[str, str]) -> None:
-        """Change existing options: all of these, or none. Raises `OptionRefused`."""
-
-
-class NoOptions:
-    """The options without a server: none."""
-
-    def all(self) -> Mapping[str, str]:
-        """Return nothing."""
         return {}
 
     def get(self, name: str) -> str | None:
-        """Return None."""
+        """Return the value of an option, or None for an unknown option."""
         return None
 
     def set(self, values: Mapping[str, str]) -> None:
-        """Change nothing: there is no option."""
+        """Change existing options: all of these, or none. Raises `OptionRefused`."""
 
 
 class ServerContext(Generic[C]):
@@ -113,7 +100,7 @@ class ServerContext(Generic[C]):
         self.authenticator: Final = Authenticator(password)
         self.pubsub: Final = PubSub()
         self.clients: Final[dict[int, C]] = {}
-        self.options: Final[Options] = options or NoOptions()
+        self.options: Final[Options] = options or Options()
         self.shut_down: Final = shut_down
         self.commands_executed = 0
         """Commands that acted on a conversation and never reached the store."""

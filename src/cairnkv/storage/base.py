@@ -34,6 +34,10 @@ LARGE_VALUE_BYTES: Final = 64 * 1024
 """Length in bytes above which a change of the expiry alone does not rewrite the value."""
 
 
+STORAGE_PART: Final = 4
+"""The maximum part of a memory limit that storage itself uses."""
+
+
 class Redated(NamedTuple):
     """An effect that changes only the expiry of a large value."""
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.paths import os_error_text
 from cairnkv.storage import lock, wal
+from cairnkv.storage.base import STORAGE_PART
 from cairnkv.storage.files import sync
 from cairnkv.storage.record_format import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 from cairnkv.storage.space import total_room
@@ -309,7 +310,7 @@ def memory_bytes(memory_limit: int) -> int:
     if memory_limit <= UNCOUNTED_BYTES:
         return 0
     taken = MEMTABLES_COUNTED * _memtable_bytes(PLENTY, memory_limit) + _cache_bytes(memory_limit)
-    return min(taken, (memory_limit - UNCOUNTED_BYTES) // 4)
+    return min(taken, (memory_limit - UNCOUNTED_BYTES) // STORAGE_PART)
 
 
 def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int | None = None) -> RocksDB:

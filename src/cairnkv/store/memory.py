@@ -13,6 +13,7 @@ from cairnkv.commands import Failure, Step, failures
 from cairnkv.engine import Database
 from cairnkv.engine.table import USE_BYTES
 from cairnkv.storage import Storage
+from cairnkv.storage.base import STORAGE_PART
 from cairnkv.store.admission import growth, length_after
 from cairnkv.store.eviction import Eviction
 from cairnkv.store.housekeeping import EXPIRED_PER_SLICE, remove_expired
@@ -84,7 +85,7 @@ class Memory:
         if self.cache is not None:
             return self._admit_to_cache(self.cache, more)
         # Storage was opened with a limit that may have been higher: its memory depends on that one.
-        limit = self.limit - min(self.storage.memory_bytes, self.limit // 4)
+        limit = self.limit - min(self.storage.memory_bytes, self.limit // STORAGE_PART)
         for _ in range(SLICES_PER_WRITE):
             if self.used_bytes + self.garbage_bytes + more <= limit or not self.housekeep():
                 break

@@ -50,15 +50,16 @@ def _check_room(
         raise Refusal(f"ERR subscriptions that take more than {SUBSCRIBED_BYTES_MAX} bytes together")
 
 
-def _leave(
+def _confirmed(
     conversation: RespConversation,
     what: bytes,
     names: Sequence[bytes],
-    leave: Callable[[bytes, RespConversation], None],
+    change: Callable[[bytes, RespConversation], None],
 ) -> Value:
+    """Change the subscriptions with these names. Return a reply for each."""
     confirmations = []
     for name in names:
-        leave(name, conversation)
+        change(name, conversation)
         confirmations.append(_confirmation(conversation, what, name))
     return Several(confirmations or [_confirmation(conversation, what, None)])
 
@@ -68,11 +69,7 @@ def subscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     """Subscribe to channels."""
     names = arguments.rest()
     _check_room(conversation, names, CHANNEL_MAX, "channel's name", kept_for_channel)
-    confirmations = []
-    for name in names:
-        conversation.context.pubsub.subscribe(name, conversation)
-        confirmations.append(_confirmation(conversation, b"subscribe", name))
-    return Several(confirmations)
+    return _confirmed(conversation, b"subscribe", names, conversation.context.pubsub.subscribe)
 
 
 @in_conversation(
@@ -83,7 +80,7 @@ def unsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_count(conversation, names)
     names = names or list(conversation.channels)
-    return _leave(conversation, b"unsubscribe", names, conversation.context.pubsub.unsubscribe)
+    return _confirmed(conversation, b"unsubscribe", names, conversation.context.pubsub.unsubscribe)
 
 
 @in_conversation(
@@ -96,11 +93,7 @@ def psubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     matchers(conversation, names)
     if not conversation.context.pubsub.has_room_for(names):
         raise Refusal("ERR the clients are subscribed to too many patterns with several stars")
-    confirmations = []
-    for name in names:
-        conversation.context.pubsub.subscribe_pattern(name, conversation)
-        confirmations.append(_confirmation(conversation, b"psubscribe", name))
-    return Several(confirmations)
+    return _confirmed(conversation, b"psubscribe", names, conversation.context.pubsub.subscribe_pattern)
 
 
 @in_conversation(
@@ -111,7 +104,7 @@ def punsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_count(conversation, names)
     names = names or list(conversation.patterns)
-    return _leave(conversation, b"punsubscribe", names, conversation.context.pubsub.unsubscribe_pattern)
+    return _confirmed(conversation, b"punsubscribe", names, conversation.context.pubsub.unsubscribe_pattern)
 
 
 @in_conversation("PUBLISH channel message", "pubsub loading fast", group="pubsub", since="2.0.0")
