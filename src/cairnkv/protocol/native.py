@@ -16,6 +16,7 @@ The codec of single frames is `parse_command`, `parse_response`, `write_command`
 Out of scope: sockets, and the execution of commands.
 """
 
+import abc
 import enum
 import struct
 from collections.abc import Iterable
@@ -211,7 +212,82 @@ COMPACTED_BYTES: Final = 64 * 1024
 """Bytes of returned frames from which on a decoder removes them, if they are more than half of its buffer."""
 
 
-class CommandDecoder:
+class FrameDecoder(abc.ABC):
+    """A decoder of the frames of a client, with a buffer from which an executor can execute frames."""
+
+    _buffer: bytes | bytearray
+    _at: int
+    """End of the decoded part of the current frame."""
+    _wanted: int
+    """Buffer length that the next step needs."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._start = 0  # beginning of the current frame in the buffer
+        self._begin()
+        self.consumed = 0
+        """Bytes of all frames that `next` has returned or skipped."""
+        self.broken = False
+
+    @abc.abstractmethod
+    def _begin(self) -> None:
+        """Begin a frame."""
+
+    @property
+    @abc.abstractmethod
+    def at_frame(self) -> bool:
+        """Whether an executor may execute the next bytes, which begin a frame."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes of frames that `next` has not returned."""
+        return len(self._buffer) - self._start
+
+    def execute_batch(
+        self,
+        executor: BatchExecutor,
+        width: int,
+        statuses: tuple[int, int],
+        *,
+        reads_locally: bool = False,
+        own_writes_there: bool = True,
+    ) -> bool:
+        """Let an executor execute frames from the buffer. Return whether it executed any. See `BatchExecutor`."""
+        if not self.at_frame or len(self._buffer) < self._wanted:
+            return False
+        used = executor.run(
+            self._buffer,
+            self._start,
+            width=width,
+            statuses=statuses,
+            string_max=self._limits.value,
+            frame_max=self._limits.frame,
+            reads_locally=reads_locally,
+            own_writes_there=own_writes_there,
+            bytes_max=BATCH_BYTES,
+        )
+        if used:
+            self._end_frame(self._start + used)
+        return used > 0
+
+    def _end_frame(self, end: int) -> None:
+        """Count the bytes up to the end of a frame, and begin the next one there."""
+        self.consumed += end - self._start
+        self._start = end
+        self._begin()
+
+    def _compact(self) -> None:
+        """Remove the bytes before the current frame. Called when no complete frame is left, because it moves bytes."""
+        start, self._start = self._start, 0
+        self._at -= start
+        self._wanted -= start
+        if isinstance(self._buffer, bytearray):
+            del self._buffer[:start]
+        else:
+            self._buffer = self._buffer[start:]
+
+
+class CommandDecoder(FrameDecoder):
     """Converts the bytes of a connection to requests.
 
     `feed` takes bytes. `next` returns a `Request`, or a `Failure` in its place, or None if it needs more bytes. After a
@@ -227,18 +303,12 @@ class CommandDecoder:
         self._pinned_to_four = width == 4
         self._settled = not self._pinned_to_four  # False: the first number may have two bytes
         self._sure = width is not None  # False: a GET with an empty key may be a misread frame
-        self._limits = limits
-        self._buffer = bytearray()
-        self._start = 0  # beginning of the current frame in the buffer
-        self._begin()
-        self.consumed = 0
-        """Bytes of all frames that `next` has returned."""
-        self.broken = False
+        self._buffer: bytearray = bytearray()
+        super().__init__(limits)
 
     def _begin(self) -> None:
-        """Begin a frame."""
-        self._at = self._start  # end of the decoded part of the current frame
-        self._wanted = self._start + 3  # buffer length that the next step needs
+        self._at = self._start
+        self._wanted = self._start + 3
         self._flags = 0
         self._number = -1
         self._count = -1  # strings in the frame; -1: unknown
@@ -248,11 +318,6 @@ class CommandDecoder:
     def width(self) -> Width | None:
         """The width of this connection's command numbers; None: not known yet."""
         return self._width
-
-    @property
-    def pending(self) -> int:
-        """Bytes of frames that `next` has not returned."""
-        return len(self._buffer) - self._start
 
     @property
     def missing(self) -> int:
@@ -292,34 +357,6 @@ class CommandDecoder:
     def at_frame(self) -> bool:
         """Whether the next byte begins a frame, and the width is certain."""
         return self._sure and self._settled and self._number < 0 and not self.broken
-
-    def execute_batch(self, executor: BatchExecutor, status_byte: StatusByte, *, own_writes_there: bool = True) -> bool:
-        """Let an executor execute frames from the buffer. Return whether it executed any."""
-        if not self.at_frame or len(self._buffer) < self._wanted:
-            return False
-        used = executor.run(
-            self._buffer,
-            self._start,
-            width=self._width or 2,
-            statuses=status_byte.value,
-            string_max=self._limits.value,
-            frame_max=self._limits.frame,
-            own_writes_there=own_writes_there,
-            bytes_max=BATCH_BYTES,
-        )
-        if not used:
-            return False
-        self._start += used
-        self.consumed += used
-        self._begin()
-        return True
-
-    def _compact(self) -> None:
-        """Remove the bytes before the current frame. Called when no complete frame is left, because it moves bytes."""
-        start, self._start = self._start, 0
-        self._at -= start
-        self._wanted -= start
-        del self._buffer[:start]
 
     def _break(self, failure: Failure) -> Failure:
         self.broken = True
@@ -442,9 +479,7 @@ class CommandDecoder:
         """Return the request of the complete current frame, and begin the next frame."""
         flags, number, strings = self._flags, self._number, self._strings()
         sure, self._sure = self._sure, True
-        self.consumed += self._at - self._start
-        self._start = self._at
-        self._begin()
+        self._end_frame(self._at)
         if not sure and number == Get.spec.number and self._width == 4 and not strings[0]:
             # With a two-byte number, these bytes are a GET with an empty key and the beginning of another frame, so
             # the beginning of the next frame is unknown.

@@ -59,7 +59,7 @@ def steps_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step
     decoder.feed(item.payload)
     while True:
         if executor is not None:
-            decoder.execute_batch(executor, StatusByte.ASCII)
+            decoder.execute_batch(executor, 2, StatusByte.ASCII.value)
         if (request := decoder.next()) is None:
             break
         if not isinstance(request, Request):

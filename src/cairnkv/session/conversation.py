@@ -152,14 +152,27 @@ class Conversation(abc.ABC):
     def failure(self, failure: Failure) -> QueuedReply:
         """Return the reply for a failure of the connection."""
 
-    @abc.abstractmethod
     def execute_natively(self) -> "FrameExecutor | None":
         """Let the native path execute the first commands. Returns its executor, which has the replies, or None."""
+        settings = self._settings
+        if settings is None:
+            return None
+        executor, width, statuses, _, _, reads_locally = settings
+        own_writes_there = self.own_writes.are_executed
+        executed = self._decoder.execute_batch(
+            executor, width, statuses, reads_locally=reads_locally, own_writes_there=own_writes_there
+        )
+        return executor if executed else None
 
     @property
     @abc.abstractmethod
+    def _settings(self) -> NativePathSettings | None:
+        """The settings for the native path, one object until one changes; None in a state that the path does not know."""
+
+    @property
     def native_path_settings(self) -> NativePathSettings | None:
         """The settings with which a transport may use the native path for the next bytes; None: it may not."""
+        return None if self._decoder.pending else self._settings
 
     @property
     @abc.abstractmethod

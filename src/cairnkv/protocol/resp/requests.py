@@ -19,7 +19,7 @@ from cairnkv.limits import (
     UNAUTHENTICATED_ARGUMENTS_MAX,
     UNAUTHENTICATED_BULK_MAX,
 )
-from cairnkv.protocol.native import BATCH_BYTES, COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, BatchExecutor, Limits
+from cairnkv.protocol.native import COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, FrameDecoder, Limits
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -57,7 +57,7 @@ def speaks_redis(first: int) -> bool:
     return first in b"*\r\n" or (chr(first).isascii() and chr(first).isalpha())
 
 
-class RequestDecoder:
+class RequestDecoder(FrameDecoder):
     """Converts the bytes of a connection to requests.
 
     `feed` takes bytes. `next` returns a request of at least one argument, or a `ProtocolFault`, or None if it needs
@@ -65,31 +65,19 @@ class RequestDecoder:
     fault, the decoder is `broken` and ignores more bytes."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, trusted: bool = True) -> None:
-        self._limits = limits
+        super().__init__(limits)
         self.trusted = trusted
         """Whether the client may send long requests; False before a required authentication."""
         # The received bytes without a copy; a bytearray only while a request is incomplete.
-        self._buffer: bytes | bytearray = b""
-        self._start = 0  # beginning of the current request in the buffer
-        self._begin(0)
-        self.consumed = 0
-        """Bytes of all requests that `next` has returned or skipped."""
-        self.broken = False
+        self._buffer = b""
 
-    def _begin(self, start: int) -> None:
-        """Begin a request."""
-        self._start = start
-        self._at = start  # end of the decoded part of the current request
-        self._searched = start  # end of the searched part of the current line
-        self._wanted = start + 1  # buffer length that the next step needs
+    def _begin(self) -> None:
+        self._at = self._start
+        self._searched = self._start  # end of the searched part of the current line
+        self._wanted = self._start + 1
         self._count = -1  # arguments in the request; -1: unknown
         self._found = 0  # complete arguments
         self._length = -1  # bytes of the argument at `_at`; -1: unknown
-
-    @property
-    def pending(self) -> int:
-        """Bytes of requests that `next` has not returned."""
-        return len(self._buffer) - self._start
 
     @property
     def at_frame(self) -> bool:
@@ -102,7 +90,8 @@ class RequestDecoder:
             return
         if self._start == len(self._buffer):
             self._buffer = bytes(data)  # no copy of a bytes object
-            self._begin(0)
+            self._start = 0
+            self._begin()
             return
         if self._start > COMPACTED_BYTES and 2 * self._start > len(self._buffer):
             self._compact()
@@ -141,49 +130,16 @@ class RequestDecoder:
         """Missing bytes of a string of at least `LONG_STRING`; 0 for a shorter one."""
         return max(0, self._wanted - len(self._buffer)) if self._length >= LONG_STRING else 0
 
-    def execute_batch(
-        self, executor: BatchExecutor, protocol: int, *, reads_locally: bool, own_writes_there: bool
-    ) -> bool:
-        """Let an executor execute requests from the buffer. Return whether it executed any."""
-        if not self.at_frame or self._start == len(self._buffer):
-            return False
-        used = executor.run(
-            self._buffer,
-            self._start,
-            width=protocol,
-            statuses=(0, 0),
-            string_max=self._limits.value,
-            frame_max=self._limits.frame,
-            reads_locally=reads_locally,
-            own_writes_there=own_writes_there,
-            bytes_max=BATCH_BYTES,
-        )
-        if not used:
-            return False
-        self._finish(self._start + used)
-        return True
-
     def _compact(self) -> None:
-        """Remove the bytes before the current request. Called when no complete one is left, because it moves bytes."""
-        start, self._start = self._start, 0
-        self._at -= start
-        self._searched -= start
-        self._wanted -= start
-        if isinstance(self._buffer, bytearray):
-            del self._buffer[:start]
-        else:
-            self._buffer = self._buffer[start:]
+        self._searched -= self._start
+        super()._compact()
 
     def _refuse(self, text: str) -> ProtocolFault:
         self.broken = True
         self._buffer = b""
-        self._begin(0)
+        self._start = 0
+        self._begin()
         return ProtocolFault(f"ERR Protocol error: {text}")
-
-    def _finish(self, end: int) -> None:
-        """Count a request, and begin the next one at its end."""
-        self.consumed += end - self._start
-        self._begin(end)
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -235,7 +191,7 @@ class RequestDecoder:
         if count > UNAUTHENTICATED_ARGUMENTS_MAX and not self.trusted:
             return self._refuse("unauthenticated multibulk length")
         if count <= 0:
-            self._finish(end + 2)
+            self._end_frame(end + 2)
             return []
         self._at = self._searched = end + 2
         self._count = count
@@ -278,7 +234,7 @@ class RequestDecoder:
             length = -1
         if not take:
             strings = self._strings()
-        self._finish(at)
+        self._end_frame(at)
         return strings
 
     def _read_length(self, at: int) -> ProtocolFault | None:
@@ -326,7 +282,7 @@ class RequestDecoder:
             return self._refuse("unbalanced quotes in request")
         if any(len(string) > self._limits.value for string in strings):
             return self._refuse("too big inline request")
-        self._finish(end + 1)
+        self._end_frame(end + 1)
         return strings
 
 

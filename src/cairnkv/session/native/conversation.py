@@ -48,7 +48,7 @@ class NativeConversation(Conversation):
         self._status_byte = status_byte
         self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
-        self._native_path_settings: NativePathSettings | None = None  # once the width is known
+        self._native_path_settings: NativePathSettings | None = None
 
     def next(self) -> QueuedReply | None:
         """Execute the next command."""
@@ -99,38 +99,15 @@ class NativeConversation(Conversation):
         head, payload = reply_parts(reply, self._status_byte, frame_limit=self.limits.frame)
         return (head, payload) if payload else (head,)
 
-    def execute_natively(self) -> "FrameExecutor | None":
-        """Let the native path execute the first frames. Returns its executor, which has the replies, or None."""
-        frame_executor = self._usable_frame_executor
-        if frame_executor is None:
-            return None
-        there = self.own_writes.are_executed
-        carried = self._decoder.execute_batch(frame_executor, self._status_byte, own_writes_there=there)
-        return frame_executor if carried else None
-
     @property
-    def _usable_frame_executor(self) -> "FrameExecutor | None":
-        if self._frame_executor is None or self._frame_executor.off or not self.authenticated:
+    def _settings(self) -> NativePathSettings | None:
+        executor = self._frame_executor
+        if executor is None or executor.off or not self.authenticated or not self._decoder.at_frame:
             return None
-        return self._frame_executor
-
-    @property
-    def native_path_settings(self) -> NativePathSettings | None:
-        """The settings for the native path, between two frames, once the width is known."""
-        frame_executor = self._usable_frame_executor
-        if frame_executor is None or not self._decoder.at_frame or self._decoder.pending:
-            return None
-        if self._native_path_settings is None:
-            limits = self.limits
-            width = self._decoder.width or 2
-            self._native_path_settings = (
-                frame_executor,
-                width,
-                self._status_byte.value,
-                limits.value,
-                limits.frame,
-                False,
-            )
+        if self._native_path_settings is None:  # the width is known from now on
+            width, limits = self._decoder.width or 2, self.limits
+            statuses = self._status_byte.value
+            self._native_path_settings = executor, width, statuses, limits.value, limits.frame, False
         return self._native_path_settings
 
     @property

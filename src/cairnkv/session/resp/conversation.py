@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
@@ -53,9 +53,6 @@ from cairnkv.session.resp.command_spec import (
 from cairnkv.session.resp.transaction import Transaction
 from cairnkv.session.resp.values import NOTHING, Job, Later, PushEncoder, Several, bytes_of, shown
 from cairnkv.store import Store, bytes_made
-
-if TYPE_CHECKING:
-    from cairnkv.session.executor_native import FrameExecutor
 
 logger: Final = logging.getLogger("cairnkv.session")
 
@@ -177,34 +174,20 @@ class RespConversation(Conversation):
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return QueuedReply(failure, partial(self._encode, error, self.protocol), closes=failure.code.closes)
 
-    def execute_natively(self) -> "FrameExecutor | None":
-        """Let the native path execute the first commands, unless the conversation is in a state that it does not know.
-
-        Returns its executor, which has the replies; None if it has executed no command.
-        """
-        frame_executor = self._usable_frame_executor
-        if frame_executor is None:
-            return None
-        carried = self._decoder.execute_batch(
-            frame_executor,
-            self.protocol,
-            reads_locally=self.reads_locally,
-            own_writes_there=self.own_writes.are_executed,
-        )
-        return frame_executor if carried else None
-
     @property
-    def native_path_settings(self) -> NativePathSettings | None:
-        """The settings for the native path, between two commands."""
-        frame_executor = self._usable_frame_executor
-        if frame_executor is None or self._decoder.pending:
+    def _settings(self) -> NativePathSettings | None:
+        plain = self._auth.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
+        if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
+            return None
+        executor = self.context.frame_executor(self.db)
+        if executor is None:
             return None
         chosen = self.db, self.protocol, self.reads_locally
         if self._native_path_settings is None or self._settings_for != chosen:
             self._settings_for = chosen
             limits = self.limits
             self._native_path_settings = (
-                frame_executor,
+                executor,
                 self.protocol,
                 (0, 0),
                 limits.value,
@@ -212,13 +195,6 @@ class RespConversation(Conversation):
                 self.reads_locally,
             )
         return self._native_path_settings
-
-    @property
-    def _usable_frame_executor(self) -> "FrameExecutor | None":
-        plain = self._auth.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
-        if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
-            return None
-        return self.context.frame_executor(self.db)
 
     @property
     def kept(self) -> int:
