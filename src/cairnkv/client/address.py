@@ -11,7 +11,7 @@ options, and repeated options or hosts, are errors. `cairns://` (TLS) and user:p
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
@@ -142,13 +142,9 @@ def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
     else:
         raise AddressError(f"an address begins with cairn:// or cairn+unix://, not {scheme}://")
     options = {**_options(query), **{name: value for name, value in keywords.items() if value is not None}}
-    return Address(
-        endpoints,
-        timeout=_duration("timeout", options.get("timeout", CLIENT_TIMEOUT)),
-        connect_timeout=_duration("connect_timeout", options.get("connect_timeout", CONNECT_TIMEOUT)),
-        attempts=options.get("attempts", CLIENT_ATTEMPTS),
-        order=options.get("order", "random"),
-    )
+    for name in options.keys() & {"timeout", "connect_timeout"}:
+        options[name] = _duration(name, options[name])
+    return Address(endpoints, **options)
 
 
 def _socket(rest: str) -> str:
@@ -194,18 +190,7 @@ def _hint(text: str, hosts: str) -> str:
     return "; hosts have one comma between them" if not text and hosts else ""
 
 
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,12}", text):  # int() takes digits of all scripts
-        raise ValueError(text)
-    return int(text)
-
-
-_OPTIONS: Final[Mapping[str, Callable[[str], float | str]]] = {
-    "timeout": str,
-    "connect_timeout": str,
-    "attempts": _whole,
-    "order": str,
-}
+_OPTIONS: Final = ("timeout", "connect_timeout", "attempts", "order")
 
 
 def _duration(name: str, given: Seconds) -> float:
@@ -223,8 +208,7 @@ def _options(query: str) -> dict[str, Any]:
             raise AddressError(f"an address has the options {', '.join(_OPTIONS)}; there is no {name!r}")
         if name in options:
             raise AddressError(f"an address has each option once; it has {name} several times")
-        try:
-            options[name] = _OPTIONS[name](text)
-        except ValueError:
-            raise AddressError(f"the option {name} is a whole number, not {text!r}") from None
+        if name == "attempts" and not re.fullmatch(r"-?[0-9]{1,12}", text):  # int() takes digits of all scripts
+            raise AddressError(f"the option {name} is a whole number, not {text!r}")
+        options[name] = int(text) if name == "attempts" else text
     return options

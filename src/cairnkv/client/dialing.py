@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 Place: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 """An address family and a socket address of this family."""
 
+Failures: TypeAlias = list[tuple[Place, OSError]]
+"""The failed connection attempts to the addresses of one host."""
+
+TIMED_OUT: Final = "timed out"
+"""The reason of a failure without text: a timeout of asyncio."""
+
 
 def dial(host: str, port: int, timeout: float) -> socket.socket:
     """Return a connected, blocking socket. Raises OSError if no address accepts within `timeout` seconds."""
@@ -36,13 +42,13 @@ def dial(host: str, port: int, timeout: float) -> socket.socket:
             places = lookup(host, port).result(timeout)
         except TimeoutError:
             raise no_answer(timeout) from None
-    failed = Failed()
+    failures: Failures = []
     for place, untried in with_untried(places):
         try:
             return _connected(place, share(until - time.monotonic(), untried))
         except OSError as error:
-            failed.add(place, error)
-    raise failed.error()
+            failures.append((place, error))
+    raise all_failed(failures)
 
 
 def _connected(place: Place, timeout: float) -> socket.socket:
@@ -68,25 +74,14 @@ def with_untried(places: list[Place]) -> Iterator[tuple[Place, int]]:
     return zip(places, range(len(places), 0, -1), strict=True)
 
 
-class Failed:
-    """The failed connection attempts to the addresses of one host."""
-
-    def __init__(self) -> None:
-        self._errors: list[tuple[Place, OSError]] = []
-
-    def add(self, place: Place, error: OSError) -> None:
-        """Add an address and the reason of its failure."""
-        if isinstance(error, TimeoutError) and not error.args:
-            error = TimeoutError("timed out")
-        self._errors.append((place, error))
-
-    def error(self) -> OSError:
-        """Return the error to raise when no address is left: it names each address with its reason."""
-        if len(self._errors) == 1:
-            return self._errors[0][1]
-        timed_out = bool(self._errors) and all(isinstance(error, TimeoutError) for _, error in self._errors)
-        reasons = (f"{address[0]}: {error.strerror or error}" for (_, address), error in self._errors)
-        return (TimeoutError if timed_out else ConnectionError)(", ".join(reasons) or "the name has no address")
+def all_failed(failures: Failures) -> OSError:
+    """Return the error to raise when no address is left: it names each address with its reason."""
+    if len(failures) == 1:
+        error = failures[0][1]
+        return error if error.args else TimeoutError(TIMED_OUT)
+    timed_out = bool(failures) and all(isinstance(error, TimeoutError) for _, error in failures)
+    reasons = (f"{place[1][0]}: {error.strerror or str(error) or TIMED_OUT}" for place, error in failures)
+    return (TimeoutError if timed_out else ConnectionError)(", ".join(reasons) or "the name has no address")
 
 
 def no_answer(timeout: float) -> TimeoutError:

@@ -58,24 +58,13 @@ class PureLine:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-class GreenLine:
+class GreenLine(PureLine):
     """Sends and receives on a socket of gevent or eventlet. Other green threads run during its waits."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all bytes. Raises OSError, or TimeoutError after the deadline."""
         self._wait_until(deadline)
         self._socket.sendall(data)
-
-    def receive(self, deadline: float) -> bytes:
-        """Return the next received bytes. Raises OSError, or TimeoutError after the deadline."""
-        self._wait_until(deadline)
-        data: bytes = self._socket.recv(RECEIVE_BYTES)
-        if not data:
-            raise ConnectionResetError("the server closed it")
-        return data
 
     def _wait_until(self, deadline: float) -> None:
         if (left := deadline - time.monotonic()) <= 0:

@@ -167,7 +167,7 @@ class Conversation(abc.ABC):
     @property
     @abc.abstractmethod
     def _settings(self) -> NativePathSettings | None:
-        """The settings for the native path, one object until one changes; None in a state that the path does not know."""
+        """The settings for the native path, one object until one changes; None in a state that it does not know."""
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:

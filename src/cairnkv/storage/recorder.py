@@ -36,15 +36,6 @@ SMALL_BYTES: Final = 4 * 1024
 NativeFill: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int], int]
 
 
-def _native_fill() -> NativeFill | None:
-    """Return the native twin of `Recorder.fill`, or None."""
-    if not native_path_in_use():
-        return None
-    from cairnkv.storage.recorder_native import fill
-
-    return fill
-
-
 class Recorder:
     """Fills batches. Knows the values that are in parts."""
 
@@ -53,7 +44,11 @@ class Recorder:
         self._rocksdb = rocksdb
         self._parted = parted
         self._number = number
-        self._native_fill = _native_fill()
+        self._native_fill: NativeFill | None = None
+        if native_path_in_use():
+            from cairnkv.storage.recorder_native import fill
+
+            self._native_fill = fill
         self._before: list[tuple[tuple[int, bytes], Parts | None]] = []  # parts before this batch
         self._first = number  # number of the first parts of this batch
         self.cleared: set[int] = set()

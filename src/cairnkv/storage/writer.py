@@ -186,7 +186,8 @@ class Writer:
         queued_bytes_max: maximum bytes of entries in the queue.
         """
         self._directory = directory
-        self._rocksdb = rocksdb
+        self.rocksdb = rocksdb
+        """The current RocksDB."""
         self._is_open = True
         self._space = space
         self._reopen = reopen
@@ -221,11 +222,6 @@ class Writer:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
-
-    @property
-    def rocksdb(self) -> RocksDB:
-        """The current RocksDB."""
-        return self._rocksdb
 
     @property
     def queued(self) -> int:
@@ -283,11 +279,11 @@ class Writer:
             self._thread.join()
         if self._is_open and self.state is State.OK:
             try:
-                batch = self._rocksdb.batch()
+                batch = self.rocksdb.batch()
                 self._recorder.note(batch, self._sequence, now)
-                self._rocksdb.write(batch)
+                self.rocksdb.write(batch)
                 if self._sync.every is not None:
-                    self._rocksdb.sync()
+                    self.rocksdb.sync()
             except Exception as error:
                 logger.error("%s: cannot write log time: %s", self._directory, error)
         self._reader.end()
@@ -304,7 +300,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Never touch the directory again, in a forked process."""
-        self._rocksdb.abandon()
+        self.rocksdb.abandon()
 
     # -- in the thread ------------------------------------------------------------------------------------------
 
@@ -329,13 +325,13 @@ class Writer:
                 if every and sync_at is None:
                     sync_at = time.monotonic() + every
             if sync_at is not None and time.monotonic() >= sync_at:
-                self._rocksdb.sync()
+                self.rocksdb.sync()
                 sync_at = None
             if self._space.due:
                 self._space.measure()
             self._free_space()
         if sync_at is not None:
-            self._rocksdb.sync()
+            self.rocksdb.sync()
 
     def _next_entries(self, work_at: float | None) -> list[Entry] | None:
         """Return the entries of the next commit; [] if other work is due, None at the end."""
@@ -372,9 +368,9 @@ class Writer:
             self._time = max(self._time, entry.now)
             self._space.wrote(entry.size)
         self._recorder.note(batch, sequence, self._time)
-        self._rocksdb.write(batch)
+        self.rocksdb.write(batch)
         if self._sync.every == 0:
-            self._rocksdb.sync()
+            self.rocksdb.sync()
         self._flight = ()
         self.commits += 1
         self._changed = self._changed or any(entry.effects for entry in entries)
@@ -386,9 +382,9 @@ class Writer:
 
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
-        if self._sync.every is not None and self._rocksdb.behind:
-            self._rocksdb.sync()  # before waiting, so that the data written so far is synced
-        wait_while_behind(self._rocksdb)
+        if self._sync.every is not None and self.rocksdb.behind:
+            self.rocksdb.sync()  # before waiting, so that the data written so far is synced
+        wait_while_behind(self.rocksdb)
 
     # -- recovery ----------------------------------------------------------------------------------------------
 
@@ -405,13 +401,13 @@ class Writer:
         self._found(Failed(reason, unresolved))
         while self._open_again():
             try:
-                sequence, log_time = newest(self._rocksdb)
+                sequence, log_time = newest(self.rocksdb)
                 if sequence < self._sequence:
                     self._give_up(sequence)
                     return False
                 happened = any(entry.sequence for entry in flight) and sequence >= last
                 self._space.measure()
-                self._recorder.resume(self._rocksdb, happened=happened)
+                self._recorder.resume(self.rocksdb, happened=happened)
             except Exception as error:
                 logger.error("%s: recovery failed: %s", self._directory, error)
                 continue
@@ -421,7 +417,7 @@ class Writer:
                 "%s: reopened; the interrupted commit is %s", self._directory, "stored" if happened else "not stored"
             )
             self._found(Resolved(self.failures, sequence, unresolved if happened else []))
-            self._reader.resume(self._rocksdb)  # after that, so that no read is answered before
+            self._reader.resume(self.rocksdb)  # after that, so that no read is answered before
             return True
         return False
 
@@ -434,7 +430,7 @@ class Writer:
             "memory can be read and exported; a restart continues with the data on the disk",
         )
         self._reader.give_up(self.why)
-        self._reader.resume(self._rocksdb)
+        self._reader.resume(self.rocksdb)
         logger.critical("%s: %s", self._directory, self.why)
         self._found(Resolved(self.failures, self._sequence, []))
 
@@ -456,7 +452,7 @@ class Writer:
                     return False
             pause = min(2 * pause, REOPEN_LONGEST_SECONDS)
             try:
-                self._rocksdb = self._reopen()
+                self.rocksdb = self._reopen()
                 self._is_open = True
                 return True
             except Exception as error:
@@ -469,7 +465,7 @@ class Writer:
 
     def _close(self) -> None:
         if self._compaction is not None and self._compaction.is_alive():
-            self._rocksdb.stop_compacting()
+            self.rocksdb.stop_compacting()
             self._compaction.join()
             self._to_compact |= self._compacting
         self._compaction = None
@@ -478,7 +474,7 @@ class Writer:
             self._reader.pause()
             # It raises if it cannot flush everything to tables; then the write-ahead log has the rest.
             with contextlib.suppress(Exception):
-                self._rocksdb.close()
+                self.rocksdb.close()
 
     # -- disk space ---------------------------------------------------------------------------------------------
 
@@ -493,7 +489,7 @@ class Writer:
             if self._compaction.is_alive():
                 return
             self._compaction = None
-            if self._rocksdb.gave_up and self._compactions_failed < COMPACTIONS_FAILED_MAX:
+            if self.rocksdb.gave_up and self._compactions_failed < COMPACTIONS_FAILED_MAX:
                 self._compactions_failed += 1
                 self._to_compact |= self._compacting
             else:
@@ -502,17 +498,17 @@ class Writer:
             return
         if self._space.full is not None and (self._changed or self._to_compact):
             self._space.release_if_short()
-            if self._changed and self._rocksdb.table_bytes < self._space.free:
+            if self._changed and self.rocksdb.table_bytes < self._space.free:
                 self._to_compact = {EVERYTHING}
             self._changed = False
         if self._to_compact:
             self._compact_at = time.monotonic() + COMPACTION_PAUSE_SECONDS
-            if self._rocksdb.gave_up:
+            if self.rocksdb.gave_up:
                 raise OSError("RocksDB has stopped compacting")
             self._compacting, self._to_compact = self._to_compact, set()
             ranges = sorted(self._compacting)
             self._compaction = OwnThread(
-                functools.partial(self._compact, self._rocksdb, ranges, self._space.full is not None),
+                functools.partial(self._compact, self.rocksdb, ranges, self._space.full is not None),
                 "cairnkv compaction",
             )
             self._compaction.start()

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from cairnkv.client.dialing import Failed, Place, literal, lookup, no_answer, share, with_untried
+from cairnkv.client.dialing import Failures, Place, all_failed, literal, lookup, no_answer, share, with_untried
 from cairnkv.sockets import set_tcp_options
 
 
@@ -18,13 +18,13 @@ async def dial_async(host: str, port: int, seconds: float) -> socket.socket:
                 places = await asyncio.wrap_future(lookup(host, port))
         except TimeoutError:
             raise no_answer(seconds) from None
-    failed = Failed()
+    failures: Failures = []
     for place, untried in with_untried(places):
         try:
             return await _connected(place, share(until - loop.time(), untried))
         except OSError as error:
-            failed.add(place, error)
-    raise failed.error()
+            failures.append((place, error))
+    raise all_failed(failures)
 
 
 async def _connected(place: Place, seconds: float) -> socket.socket:

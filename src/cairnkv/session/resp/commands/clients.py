@@ -5,7 +5,7 @@ Out of scope: clients of the native protocol.
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Verbatim
@@ -208,13 +208,10 @@ def client_list(conversation: RespConversation, arguments: Arguments) -> Value:
 def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
     """Close connections: one by its address, or all that match the filters."""
     if len(arguments) == 1:
-        address = _text(arguments.take())
-        if not _kill(
-            conversation, [client for client in conversation.context.clients.values() if client.peer.address == address]
-        ):
+        if not _kill(conversation, [_filter(b"ADDR", arguments.take())]):
             raise Refusal("ERR No such client")
         return OK
-    wanted: list[Callable[[RespConversation], bool]] = []
+    wanted: list[_Filter] = []
     skip_me = True
     while len(arguments):
         option = arguments.keyword()
@@ -227,20 +224,17 @@ def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
             skip_me = value.upper() == b"YES"
         else:
             wanted.append(_filter(option, value))
-    clients = conversation.context.clients.values()
-    conversation.costs(len(clients))
-    return _kill(
-        conversation,
-        [
-            client
-            for client in clients
-            if all(fits(client) for fits in wanted) and not (skip_me and client is conversation)
-        ],
-    )
+    if skip_me:
+        wanted.append(lambda client: client is not conversation)
+    conversation.costs(len(conversation.context.clients))
+    return _kill(conversation, wanted)
 
 
-def _filter(option: bytes, value: bytes) -> Callable[[RespConversation], bool]:
-    text = _text(value)
+_Filter: TypeAlias = Callable[[RespConversation], bool]
+
+
+def _filter(option: bytes, value: bytes) -> _Filter:
+    text = value.decode("utf-8", "surrogateescape")
     match option:
         case b"ID":
             number = integer(value, "ERR client-id should be greater than 0", least=1)
@@ -260,12 +254,10 @@ def _filter(option: bytes, value: bytes) -> Callable[[RespConversation], bool]:
             raise Refusal(SYNTAX)
 
 
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
-
-
-def _kill(conversation: RespConversation, clients: list[RespConversation]) -> int:
-    """Close the connections of clients, that of the caller after its reply. Return their number."""
+def _kill(conversation: RespConversation, wanted: list[_Filter]) -> int:
+    """Close the connections of the clients that pass all filters, that of the caller after its reply. Return their
+    number."""
+    clients = [client for client in conversation.context.clients.values() if all(fits(client) for fits in wanted)]
     for client in clients:
         if client is conversation:
             conversation.closing = True

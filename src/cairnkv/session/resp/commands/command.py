@@ -103,27 +103,19 @@ def command_list(conversation: RespConversation, arguments: Arguments) -> Value:
     if len(arguments):
         if arguments.keyword() != b"FILTERBY" or len(arguments) != 2:
             raise Refusal(SYNTAX)
-        specs = _filtered(conversation, specs, arguments.keyword(), arguments.take())
+        kind, text = arguments.keyword(), arguments.take().lower()
+        match kind:
+            case b"MODULE":
+                specs = []
+            case b"ACLCAT":
+                category = text.decode("utf-8", "replace")
+                specs = [spec for spec in specs if category in command_docs_module.categories(spec)]
+            case b"PATTERN":
+                (matches,) = matchers(conversation, [text])
+                specs = [spec for spec in specs if matches(spec.name.encode())]
+            case _:
+                raise Refusal(SYNTAX)
     return [spec.name.encode() for spec in specs]
-
-
-def _filtered(
-    conversation: RespConversation, specs: list[RespCommandSpec], kind: bytes, text: bytes
-) -> list[RespCommandSpec]:
-    match kind:
-        case b"MODULE":
-            return []
-        case b"ACLCAT":
-            return [
-                spec
-                for spec in specs
-                if text.lower().decode("utf-8", "replace") in command_docs_module.categories(spec)
-            ]
-        case b"PATTERN":
-            (matches,) = matchers(conversation, [text.lower()])
-            return [spec for spec in specs if matches(spec.name.encode())]
-        case _:
-            raise Refusal(SYNTAX)
 
 
 @in_conversation("COMMAND GETKEYS command [arg ...]", "loading", group="server", since="2.8.13")
