@@ -30,7 +30,6 @@ import pytest
 
 if TYPE_CHECKING:
     import asyncio
-    from concurrent.futures import Future
 
     from cairnkv.client.address import Seconds
     from cairnkv.client.embedded import Embedded
@@ -87,7 +86,7 @@ class RunningServer:
     url: the address for clients.
     address: the same as (host, port); None if the server listens only on a Unix socket.
     clock: the clock of the server.
-    server: the server itself. Use it only in its thread, through `call`.
+    server, loop: the server itself, and its event loop. Use them only in its thread, through `call`.
     """
 
     def __init__(self, server: "Server", clock: "Clock", loop: "asyncio.AbstractEventLoop") -> None:
@@ -98,7 +97,7 @@ class RunningServer:
         if not server.settings.no_tcp:
             host, _, port = self.url.removeprefix("cairn://").rpartition(":")
             self.address = host.strip("[]"), int(port)
-        self._loop = loop
+        self.loop = loop
 
     def call(self, function: Callable[[], _T]) -> _T:
         """Call a function in the server's thread. Returns what the function returns, and raises what it raises.
@@ -107,18 +106,12 @@ class RunningServer:
         ...     running.call(lambda: running.server.store.databases[0].count())
         0
         """
-        from concurrent.futures import Future
+        import asyncio
 
-        answer: Future[_T] = Future()
-        self._loop.call_soon_threadsafe(_answer, answer, function)
-        return answer.result(CALL_SECONDS)
+        async def called() -> _T:
+            return function()
 
-
-def _answer(answer: "Future[_T]", function: Callable[[], _T]) -> None:
-    try:
-        answer.set_result(function())
-    except BaseException as error:  # the caller gets it
-        answer.set_exception(error)
+        return asyncio.run_coroutine_threadsafe(called(), self.loop).result(CALL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -145,12 +138,70 @@ def running_server(
     ...     client.recv(100)
     b'\\x000\\x00\\x00\\x00\\x04PONG'
     """
-    thread = _ServerThread(_settings(settings), clock or ManualClock(), storage, new_event_loop)
-    running = thread.start()
+    import asyncio
+    from concurrent.futures import CancelledError, Future
+
+    from cairnkv.server.loop import new_event_loop as usual_event_loop
+    from cairnkv.server.server import Server, new_store
+
+    parsed = _settings(settings)
+    the_clock = clock or ManualClock()
+    started: Future[RunningServer] = Future()
+    errors: list[BaseException] = []
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(_error_in(context)))
+        if parsed.cluster is None:
+            server = Server(parsed, new_store(parsed, storage=storage, clock=the_clock))
+        else:
+            server = Server(parsed, clock=the_clock)
+        try:
+            await server.start()
+        except BaseException:
+            server.store.close()
+            raise
+        started.set_result(RunningServer(server, the_clock, loop))
+        await server.stop_requested()
+        await server.stop()
+
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_event_loop or usual_event_loop) as runner:
+                runner.run(serve())
+        except BaseException as error:  # the test's thread raises it
+            errors.append(error)
+        finally:
+            started.cancel()  # no effect after the start
+
+    thread = threading.Thread(target=run, name="cairnkv server", daemon=True)
+    thread.start()
+    try:
+        running = started.result(START_SECONDS)
+    except CancelledError:
+        raise _together(errors) from None
+    except TimeoutError:
+        raise TimeoutError(f"the server did not start within {START_SECONDS:g} s") from None
     try:
         yield running
     finally:
-        thread.stop()
+        with contextlib.suppress(RuntimeError):  # the server has ended, and its loop is closed
+            running.loop.call_soon_threadsafe(running.server.request_stop)
+        seconds = parsed.drain_timeout + STOP_SECONDS
+        thread.join(seconds)
+        if thread.is_alive():
+            raise TimeoutError(f"the server did not stop within {seconds:g} s")
+        if errors:
+            raise _together(errors)
+
+
+def _error_in(context: dict[str, Any]) -> BaseException:
+    """Return the error that an event loop reports."""
+    return context.get("exception") or RuntimeError(str(context.get("message")))
+
+
+def _together(errors: list[BaseException]) -> BaseException:
+    return errors[0] if len(errors) == 1 else BaseExceptionGroup("errors in the server's thread", errors)
 
 
 def _settings(given: dict[str, Any]) -> "Settings":
@@ -160,95 +211,6 @@ def _settings(given: dict[str, Any]) -> "Settings":
     load(texts, environment={})  # checks names and values
     values = {name: OPTIONS[name].parse(value) if name in texts else value for name, value in given.items()}
     return Settings(**{"port": 0, **values})
-
-
-class _ServerThread:
-    """A thread with an event loop that runs a server."""
-
-    def __init__(
-        self,
-        settings: "Settings",
-        clock: "Clock",
-        storage: "Storage | None",
-        new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None",
-    ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._storage = storage
-        self._new_event_loop = new_event_loop
-        self._started = threading.Event()
-        self._running: RunningServer | None = None
-        self._stop: Callable[[], object] = _nothing
-        self._wrong: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, name="cairnkv server", daemon=True)
-
-    def start(self) -> RunningServer:
-        self._thread.start()
-        if not self._started.wait(START_SECONDS):
-            raise TimeoutError(f"the server did not start within {START_SECONDS:g} s")
-        if self._running is None:
-            self._thread.join(STOP_SECONDS)
-            self._complain()
-        assert self._running is not None
-        return self._running
-
-    def stop(self) -> None:
-        self._stop()
-        seconds = self._settings.drain_timeout + STOP_SECONDS
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            raise TimeoutError(f"the server did not stop within {seconds:g} s")
-        self._complain()
-
-    def _complain(self) -> None:
-        if len(self._wrong) == 1:
-            raise self._wrong[0]
-        if self._wrong:
-            raise BaseExceptionGroup("errors in the server's thread", self._wrong)
-
-    def _run(self) -> None:
-        import asyncio
-
-        from cairnkv.server.loop import new_event_loop
-
-        try:
-            with asyncio.Runner(loop_factory=self._new_event_loop or new_event_loop) as runner:
-                runner.run(self._serve())
-        except BaseException as error:  # the test's thread raises it
-            self._wrong.append(error)
-        finally:
-            self._started.set()
-
-    async def _serve(self) -> None:
-        import asyncio
-
-        from cairnkv.server.server import Server, new_store
-
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._loop_complains)
-        settings = self._settings
-        if settings.cluster is None:
-            server = Server(settings, new_store(settings, storage=self._storage, clock=self._clock))
-        else:
-            server = Server(settings, clock=self._clock)
-        try:
-            await server.start()
-        except BaseException:
-            server.store.close()
-            raise
-        self._stop = lambda: loop.call_soon_threadsafe(server.request_stop)
-        self._running = RunningServer(server, self._clock, loop)
-        self._started.set()
-        await server.stop_requested()
-        self._stop = _nothing
-        await server.stop()
-
-    def _loop_complains(self, _loop: "asyncio.AbstractEventLoop", context: dict[str, Any]) -> None:
-        self._wrong.append(context.get("exception") or RuntimeError(str(context.get("message"))))
-
-
-def _nothing() -> None:
-    pass
 
 
 # -- fixtures ----------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_isolated_leader_gets_no_new_proposals(node: Nodes, nats: Nats, monkeypa
         one.set("k", "v")
         there = node_of(first)
         asked = api(there.stream, f"STREAM.INFO.{there.stream.identity.stream}")
-        leader = asyncio.run_coroutine_threadsafe(asked, first._loop).result(PATIENCE)["cluster"]["leader"]
+        leader = asyncio.run_coroutine_threadsafe(asked, first.loop).result(PATIENCE)["cluster"]["leader"]
         said: list[str] = []
         send = there.stream.nc.send
 
@@ -563,7 +563,7 @@ def test_node_that_has_not_joined_makes_no_snapshot(node: Nodes, monkeypatch: py
         one.set("k", "v")
         first.call(lambda: there.store.leave("its state is not that of others"))
         for work in (there._snapshots.make_if_due(), there._snapshots._snapshots.newest()):
-            assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
+            assert asyncio.run_coroutine_threadsafe(work, first.loop).result(PATIENCE) is None
 
 
 def test_node_reports_a_fault_of_its_publisher(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

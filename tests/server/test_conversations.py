@@ -293,7 +293,7 @@ def test_idle_timeout_of_zero_is_unlimited(start: Start) -> None:
     server = start(idle_timeout="0")
     with RawClient(server.address) as client:
         assert client.ask(Ping(b"")) == PONG
-        ahead = server.call(lambda: server._loop.time()) + 1_000_000
+        ahead = server.call(lambda: server.loop.time()) + 1_000_000
         server.call(lambda: [connection.check_times(ahead) for connection in server.server._connections])
         assert client.ask(Ping(b"")) == PONG
 

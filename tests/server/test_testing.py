@@ -138,7 +138,7 @@ def test_error_in_the_server_thread_fails_the_test() -> None:
         raise ZeroDivisionError("in the server's thread")
 
     with pytest.raises(ZeroDivisionError, match="in the server's thread"), running_server() as server:
-        server._loop.call_soon_threadsafe(go_wrong)
+        server.loop.call_soon_threadsafe(go_wrong)
     with running_server() as server, pytest.raises(ZeroDivisionError):
         server.call(go_wrong)
 
