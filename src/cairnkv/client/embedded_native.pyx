@@ -187,42 +187,30 @@ cdef class DirectCalls:
             self._busy -= 1
         return 0
 
+    cdef object _in_turn(self, function, tuple arguments):
+        """Call a function on the pure path."""
+        self._leave()
+        try:
+            return function(*arguments)
+        finally:
+            self._come_back()
+
+    cdef object _pure(self, function, tuple arguments):
+        """Call a method of `PURE`. For a store on disk, its thread calls `_around`."""
+        return self._in_turn(function, arguments) if self._uncommitted is None else function(*arguments)
+
     def _around(self, function):
         """Call a function that uses a store on disk."""
-        self._leave()
-        try:
-            function()
-        finally:
-            self._come_back()
+        self._in_turn(function, ())
 
     def _do(self, call):
-        if self._uncommitted is not None:
-            return PURE._do(self, call)  # the thread of the store calls `_around`
-        self._leave()
-        try:
-            return PURE._do(self, call)
-        finally:
-            self._come_back()
+        return self._pure(PURE._do, (self, call))
 
     def _execute_all(self, pending):
-        if self._uncommitted is not None:
-            PURE._execute_all(self, pending)
-            return
-        self._leave()
-        try:
-            PURE._execute_all(self, pending)
-        finally:
-            self._come_back()
+        self._pure(PURE._execute_all, (self, pending))
 
     def close(self):
-        if self._uncommitted is not None:
-            PURE.close(self)
-            return
-        self._leave()
-        try:
-            PURE.close(self)
-        finally:
-            self._come_back()
+        self._pure(PURE.close, (self,))
 
     # -- values -----------------------------------------------------------------------------------------------
 

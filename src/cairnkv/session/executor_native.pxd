@@ -80,6 +80,7 @@ cdef class FrameExecutor:
                               const unsigned char **key, Py_ssize_t *size) noexcept
 
 
+cdef Py_ssize_t length_of(FrameExecutor self, const unsigned char *key, Py_ssize_t size) except -1
 cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -1
 cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *number) noexcept nogil
 cdef int write_decimal(char *text, int64_t number) noexcept nogil

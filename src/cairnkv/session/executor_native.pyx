@@ -17,10 +17,11 @@ Out of scope: sockets (`cairnkv.server.poller_native`), and rare commands.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.engine.table_native cimport NativeTable, announce, end_command
+from cairnkv.engine.table_native cimport NativeTable, Place, announce, end_command, look_up, place_of
 from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
@@ -291,6 +292,14 @@ cdef class FrameExecutor:
                               const unsigned char **key, Py_ssize_t *size) noexcept:
         """Find the key of the first frame. Return the length of the frame, or 0 if the key is unknown."""
         return 0
+
+
+cdef Py_ssize_t length_of(FrameExecutor self, const unsigned char *key, Py_ssize_t size) except -1:
+    """Return the length of the current value of a key, or 0 if it is missing."""
+    cdef Place place
+    place_of(self._table, &place, key, size)
+    look_up(self._table, &place)
+    return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
 
 
 cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -1:

@@ -26,7 +26,7 @@ from cairnkv.engine.table_native cimport (
     put_for,
     visible,
 )
-from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal, write_decimal
+from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
 from cairnkv.protocol.big_endian cimport be32, put_be32
 
 from cairnkv.commands import (
@@ -81,17 +81,22 @@ cdef class NativeFrameExecutor(FrameExecutor):
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first frame if it is a read whose header allows a local read. Return its length, or 0."""
         cdef Py_ssize_t head = 1 + self._conversation.width
-        cdef const Served *command
-        if length < head or data[0] != LOCAL_READ:
-            return 0
-        command = _served(data, head)
-        if command is NULL or command.scan is NULL or command.writes:
+        cdef const Served *command = _served(data, head, length)
+        if command is NULL or data[0] != LOCAL_READ or command.scan is NULL or command.writes:
             return 0
         return _frame(self, data, head, length)
 
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
         """Describe the first frame if `frame` would try to execute it. Return its length, or 0."""
-        return _scan(self, data, 1 + self._conversation.width, length, found)
+        cdef Py_ssize_t whole, head = 1 + self._conversation.width
+        cdef const Served *command = _served(data, head, length)
+        if command is NULL or command.scan is NULL:
+            return 0
+        found.reply = 16  # of a short reply
+        found.writes = command.writes
+        found.local = data[0] == LOCAL_READ and not found.writes
+        whole = command.scan(self, data + head, length - head, found)
+        return head + whole if whole else 0
 
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
         """Write a scanned frame as a log entry contains it: with a number of two bytes, and no flags."""
@@ -116,10 +121,7 @@ cdef class NativeFrameExecutor(FrameExecutor):
                               const unsigned char **key, Py_ssize_t *size) noexcept:
         """Find the key of the first frame. Return the length of the frame, or 0 if the key is unknown."""
         cdef Py_ssize_t head = 1 + width, whole
-        cdef const Served *command
-        if length < head + 5 or data[0] & ~LOCAL_READ:
-            return 0
-        command = _served(data, head)
+        cdef const Served *command = _served(data, head, length)
         if command is NULL or command.strings == 0:
             return 0
         size[0] = _string(data + head, length - head, KEY_MAX)
@@ -134,38 +136,19 @@ cdef class NativeFrameExecutor(FrameExecutor):
         return whole
 
 
-cdef inline const Served *_served(const unsigned char *frame, Py_ssize_t head) noexcept nogil:
-    """Return the entry of a frame's command, or NULL if the pure path serves the command."""
-    cdef uint32_t number = be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
+cdef inline const Served *_served(const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) noexcept nogil:
+    """Return the entry of a frame's command, or NULL if its beginning is missing or the pure path serves it."""
+    cdef uint32_t number
+    if length < head + 4 or frame[0] & ~LOCAL_READ:  # a linearizable read satisfies a client that allows a local one
+        return NULL
+    number = be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
     return &TABLE[number] if number < NUMBERS_MAX and TABLE[number].execute is not NULL else NULL
 
 
 cdef Py_ssize_t _frame(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
-    cdef const Served *command
-    cdef Py_ssize_t done
-    if length < head + 4 or frame[0] & ~LOCAL_READ:  # a linearizable read satisfies a client that allows a local one
-        return 0
-    command = _served(frame, head)
-    if command is NULL:
-        return 0
-    done = command.execute(self, frame + head, length - head)
+    cdef const Served *command = _served(frame, head, length)
+    cdef Py_ssize_t done = 0 if command is NULL else command.execute(self, frame + head, length - head)
     return done + head if done else 0
-
-
-cdef Py_ssize_t _scan(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length,
-                      Scanned *found) except -1:
-    cdef const Served *command
-    cdef Py_ssize_t whole
-    if length < head + 4 or frame[0] & ~LOCAL_READ:
-        return 0
-    command = _served(frame, head)
-    if command is NULL or command.scan is NULL:
-        return 0
-    found.reply = 16  # of a short reply
-    found.writes = command.writes
-    found.local = frame[0] == LOCAL_READ and not found.writes
-    whole = command.scan(self, frame + head, length - head, found)
-    return head + whole if whole else 0
 
 # -- scans: each returns the length of a frame without its head, or 0 ----------------------------------
 
@@ -178,7 +161,7 @@ cdef Py_ssize_t _scan_key(FrameExecutor self, const unsigned char *frame, Py_ssi
 cdef Py_ssize_t _scan_get(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
     cdef Py_ssize_t whole = _scan_key(self, frame, length, found)
     if whole and found.measures:
-        found.reply += _length_of(self, frame + 4, whole - 4)
+        found.reply += length_of(self, frame + 4, whole - 4)
     return whole
 
 
@@ -228,7 +211,7 @@ cdef Py_ssize_t _scan_get_many(FrameExecutor self, const unsigned char *frame, P
     cdef Py_ssize_t whole = _scan_keys(self, frame, length, found), at = 4, size
     while found.measures and at < whole:
         size = be32(frame + at)
-        found.reply += 4 + _length_of(self, frame + at + 4, size)
+        found.reply += 4 + length_of(self, frame + at + 4, size)
         at += 4 + size
     return whole
 
@@ -247,14 +230,6 @@ cdef Py_ssize_t _scan_set_many(FrameExecutor self, const unsigned char *frame, P
         at += 4 + size
         at += 4 + be32(frame + at)
     return whole
-
-
-cdef inline Py_ssize_t _length_of(FrameExecutor self, const unsigned char *key, Py_ssize_t size) except -1:
-    """Return the length of the current value of a key, or 0 if it is missing."""
-    cdef Place place
-    place_of(self._table, &place, key, size)
-    look_up(self._table, &place)
-    return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
 
 # -- strings and replies -------------------------------------------------------------------------------
 
@@ -336,22 +311,22 @@ cdef inline char *_reply(FrameExecutor self, bint success, Py_ssize_t header, Py
     return at + 6
 
 
-cdef inline bint _reply_ok(FrameExecutor self) noexcept:
-    cdef char *payload = _reply(self, True, 0, 2)
-    if payload is NULL:
+cdef inline bint _reply_bytes(FrameExecutor self, const void *payload, Py_ssize_t size) noexcept:
+    """Write a successful reply. Return False if there is no room."""
+    cdef char *at = _reply(self, True, 0, size)
+    if at is NULL:
         return False
-    memcpy(payload, b"OK", 2)
+    memcpy(at, payload, size)
     return True
+
+
+cdef inline bint _reply_ok(FrameExecutor self) noexcept:
+    return _reply_bytes(self, b"OK", 2)
 
 
 cdef inline bint _reply_number(FrameExecutor self, int64_t number) noexcept:
     cdef char text[20]
-    cdef int length = write_decimal(text, number)
-    cdef char *payload = _reply(self, True, 0, length)
-    if payload is NULL:
-        return False
-    memcpy(payload, text, length)
-    return True
+    return _reply_bytes(self, text, write_decimal(text, number))
 
 
 cdef inline bint _reply_value(FrameExecutor self, PyObject *value) noexcept:
@@ -426,16 +401,10 @@ cdef Py_ssize_t _clear(FrameExecutor self, const unsigned char *frame, Py_ssize_
 
 cdef Py_ssize_t _ping(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t size = _string(frame, length, self._conversation.string_max)
-    cdef char *payload
     if size < 0:
         return 0
-    payload = _reply(self, True, 0, size if size else 4)
-    if payload is NULL:
+    if not (_reply_bytes(self, frame + 4, size) if size else _reply_bytes(self, b"PONG", 4)):
         return 0
-    if size:
-        memcpy(payload, frame + 4, size)
-    else:
-        memcpy(payload, b"PONG", 4)
     return 4 + size
 
 
@@ -460,10 +429,7 @@ cdef Py_ssize_t _incr(FrameExecutor self, const unsigned char *frame, Py_ssize_t
         return 0
     if not can_put(self._table, &place) or not _reply_number(self, total + n):
         return 0
-    if old is NULL:
-        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n))
-    else:
-        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n), True)
+    put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n), old is not NULL)
     self.writes += 1
     return whole
 

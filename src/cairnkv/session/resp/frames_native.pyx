@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal, write_decimal
+from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
 from cairnkv.engine.table_native cimport (
     Place,
     Terms,
@@ -143,11 +143,13 @@ cdef inline unsigned int _slot(uint64_t name) noexcept nogil:
     return name * <uint64_t>0x9E3779B97F4A7C15 >> 58  # the upper 6 bits of Fibonacci hashing
 
 
-cdef inline const Served *_served(const Request *request) noexcept nogil:
-    """Return the entry of a command, or NULL if the pure path serves it."""
+cdef inline const Served *_command(
+    RespFrameExecutor self, const unsigned char *frame, Py_ssize_t length, Request *request
+) noexcept:
+    """Parse a request. Return the entry of its command, or NULL if it is incomplete or the pure path serves it."""
     cdef uint64_t name
     cdef unsigned int slot
-    if not 1 <= request.size[0] <= NAME_MAX:
+    if not _parse(self, frame, length, request) or not 1 <= request.size[0] <= NAME_MAX:
         return NULL
     name = _folded(request.at[0], request.size[0])
     slot = _slot(name)
@@ -164,19 +166,16 @@ cdef class RespFrameExecutor(FrameExecutor):
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first command. Return its length, or 0 if the pure path must execute it."""
         cdef Request request
-        cdef const Served *command
-        if not _parse(self, data, length, &request):
-            return 0
-        command = _served(&request)
+        cdef const Served *command = _command(self, data, length, &request)
         return request.length if command is not NULL and command.execute(self, &request) else 0
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first command if it is a read and the client allows local reads. Return its length, or 0."""
         cdef Request request
         cdef const Served *command
-        if not self._conversation.reads_locally or not _parse(self, data, length, &request):
+        if not self._conversation.reads_locally:
             return 0
-        command = _served(&request)
+        command = _command(self, data, length, &request)
         if command is NULL or command.scan is NULL or command.writes:
             return 0
         return request.length if command.execute(self, &request) else 0
@@ -184,10 +183,7 @@ cdef class RespFrameExecutor(FrameExecutor):
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
         """Describe the first command if `frame` would try to execute it. Return its length, or 0."""
         cdef Request request
-        cdef const Served *command
-        if not _parse(self, data, length, &request):
-            return 0
-        command = _served(&request)
+        cdef const Served *command = _command(self, data, length, &request)
         if command is NULL or command.scan is NULL:
             return 0
         found.reply = 32
@@ -198,9 +194,9 @@ cdef class RespFrameExecutor(FrameExecutor):
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
         """Write a scanned command as a log entry contains it. Return its length there."""
         cdef Request request
-        _parse(self, data, length, &request)
+        cdef const Served *command = _command(self, data, length, &request)
         into[0] = into[1] = 0
-        return _served(&request).write_logged(into, &request) - into
+        return command.write_logged(into, &request) - into
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned command on the pure path, at its place in the log. Return its `QueuedReply`."""
@@ -218,24 +214,12 @@ cdef class RespFrameExecutor(FrameExecutor):
                               const unsigned char **key, Py_ssize_t *size) noexcept:
         """Find the key of the first command. Return the length of the command, or 0 if the key is unknown."""
         cdef Request request
-        cdef const Served *command
-        if not _parse(self, data, length, &request) or not 2 <= request.count <= 5 or not 1 <= request.size[1] <= KEY_MAX:
-            return 0
-        command = _served(&request)
-        if command is NULL or not command.ahead:
+        cdef const Served *command = _command(self, data, length, &request)
+        if command is NULL or not command.ahead or not 2 <= request.count <= 5 or not _is_key(&request, 1):
             return 0
         key[0] = request.at[1]
         size[0] = request.size[1]
         return request.length
-
-
-cdef inline Py_ssize_t _length_of(FrameExecutor self, const Request *request, int item) except -1:
-    """Return the length of the current value of a key, or 0 if it is missing."""
-    cdef Place place
-    place_of(self._table, &place, request.at[item], request.size[item])
-    look_up(self._table, &place)
-    return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
-
 
 # -- scans: whether the arguments fit ------------------------------------------------------------------
 
@@ -244,7 +228,7 @@ cdef bint _scan_get(RespFrameExecutor self, const Request *request, Scanned *fou
     if request.count != 2 or not _is_key(request, 1):
         return False
     if found.measures:
-        found.reply += _length_of(self, request, 1)
+        found.reply += length_of(self, request.at[1], request.size[1])
     return True
 
 
@@ -271,7 +255,7 @@ cdef bint _scan_mget(RespFrameExecutor self, const Request *request, Scanned *fo
         return False
     if found.measures:
         for item in range(1, request.count):
-            found.reply += 32 + _length_of(self, request, item)
+            found.reply += 32 + length_of(self, request.at[item], request.size[item])
     return True
 
 
