@@ -17,7 +17,7 @@ from typing import Any
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.client.calls import Call, Durability, Leeway
+from cairnkv.client.calls import Call, Durability
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded, _OnDisk
 from cairnkv.client.keyvalue import KeyValue
@@ -25,6 +25,7 @@ from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.stores import new_store
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.store import LocalStore, PendingReply, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_driver
@@ -34,8 +35,7 @@ from tests.support.simulated import Cluster
 PATIENCE = 30.0
 """Seconds that anything here may take."""
 
-
-FLAGS = {None: 0, Leeway.LOCAL: 1, Leeway.MEMORY: 2}
+FLAGS = {None: 0, CommandFlag.LOCAL_READ: 1, CommandFlag.MEMORY_IS_ENOUGH: 2}
 """What of a command's header the protocol page says of these."""
 
 
@@ -63,7 +63,7 @@ class ByHand(KeyValue[bytes, bytes]):
     def _frame(self, call: Call[Any]) -> bytes:
         command = call.command
         strings = command.arguments()
-        frame = struct.pack(self._number, FLAGS[call.leeway], command.spec.number)
+        frame = struct.pack(self._number, FLAGS[call.flag], command.spec.number)
         if command.spec.number >= COUNTED_FROM:
             frame += struct.pack(">I", len(strings))
         return frame + b"".join(struct.pack(">I", len(string)) + string for string in strings)

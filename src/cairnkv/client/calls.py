@@ -51,6 +51,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import NO_TTL
 from cairnkv.errors import BadCommand, CodecError, OptionError, OutcomeUnknown, PeerError, error_of
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, TTL_MAX
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.units import duration
 
 K = TypeVar("K")
@@ -90,21 +91,14 @@ class NotCopied:
         raise TypeError(f"{self!r} cannot be pickled or copied; open or connect it again, in the process that needs it")
 
 
-class Leeway(enum.Enum):
-    """A weaker guarantee that a call accepts. Each is a flag in the header of a command."""
-
-    MEMORY = "the reply to a write need not wait for the commit"
-    LOCAL = "a read may show the state of one node, which may be older than that of others"
-
-
 class Call(Generic[T]):
     """A command, and the function that decodes its reply. Immutable by convention.
 
-    leeway: None if the call accepts nothing less than the store's guarantees.
+    flag: a weaker guarantee that the call accepts, in the header of its command; None: the store's guarantees.
     """
 
     __slots__ = ("command", "decode")
-    leeway: ClassVar[Leeway | None] = None
+    flag: ClassVar[CommandFlag | None] = None
 
     def __init__(self, command: Command, decode: Callable[[Reply], T]) -> None:
         self.command = command
@@ -126,7 +120,7 @@ class _FromMemory(Call[T]):
     """A write whose reply need not wait for the commit."""
 
     __slots__ = ()
-    leeway = Leeway.MEMORY
+    flag = CommandFlag.MEMORY_IS_ENOUGH
 
     def result(self, reply: Reply) -> T:
         return super().result(reply.reply if isinstance(reply, InMemory) else reply)
@@ -136,7 +130,7 @@ class _Local(Call[T]):
     """A read that any node may answer by itself."""
 
     __slots__ = ()
-    leeway = Leeway.LOCAL
+    flag = CommandFlag.LOCAL_READ
 
 
 def with_leeway(call: Call[T], *, memory: bool, local: bool) -> Call[T]:

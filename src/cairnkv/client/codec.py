@@ -132,6 +132,8 @@ class MessagePack:
 WALK_MAX: Final = 10_000
 """Parts of a refused value that the codec searches for the part it cannot encode."""
 
+_short: Final = reprlib.repr  # in bounded length and time
+
 PATH_MAX: Final = 200
 """Length of the path to a part, above which the search does not go deeper."""
 
@@ -160,11 +162,6 @@ def _refused(codec: Json | MessagePack, value: Any, error: Exception | None = No
             parts += [(f"{where}[{_short(at)}]", inner) for at, inner in itertools.islice(deeper, room)]
     why = "it would not come back equal" if error is None else f"{type(error).__name__}: {error}"
     return CodecError(f"codec={name!r} cannot keep {_short(value)}: {why}")
-
-
-def _short(thing: object) -> str:
-    """Return the `repr` of a value, in bounded length and time."""
-    return reprlib.repr(thing)
 
 
 class KeyCodec(Protocol[K_co]):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from cairnkv.client import process
-from cairnkv.client.calls import Call, Durability, K, Leeway, T, V
+from cairnkv.client.calls import Call, Durability, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pending import AnyPending
@@ -31,6 +31,7 @@ from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.storage import BackupResult, StorageRefused
 from cairnkv.store import LocalStore, PendingReply
 
@@ -52,7 +53,7 @@ class Shared(abc.ABC):
     _closed: bool
 
     @abc.abstractmethod
-    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | PendingReply:
+    def execute(self, command: Command, flag: CommandFlag | None = None) -> Reply | PendingReply:
         """Execute a command. Returns its reply, or the pending reply."""
 
     @abc.abstractmethod
@@ -98,7 +99,7 @@ class _InMemory(Shared):
         self._calls = 0
         self._closed = False
 
-    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | PendingReply:
+    def execute(self, command: Command, flag: CommandFlag | None = None) -> Reply | PendingReply:
         if self._generation != process.generation:
             with process.FORK_LOCK:
                 if self._generation != process.generation:
@@ -122,16 +123,13 @@ class _InMemory(Shared):
                 continue
             if self._closed:
                 raise CallerError("this store is closed")
-            outcome = self._call_again(store, command) if again else self._call(store, command)
+            if again:
+                outcome = uninterrupted(partial(self._call, store, command))
+            else:
+                outcome = self._call(store, command)
             if outcome is not None:
                 return outcome
             again = True
-
-    def _call_again(self, store: LocalStore, command: Command) -> Reply | PendingReply | None:
-        """Execute a call `uninterrupted`, like `_call`."""
-        outcomes: list[Reply | PendingReply | None] = []
-        uninterrupted(lambda: outcomes.append(self._call(store, command)))
-        return outcomes[0]
 
     def _call(self, store: LocalStore, command: Command) -> Reply | PendingReply | None:
         """Execute a call. Returns None if the store was replaced during the call."""
@@ -157,20 +155,20 @@ class _InMemory(Shared):
 class _Job(PendingReply):
     """A call that the thread of a store executes, and its pending reply."""
 
-    __slots__ = ("_command", "_leeway", "blocks")
+    __slots__ = ("_command", "_flag", "blocks")
 
     blocks: bool  # type: ignore[misc]  # an attribute here, a constant in `PendingReply`
 
-    def __init__(self, command: Command, leeway: Leeway | None, *, blocks: bool) -> None:
+    def __init__(self, command: Command, flag: CommandFlag | None, *, blocks: bool) -> None:
         super().__init__(OK)
         self._command = command
-        self._leeway = leeway
+        self._flag = flag
         self.blocks = blocks
 
     def run(self, store: LocalStore) -> None:
         """Execute the command, and settle the reply after the commit that it waits for."""
         outcome = store.execute(self._command)
-        if self._leeway is Leeway.MEMORY and isinstance(outcome, PendingReply):
+        if self._flag is CommandFlag.MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply):
             outcome = outcome.from_memory()
         if isinstance(outcome, PendingReply) and outcome.reply is None:
             pending_reply = outcome
@@ -212,7 +210,7 @@ class _OnDisk(Shared):
         with self._lock:
             self.around(function)
 
-    def execute(self, command: Command, leeway: Leeway | None = None) -> PendingReply:
+    def execute(self, command: Command, flag: CommandFlag | None = None) -> PendingReply:
         if self._generation != process.generation:
             raise CallerError(
                 "the parent process opened this store on disk before the fork, and only one process can use it: "
@@ -221,7 +219,7 @@ class _OnDisk(Shared):
         if self._closed:
             raise CallerError("this store is closed")
         # With a memory limit, a command that must read from disk may execute after later commands.
-        job = _Job(command, leeway, blocks=self._caches and bool(command.places_read(0)))
+        job = _Job(command, flag, blocks=self._caches and bool(command.places_read(0)))
         self._jobs.put(job)
         if self._ended:
             self._refuse_the_rest()
@@ -386,7 +384,7 @@ class Embedded(KeyValue[K, V]):
         outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
             for one in pending:
-                outcome = self._shared.execute(one.call.command, one.call.leeway)
+                outcome = self._shared.execute(one.call.command, one.call.flag)
                 if isinstance(outcome, PendingReply) and outcome.blocks:
                     outcome = _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
@@ -395,7 +393,7 @@ class Embedded(KeyValue[K, V]):
                 one.settle(_awaited(outcome))
 
     def _do(self, call: Call[T]) -> T:
-        outcome = self._shared.execute(call.command, call.leeway)
+        outcome = self._shared.execute(call.command, call.flag)
         if is_own() and isinstance(outcome, PendingReply):
             return _without_waiting(call, outcome)
         return call.result(_awaited(outcome))

@@ -12,10 +12,10 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.client.calls import Leeway
 from cairnkv.commands import Command
 from cairnkv.installation import native_path_in_use
 from cairnkv.protocol import native
+from cairnkv.protocol.native import CommandFlag
 
 RECEIVE_BYTES: Final = 64 * 1024
 """Maximum bytes of one `recv`."""
@@ -81,12 +81,7 @@ else:
 
 __all__ = ["GreenLine", "Line", "PureLine", "ReplyDecoder", "command_parts", "parts_with"]
 
-_FLAGS: Final = {
-    Leeway.MEMORY: int(native.CommandFlag.MEMORY_IS_ENOUGH),
-    Leeway.LOCAL: int(native.CommandFlag.LOCAL_READ),
-}
 
-
-def parts_with(leeway: Leeway, command: Command) -> list[bytes]:
-    """Return the frame of a command with the flag of a leeway, in pieces. It is rare, so it has no native twin."""
-    return native.command_parts(command, flags=_FLAGS[leeway])
+def parts_with(flag: CommandFlag, command: Command) -> list[bytes]:
+    """Return the frame of a command with a flag, in pieces. It is rare, so it has no native twin."""
+    return native.command_parts(command, flags=flag)

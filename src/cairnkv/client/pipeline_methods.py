@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from typing import overload
 
 from cairnkv.client.address import Seconds as Seconds
-from cairnkv.client.calls import UNSET, D, K, Key, Unset, V, Values
+from cairnkv.client.calls import (
+    UNSET,
+    D,
+    K,
+    Key,
+    Unset,
+    V,
+    Values,
+)
 from cairnkv.client.pending import Pending, PendingCalls
 
 

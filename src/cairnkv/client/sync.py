@@ -283,7 +283,7 @@ class Client(KeyValue[K, V]):
         if self._endpoints.several and not command.spec.writes:
             silence = self._endpoints.silence(connection.endpoint, time.monotonic())
         try:
-            parts = command_parts(command) if call.leeway is None else parts_with(call.leeway, command)
+            parts = command_parts(command) if call.flag is None else parts_with(call.flag, command)
             connection.send(parts, deadline)
             reply = connection.receive(command, deadline, silence)
         except PeerError as error:
@@ -417,7 +417,7 @@ class Client(KeyValue[K, V]):
             parts: list[bytes] = []
             for pending in window:
                 call = pending.call
-                parts += command_parts(call.command) if call.leeway is None else parts_with(call.leeway, call.command)
+                parts += command_parts(call.command) if call.flag is None else parts_with(call.flag, call.command)
             connection.send(parts, deadline)
             while unanswered:
                 pending = unanswered[0]

@@ -17,9 +17,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from operator import call
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cairnkv.client.process import replaced
+
+T = TypeVar("T")
 
 
 def _interpreter() -> Any:
@@ -54,24 +56,22 @@ class _Lock:
         self.acquire()
 
 
-def uninterrupted(function: Callable[[], object]) -> None:
-    """Call a function in a helper thread, and wait for its end. Raises what the function raises."""
+def uninterrupted(function: Callable[[], T]) -> T:
+    """Call a function in a helper thread, and wait for its end. Returns what it returns, and raises what it raises."""
     if _PYTHON is None or sys.is_finalizing() or replaced("thread"):
-        function()
-        return
-    outcome: list[BaseException | None] = []
+        return function()
+    results: list[T] = []
+    errors: list[BaseException] = []
     try:
         ended = _IDLE.pop()
     except IndexError:
         ended = _Lock()
 
     def work() -> None:
-        error: BaseException | None = None
         try:
-            function()
-        except BaseException as raised:  # for the calling thread
-            error = raised
-        outcome.append(error)
+            results.append(function())
+        except BaseException as error:  # for the calling thread
+            errors.append(error)
         ended.release()
 
     steps: tuple[Callable[[], object], ...] = (partial(_thread.start_new_thread, work, ()), ended.acquire)
@@ -82,14 +82,14 @@ def uninterrupted(function: Callable[[], object]) -> None:
     try:
         list(map(call, steps))
     except RuntimeError:
-        if outcome:  # it is the exception of a signal handler that has run since
+        if results or errors:  # it is the exception of a signal handler that has run since
             raise
         if pauses:
             _collect_again()
-        function()  # the process has its maximum number of threads
-        return
-    if outcome[0] is not None:
-        raise outcome[0]
+        return function()  # the process has its maximum number of threads
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 _IDLE: Final[list[_Lock]] = []

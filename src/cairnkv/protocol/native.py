@@ -49,10 +49,12 @@ Width: TypeAlias = Literal[2, 4]
 
 
 class CommandFlag(enum.IntFlag):
-    """Bits of a command's header."""
+    """Bits of a command's header: weaker guarantees that a client accepts."""
 
     LOCAL_READ = 0x01
+    """A read may show the state of one node, which may be older than that of others."""
     MEMORY_IS_ENOUGH = 0x02
+    """The reply to a write need not wait for the commit."""
 
 
 class ResponseFlag(enum.IntFlag):
@@ -525,8 +527,12 @@ def write_response(response: Response, *, status_byte: StatusByte = StatusByte.A
     >>> write_response(Response(ok=True, payload=b"OK")).hex(" ")
     '00 30 00 00 00 02 4f 4b'
     """
+    return b"".join(_parts(response, status_byte))
+
+
+def _parts(response: Response, status_byte: StatusByte) -> tuple[bytes, bytes]:
     status = status_byte.value[0 if response.ok else 1]
-    return RESPONSE_HEAD.pack(response.header, status, len(response.payload)) + response.payload
+    return RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
 
 
 _OK_PAYLOAD: Final = b"OK"
@@ -562,9 +568,7 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
 
 def reply_parts(reply: Reply, status_byte: StatusByte, *, frame_limit: int = FRAME_MAX) -> tuple[bytes, bytes]:
     """Return the frame of a reply as head and payload, so that the caller need not copy a long value."""
-    response = response_to(reply, frame_limit=frame_limit)
-    status = status_byte.value[0 if response.ok else 1]
-    return RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
+    return _parts(response_to(reply, frame_limit=frame_limit), status_byte)
 
 
 def reply_in(response: Response, spec: CommandSpec) -> Reply:

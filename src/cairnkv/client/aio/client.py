@@ -100,7 +100,7 @@ class Client(AsyncKeyValue[K, V]):
                     connection = await self._connected(deadline)
                 while connection.crowded:
                     await connection.room(deadline)
-                reply = await connection.submit(call.command, deadline, call.leeway)
+                reply = await connection.submit(call.command, deadline, call.flag)
             except Unavailable:
                 if connection is not None and not connection.usable:
                     self._leave(connection, connection.ended)
@@ -146,7 +146,7 @@ class Client(AsyncKeyValue[K, V]):
                 for failed in (one, *unsent):
                     failed.fail(error)
                 break
-            sent.append((one, connection, connection.submit(one.call.command, deadline, one.call.leeway)))
+            sent.append((one, connection, connection.submit(one.call.command, deadline, one.call.flag)))
         for one, connection, future in sent:
             try:
                 reply = await future

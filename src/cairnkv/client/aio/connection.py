@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from cairnkv.client.address import Endpoint, shown
 from cairnkv.client.aio.dialing import dial_async
-from cairnkv.client.calls import Leeway
 from cairnkv.client.exchange import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
 from cairnkv.client.wrong_server import (
@@ -32,6 +31,7 @@ from cairnkv.commands import Command, Failure, Ping
 from cairnkv.errors import PeerError, Unavailable, WrongServer
 from cairnkv.installation import native_path_in_use
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
+from cairnkv.protocol.native import CommandFlag
 
 if TYPE_CHECKING or not native_path_in_use():
     from cairnkv.client.aio.reply_future import ReplyFuture, Waking
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
                 f"no room in time on the connection to {self.name}; {len(self._waiting_for_room):,} commands wait"
             ) from None
 
-    def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> ReplyFuture:
+    def submit(self, command: Command, deadline: float, flag: CommandFlag | None = None) -> ReplyFuture:
         """Send a command together with the others of this step of the loop. Returns the future of the reply."""
         future = ReplyFuture(command.spec, deadline, self._waking)
         self._end_if_interrupted()
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         at_once = self._alone and not self._slots  # calls come one by one, so waiting for others is of no use
         if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
-        parts = command_parts(command) if leeway is None else parts_with(leeway, command)
+        parts = command_parts(command) if flag is None else parts_with(flag, command)
         self._at_work = True
         self._outbox += parts
         self._slots.append(future)

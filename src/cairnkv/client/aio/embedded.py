@@ -56,7 +56,7 @@ class Embedded(AsyncKeyValue[K, V]):
         outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
             for one in pending:
-                outcome = self._shared.execute(one.call.command, one.call.leeway)
+                outcome = self._shared.execute(one.call.command, one.call.flag)
                 if isinstance(outcome, PendingReply) and outcome.blocks:
                     outcome = await _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
@@ -67,7 +67,7 @@ class Embedded(AsyncKeyValue[K, V]):
     async def _do(self, call: Call[T]) -> T:
         if call.command.spec.scope is Scope.TABLE:
             await asyncio.sleep(0)
-        return call.result(await _awaited(self._shared.execute(call.command, call.leeway)))
+        return call.result(await _awaited(self._shared.execute(call.command, call.flag)))
 
 
 async def _awaited(outcome: Reply | PendingReply) -> Reply:

@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from typing import Generic, overload
 
 from cairnkv.client.address import Seconds as Seconds
-from cairnkv.client.calls import UNSET, Call, D, K, Key, StoreCalls, T, Unset, V, Values
+from cairnkv.client.calls import (
+    UNSET,
+    Call,
+    D,
+    K,
+    Key,
+    StoreCalls,
+    T,
+    Unset,
+    V,
+    Values,
+)
 
 
 class AsyncMethods(abc.ABC, Generic[K, V]):
