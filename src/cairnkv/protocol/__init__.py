@@ -4,32 +4,5 @@ This package exports the codec of the native protocol (`cairnkv.protocol.native`
 protocol.
 """
 
-from cairnkv.commands import Command
-from cairnkv.protocol.native import (
-    CommandDecoder,
-    Cursor,
-    Limits,
-    Request,
-    Response,
-    ResponseDecoder,
-    StatusByte,
-    parse_command,
-    parse_response,
-    write_command,
-    write_response,
-)
-
-__all__ = [
-    "Command",
-    "CommandDecoder",
-    "Cursor",
-    "Limits",
-    "Request",
-    "Response",
-    "ResponseDecoder",
-    "StatusByte",
-    "parse_command",
-    "parse_response",
-    "write_command",
-    "write_response",
-]
+from cairnkv.commands import Command as Command
+from cairnkv.protocol.native import *  # noqa: F403

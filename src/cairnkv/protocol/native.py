@@ -44,6 +44,20 @@ from cairnkv.errors import IncompleteFrame, PeerError
 from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
 from cairnkv.records import record
 
+__all__ = [
+    "CommandDecoder",
+    "Cursor",
+    "Limits",
+    "Request",
+    "Response",
+    "ResponseDecoder",
+    "StatusByte",
+    "parse_command",
+    "parse_response",
+    "write_command",
+    "write_response",
+]
+
 Width: TypeAlias = Literal[2, 4]
 """Bytes in a command number. The article has 2 in its figures and its write path, and 4 in its read path."""
 

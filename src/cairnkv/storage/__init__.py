@@ -5,26 +5,5 @@
 Out of scope: the order of writes between nodes (`replication`).
 """
 
-from cairnkv.storage.base import (
-    BackupResult,
-    CommitListener,
-    Deliver,
-    Effect,
-    LoadingStopped,
-    MakeBackup,
-    Storage,
-    StorageRefused,
-)
-from cairnkv.storage.in_memory import InMemoryStorage
-
-__all__ = [
-    "BackupResult",
-    "CommitListener",
-    "Deliver",
-    "Effect",
-    "InMemoryStorage",
-    "LoadingStopped",
-    "MakeBackup",
-    "Storage",
-    "StorageRefused",
-]
+from cairnkv.storage.base import *  # noqa: F403
+from cairnkv.storage.in_memory import InMemoryStorage as InMemoryStorage

@@ -18,6 +18,17 @@ from cairnkv.commands import Step, failures
 from cairnkv.commands.failures import Code
 from cairnkv.engine import Database
 
+__all__ = [
+    "BackupResult",
+    "CommitListener",
+    "Deliver",
+    "Effect",
+    "LoadingStopped",
+    "MakeBackup",
+    "Storage",
+    "StorageRefused",
+]
+
 logger: Final = logging.getLogger("cairnkv.server")
 
 Deliver: TypeAlias = Callable[[Callable[[], None]], object]

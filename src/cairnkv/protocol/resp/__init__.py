@@ -10,41 +10,6 @@ encodes them for RESP2 and RESP3.
 Out of scope: the meaning of a request, which is a list of byte strings here.
 """
 
-from cairnkv.protocol.resp.replies import (
-    NULL_ARRAY,
-    OK,
-    Error,
-    NullArray,
-    Push,
-    Resp,
-    SetOf,
-    Simple,
-    TooLong,
-    Value,
-    Verbatim,
-    array_head,
-    bulk_strings,
-    double_text,
-    encode_parts,
-)
-from cairnkv.protocol.resp.requests import ProtocolFault, RequestDecoder
-
-__all__ = [
-    "NULL_ARRAY",
-    "OK",
-    "Error",
-    "NullArray",
-    "ProtocolFault",
-    "Push",
-    "RequestDecoder",
-    "Resp",
-    "SetOf",
-    "Simple",
-    "TooLong",
-    "Value",
-    "Verbatim",
-    "array_head",
-    "bulk_strings",
-    "double_text",
-    "encode_parts",
-]
+from cairnkv.protocol.resp.replies import *  # noqa: F403
+from cairnkv.protocol.resp.requests import ProtocolFault as ProtocolFault
+from cairnkv.protocol.resp.requests import RequestDecoder as RequestDecoder

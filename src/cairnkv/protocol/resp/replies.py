@@ -32,6 +32,24 @@ from typing import Final, Literal, TypeAlias, TypeGuard
 
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 
+__all__ = [
+    "NULL_ARRAY",
+    "OK",
+    "Error",
+    "NullArray",
+    "Push",
+    "Resp",
+    "SetOf",
+    "Simple",
+    "TooLong",
+    "Value",
+    "Verbatim",
+    "array_head",
+    "bulk_strings",
+    "double_text",
+    "encode_parts",
+]
+
 Resp: TypeAlias = Literal[2, 3]
 """A version of the protocol: 2 at the beginning of a connection, 3 after HELLO 3."""
 
