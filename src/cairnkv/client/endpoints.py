@@ -100,6 +100,12 @@ class Endpoints:
         told = "; ".join(f"{shown(other)}: {why}" for other in others if (why := self._why(other, now)))
         return f" ({told})" if told and self.several else ""
 
+    def with_other_failures(self, failure: Failure, now: float) -> Failure:
+        """Return a failure with the failures of the other endpoints in its text, if the client tried them."""
+        if not (self.several and failure.code.elsewhere):
+            return failure
+        return Failure(failure.code, f"{failure.text}{self.other_failures(None, now)}")
+
     def _why(self, endpoint: Endpoint, now: float) -> str:
         return self._failures[endpoint][1] if self._failed_recently(endpoint, now) else ""
 

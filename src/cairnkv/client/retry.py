@@ -8,7 +8,6 @@ Out of scope: the endpoint of the repetition (`endpoints`).
 
 from typing import Final
 
-from cairnkv.client.endpoints import Endpoints
 from cairnkv.commands import CommandSpec, Failure, Reply, failures
 from cairnkv.errors import CairnError, OutcomeUnknown, PeerError, TimedOut, Unavailable
 
@@ -45,13 +44,6 @@ def lost(spec: CommandSpec, where: str, why: str, *, timed_out: bool, wrong: Pee
     if spec.writes:
         return OutcomeUnknown(f"{spec.name} to {where}: {why}; it was executed, or it was not")
     return wrong or (TimedOut if timed_out else Unavailable)(f"{spec.name} to {where}: {why}")
-
-
-def with_other_failures(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
-    """Return a failure with the failures of the other endpoints in its text, if the client tried them."""
-    if not (endpoints.several and failure.code.elsewhere):
-        return failure
-    return Failure(failure.code, f"{failure.text}{endpoints.other_failures(None, now)}")
 
 
 def not_reached(spec: CommandSpec, where: str, failure: Failure) -> Unavailable:

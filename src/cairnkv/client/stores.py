@@ -80,22 +80,11 @@ def new_store(
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     clock = checked_clock(clock)
-    if path is not None:
-        return _store_on_disk(path, memory_limit, when_full, sync, disk_limit, clock)
-    for name, given in (("sync", sync), ("disk_limit", disk_limit)):
-        if given is not None:
-            raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
-    return LocalStore(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
-
-
-def _store_on_disk(
-    path: str | os.PathLike[str],
-    memory_limit: int | None,
-    when_full: str,
-    sync: str | None,
-    disk_limit: int | None,
-    clock: Clock,
-) -> LocalStore:
+    if path is None:
+        for name, given in (("sync", sync), ("disk_limit", disk_limit)):
+            if given is not None:
+                raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
+        return LocalStore(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
     if replaced("thread") == "eventlet":
         raise OptionError(
             "a store on disk needs system threads, but eventlet replaced them in this process; serve the store "
@@ -115,8 +104,8 @@ def _store_on_disk(
         mode = Sync.parse(sync or "always")
     except ValueError as error:
         raise OptionError(f"sync is {error}") from None
-    limit: object = disk_limit  # callers may ignore the annotation
-    if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
+    most: object = disk_limit
+    if most is not None and not (isinstance(most, int) and most >= DISK_LIMIT_LEAST):
         raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
     storage = DiskStorage(user_path(path, "path"), sync=mode, memory_limit=memory_limit, limit=disk_limit)
     return LocalStore(storage=storage, memory_limit=memory_limit, clock=clock)

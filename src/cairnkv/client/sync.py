@@ -32,7 +32,7 @@ from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pending import AnyPending
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.process import replaced
-from cairnkv.client.retry import NO_ANSWER, lost, not_reached, pause_before, with_other_failures, worth_repeating
+from cairnkv.client.retry import NO_ANSWER, lost, not_reached, pause_before, worth_repeating
 from cairnkv.client.wrong_server import (
     LINES,
     PROBE,
@@ -150,7 +150,7 @@ class Client(KeyValue[K, V]):
             now = time.monotonic()
             at_once = reply.code.elsewhere and self._endpoints.fresh(now)
             if not (at_once or worth_repeating(reply)) or not self._may_retry(attempt, deadline, at_once=at_once):
-                return call.result(with_other_failures(reply, self._endpoints, now))
+                return call.result(self._endpoints.with_other_failures(reply, now))
 
     def _exchange_in_turn(self, call: Call[T], deadline: float) -> Reply:
         turn = self._take_turn(deadline)

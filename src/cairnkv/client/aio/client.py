@@ -20,7 +20,7 @@ from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.client.pending import AnyPending
-from cairnkv.client.retry import NO_ANSWER, pause_before, with_other_failures, worth_repeating
+from cairnkv.client.retry import NO_ANSWER, pause_before, worth_repeating
 from cairnkv.commands import Failure, Reply
 from cairnkv.errors import CairnError, CallerError, Unavailable
 from cairnkv.records import replace
@@ -117,7 +117,7 @@ class Client(AsyncKeyValue[K, V]):
                 self._leave(connection, reply.message)
             at_once = elsewhere and self._endpoints.fresh(loop.time())
             if not (at_once or worth_repeating(reply)) or not await self._may_retry(attempt, deadline, at_once=at_once):
-                return call.result(with_other_failures(reply, self._endpoints, loop.time()))
+                return call.result(self._endpoints.with_other_failures(reply, loop.time()))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline. See `AsyncKeyValue.pipeline`.

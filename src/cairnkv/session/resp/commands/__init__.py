@@ -1,13 +1,11 @@
 """The commands of the Redis protocol: their declarations and handlers.
 
-The handlers of `strings`, `numbers`, `bits`, `keys`, `expiry` and `scan` call the store; the others act on the
-conversation or the server. The import of this package declares all commands in
-`cairnkv.session.resp.command_spec.RESP_COMMANDS`.
+The handlers of `strings`, `bits`, `keys`, `expiry` and `scan` call the store; the others act on the conversation or the
+server. The import of this package declares all commands in `cairnkv.session.resp.command_spec.RESP_COMMANDS`.
 """
 
 from cairnkv.session.resp.commands import (  # noqa: F401
     administration,
-    backups,
     bits,
     clients,
     command,
@@ -16,7 +14,6 @@ from cairnkv.session.resp.commands import (  # noqa: F401
     expiry,
     info,
     keys,
-    numbers,
     pubsub,
     scan,
     strings,

@@ -1,9 +1,9 @@
-"""The commands of the Redis protocol on values, and on parts of values.
+"""The commands of the Redis protocol on values, on parts of values, and on numbers.
 
 A command that reads one value is `Get` with a function of its reply. A command that writes is one of the registry, so
 that logs can contain it.
 
-Out of scope: numbers (`numbers`), bits (`bits`), and expiry without a value (`expiry`).
+Out of scope: bits (`bits`), and expiry without a value (`expiry`).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from cairnkv.commands import (
     Get,
     GetMany,
     GetWith,
+    Incr,
+    IncrFloat,
     Reply,
     Set,
     SetMany,
@@ -22,8 +24,9 @@ from cairnkv.commands import (
     SetRange,
     SetWith,
     Swap,
+    failures,
 )
-from cairnkv.limits import STRING_MAX, TTL_MAX
+from cairnkv.limits import INTEGER_MIN, STRING_MAX, TTL_MAX
 from cairnkv.protocol.resp import Error
 from cairnkv.session.resp.command_spec import (
     SYNTAX,
@@ -258,3 +261,42 @@ def setrange(arguments: Arguments) -> Call:
     if offset + len(value) > STRING_MAX:
         raise Refusal(TOO_LONG)
     return Call(SetRange(key, offset, value), number)
+
+
+# -- numbers: values in decimal text -------------------------------------------------------------------------
+
+
+@on_keys("INCR key", "write denyoom fast", group="string", since="1.0.0")
+def incr(arguments: Arguments) -> Call:
+    """Add 1 to an integer. Returns the sum."""
+    return Call(Incr(arguments.key(), 1), number)
+
+
+@on_keys("DECR key", "write denyoom fast", group="string", since="1.0.0")
+def decr(arguments: Arguments) -> Call:
+    """Subtract 1 from an integer. Returns the difference."""
+    return Call(Incr(arguments.key(), -1), number)
+
+
+@on_keys("INCRBY key increment", "write denyoom fast", group="string", since="1.0.0")
+def incrby(arguments: Arguments) -> Call:
+    """Add to an integer. Returns the sum."""
+    return Call(Incr(arguments.key(), arguments.integer()), number)
+
+
+@on_keys("DECRBY key decrement", "write denyoom fast", group="string", since="1.0.0")
+def decrby(arguments: Arguments) -> Call:
+    """Subtract from an integer. Returns the difference."""
+    key, amount = arguments.key(), arguments.integer()
+    if amount == INTEGER_MIN:  # its negation exceeds 64 bits
+        raise Refusal("ERR decrement would overflow")
+    return Call(Incr(key, -amount), number)
+
+
+_NO_FLOAT: Final = {failures.OVERFLOW: "ERR increment would produce NaN or Infinity"}
+
+
+@on_keys("INCRBYFLOAT key increment", "write denyoom fast", group="string", since="2.6.0")
+def incrbyfloat(arguments: Arguments) -> Call:
+    """Add to a decimal number. Returns the sum."""
+    return Call(IncrFloat(arguments.key(), arguments.take()), value_or_null, _NO_FLOAT)
