@@ -72,7 +72,7 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int, protoc
 def fuzz(seconds: float, first: int, protocol: str) -> int:
     """Run random histories until the time is up. A seed determines one history for each choice of the protocol."""
     import cairnkv.session.executor_native
-    from cairnkv.protocol import Limits, StatusByte
+    from cairnkv.protocol import DecoderLimits, StatusByte
     from tests.support import cluster_twins
     from tests.support.lives import flipped, lively_frame, lively_redis
     from tests.support.twins import Twins
@@ -85,7 +85,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
         chance = random.Random(seed)
         width: Width = 2 if chance.random() < 0.5 else 4
         on_redis = (chance.random() < 0.5) if protocol == "both" else protocol == "resp"
-        limits = Limits(value=2_000, frame=80_000) if chance.random() < 0.5 else Limits()
+        limits = DecoderLimits(value=2_000, frame=80_000) if chance.random() < 0.5 else DecoderLimits()
         twins = Twins(
             width=width if chance.random() < 0.3 else None, status_byte=chance.choice(list(StatusByte)), limits=limits
         )

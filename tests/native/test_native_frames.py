@@ -24,7 +24,7 @@ from cairnkv.commands import (
     SetWith,
 )
 from cairnkv.engine.table import BUCKET_KEYS, crc
-from cairnkv.protocol import Limits, StatusByte, write_command
+from cairnkv.protocol import DecoderLimits, StatusByte, write_command
 from cairnkv.protocol.native import Width
 from cairnkv.store import LocalStore, WhenFull
 from tests.support.lives import flipped, lively_frame
@@ -63,7 +63,7 @@ class TestEqualResults:
     def test_for_random_programs(self, seed: int, width: Width) -> None:
         """Few keys and many commands, with TTLs, passing time, full buckets and broken frames."""
         chance = random.Random(seed)
-        twins = Twins(width=width, limits=Limits(value=2_000, frame=80_000))
+        twins = Twins(width=width, limits=DecoderLimits(value=2_000, frame=80_000))
         for _ in range(12):
             twins.clock.advance(chance.randrange(-1_000, 3_000))
             said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(80)))
@@ -104,12 +104,12 @@ class TestEqualResults:
 
     @pytest.mark.parametrize("over", [0, 1])
     def test_at_the_limits(self, over: int) -> None:
-        twins = Twins(limits=Limits(value=1_000, frame=70_000))
+        twins = Twins(limits=DecoderLimits(value=1_000, frame=70_000))
         twins.say(write_command(Ping(b"")))
         twins.say(write_command(Set(b"k" * 65_535, b"v" * 1_000)) + write_command(Get(b"k" * 65_535)))
         twins.say(write_command(Set(b"k", b"v" * (1_000 + over))))
         twins.agree()
-        twins = Twins(limits=Limits(value=1_000, frame=70_000))
+        twins = Twins(limits=DecoderLimits(value=1_000, frame=70_000))
         twins.say(write_command(SetMany(0, tuple((b"%03d" % n, b"v" * 984) for n in range(70)))))
         frame = write_command(GetMany((b"000",) * 71))
         twins.say(frame[:-2] + b"%02d" % over)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cairnkv.protocol import Limits
+from cairnkv.protocol import DecoderLimits
 from cairnkv.protocol.native import BATCH_BYTES
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
 from tests.support.crc import keys_at
@@ -56,7 +56,7 @@ def test_equal_for_any_bytes(said: bytes, cuts: list[int]) -> None:
 def test_equal_for_random_programs(seed: int) -> None:
     """Few keys and many commands, with TTLs, passing time, several databases, transactions and damage."""
     chance = random.Random(seed)
-    twins = Twins(limits=Limits(value=2_000, frame=80_000))
+    twins = Twins(limits=DecoderLimits(value=2_000, frame=80_000))
     for _ in range(12):
         twins.clock.advance(chance.randrange(-1_000, 3_000))
         said = b"".join(lively_redis(chance) for _ in range(chance.randrange(80)))
@@ -84,7 +84,7 @@ def test_equal_at_the_limits(over: int) -> None:
         [b"GET", b"k" * (65_535 + over)],
         [b"MGET", *[b"k"] * (127 + over)],
     ):
-        twins = Twins(limits=Limits(value=1_000 if words[0] != b"GET" else 70_000, frame=71_000))
+        twins = Twins(limits=DecoderLimits(value=1_000 if words[0] != b"GET" else 70_000, frame=71_000))
         twins.say(request(*words))
         twins.agree()
 
@@ -95,7 +95,7 @@ def test_equal_replies_at_the_limit(size: int, over: int) -> None:
     """Several values may be longer than a frame; then both reply with an error."""
     count = 4 if size > 1_000 else 100
     reply = len(b"*%d\r\n" % count) + count * len(b"$%d\r\n\r\n" % size) + count * size
-    twins = Twins(limits=Limits(value=10_000, frame=max(reply, size + 100) - over))
+    twins = Twins(limits=DecoderLimits(value=10_000, frame=max(reply, size + 100) - over))
     twins.say(request(b"SET", b"k", bytes(size)) + request(b"MGET", *[b"k"] * count))
     twins.agree()
     assert (b"-ERR BIGREPLY" in twins.heard[1]) == bool(over)

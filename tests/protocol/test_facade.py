@@ -75,8 +75,8 @@ def test_malformed_response_is_a_peer_error() -> None:
 
 def test_custom_limits() -> None:
     frame = codec.write_command(Set(b"k", b"12345"))
-    assert codec.parse_command(codec.Cursor(frame), limits=codec.Limits(value=5)) == Set(b"k", b"12345")
+    assert codec.parse_command(codec.Cursor(frame), limits=codec.DecoderLimits(value=5)) == Set(b"k", b"12345")
     with pytest.raises(PeerError):
-        codec.parse_command(codec.Cursor(frame), limits=codec.Limits(value=4))
+        codec.parse_command(codec.Cursor(frame), limits=codec.DecoderLimits(value=4))
     with pytest.raises(PeerError):
         codec.parse_response(codec.Cursor(codec.write_response(codec.Response(True, b"12345"))), frame_limit=10)

@@ -13,10 +13,10 @@ from _pytest.mark import ParameterSet
 from cairnkv.commands import Failure, Ping, failures
 from cairnkv.commands.failures import Code
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX
-from cairnkv.protocol import CommandDecoder, Limits, Request, write_command
+from cairnkv.protocol import CommandDecoder, DecoderLimits, Request, write_command
 from cairnkv.protocol.native import Width
 
-LIMITS = Limits(value=1_000, frame=1_500)
+LIMITS = DecoderLimits(value=1_000, frame=1_500)
 WIDTHS: list[Width] = [2, 4]
 
 

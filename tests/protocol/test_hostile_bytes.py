@@ -7,11 +7,19 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Failure
 from cairnkv.errors import PeerError
-from cairnkv.protocol import CommandDecoder, Limits, Request, Response, ResponseDecoder, write_command, write_response
+from cairnkv.protocol import (
+    CommandDecoder,
+    DecoderLimits,
+    Request,
+    Response,
+    ResponseDecoder,
+    write_command,
+    write_response,
+)
 from cairnkv.protocol.native import Width, response_to
 from tests.support.strategies import commands, cut, cuttings, replies
 
-LIMITS = Limits(value=400, frame=700)
+LIMITS = DecoderLimits(value=400, frame=700)
 """Small enough that mutated lengths land on both sides."""
 
 WIDTHS = st.sampled_from([None, 2, 4])

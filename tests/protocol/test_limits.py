@@ -6,7 +6,15 @@ import pytest
 from cairnkv.commands import Exists, Failure, Get, GetMany, Items, Ping, Set, failures
 from cairnkv.errors import PeerError
 from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
-from cairnkv.protocol import CommandDecoder, Limits, Request, Response, ResponseDecoder, write_command, write_response
+from cairnkv.protocol import (
+    CommandDecoder,
+    DecoderLimits,
+    Request,
+    Response,
+    ResponseDecoder,
+    write_command,
+    write_response,
+)
 from cairnkv.protocol.native import COMPACTED_BYTES, LONG_STRING, Width, response_to
 from cairnkv.protocol.resp.requests import RequestDecoder
 
@@ -51,7 +59,7 @@ class TestDeclaredLengths:
         assert refused(CommandDecoder(width=width), head(width, 1, 1, b"k", VALUE_MAX + 1))
 
     def test_of_a_value_with_a_custom_limit(self, width: Width) -> None:
-        limits = Limits(value=10)
+        limits = DecoderLimits(value=10)
         assert not refused(CommandDecoder(width=width, limits=limits), head(width, 1, 1, b"k", 10))
         assert refused(CommandDecoder(width=width, limits=limits), head(width, 1, 1, b"k", 11))
 
@@ -71,13 +79,13 @@ class TestDeclaredLengths:
 
     def test_of_a_whole_frame(self, width: Width) -> None:
         frame = len(head(width, 1, 1, b"k", 4)) + 4
-        assert not refused(CommandDecoder(width=width, limits=Limits(frame=frame)), head(width, 1, 1, b"k", 4))
-        assert refused(CommandDecoder(width=width, limits=Limits(frame=frame - 1)), head(width, 1, 1, b"k", 4))
+        assert not refused(CommandDecoder(width=width, limits=DecoderLimits(frame=frame)), head(width, 1, 1, b"k", 4))
+        assert refused(CommandDecoder(width=width, limits=DecoderLimits(frame=frame - 1)), head(width, 1, 1, b"k", 4))
 
     def test_of_a_whole_frame_of_many_strings(self, width: Width) -> None:
         begin = head(width, 22, 101, *[part for _ in range(100) for part in (3, b"abc")], 3)
-        assert not refused(CommandDecoder(width=width, limits=Limits(frame=len(begin) + 3)), begin)
-        assert refused(CommandDecoder(width=width, limits=Limits(frame=len(begin) + 2)), begin)
+        assert not refused(CommandDecoder(width=width, limits=DecoderLimits(frame=len(begin) + 3)), begin)
+        assert refused(CommandDecoder(width=width, limits=DecoderLimits(frame=len(begin) + 2)), begin)
 
     def test_of_the_longest_value_and_key_fit_the_default_frame(self, width: Width) -> None:
         assert len(head(width, 1, KEY_MAX, VALUE_MAX)) + KEY_MAX + VALUE_MAX <= FRAME_MAX
@@ -88,7 +96,7 @@ class TestDeclaredLengths:
 class TestFrames:
     """The limits also hold for complete frames."""
 
-    def _decoded(self, frame: bytes, width: Width, limits: Limits) -> Request | Failure | None:
+    def _decoded(self, frame: bytes, width: Width, limits: DecoderLimits) -> Request | Failure | None:
         decoder = CommandDecoder(width=width, limits=limits)
         decoder.feed(frame)
         return decoder.next()
@@ -96,11 +104,11 @@ class TestFrames:
     def test_with_the_longest_key_and_value_are_accepted(self, width: Width) -> None:
         command = Set(b"k" * KEY_MAX, b"v" * 100)
         frame = write_command(command, width=width)
-        assert self._decoded(frame, width, Limits(value=100, frame=len(frame))) == Request(command)
+        assert self._decoded(frame, width, DecoderLimits(value=100, frame=len(frame))) == Request(command)
 
     def test_with_the_most_arguments_are_accepted(self, width: Width) -> None:
         command = Exists(tuple(b"%d" % number for number in range(ARGUMENTS_MAX)))
-        assert self._decoded(write_command(command, width=width), width, Limits()) == Request(command)
+        assert self._decoded(write_command(command, width=width), width, DecoderLimits()) == Request(command)
 
     def test_too_long_key_in_a_counted_frame_keeps_the_connection(self, width: Width) -> None:
         decoder = CommandDecoder(width=width)
@@ -137,7 +145,7 @@ class TestResponses:
     def test_longest_accepted_value_fits_a_reply(self) -> None:
         """At any limits, so a client can read every value that it can store."""
         command = Set(b"k", b"v" * 100)
-        limits = Limits(value=100, frame=len(write_command(command)))
+        limits = DecoderLimits(value=100, frame=len(write_command(command)))
         decoder = ResponseDecoder(frame_limit=limits.frame)
         decoder.feed(write_response(response_to(command.value, frame_limit=limits.frame)))
         assert decoder.next() == Response(True, command.value)

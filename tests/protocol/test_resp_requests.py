@@ -14,7 +14,7 @@ from cairnkv.limits import (
     UNAUTHENTICATED_BULK_MAX,
     VALUE_MAX,
 )
-from cairnkv.protocol import Limits
+from cairnkv.protocol import DecoderLimits
 from cairnkv.protocol.native import COMPACTED_BYTES
 from cairnkv.protocol.resp import ProtocolFault, RequestDecoder
 from cairnkv.protocol.resp.requests import EMPTY_PER_LOOK, split_line
@@ -33,8 +33,8 @@ def drained(decoder: RequestDecoder) -> list[Event]:
     return events
 
 
-def events_of(*pieces: bytes, limits: Limits | None = None, trusted: bool = True) -> list[Event]:
-    decoder = RequestDecoder(limits or Limits(), trusted=trusted)
+def events_of(*pieces: bytes, limits: DecoderLimits | None = None, trusted: bool = True) -> list[Event]:
+    decoder = RequestDecoder(limits or DecoderLimits(), trusted=trusted)
     events = []
     for piece in pieces:
         decoder.feed(piece)
@@ -246,7 +246,7 @@ def test_empty_requests_are_skipped_in_bounded_steps(empty: bytes) -> None:
 
 def verdict(data: bytes, **options: Any) -> str | None:
     """The fault that is said exactly at the last of these bytes, None when none is said."""
-    decoder = RequestDecoder(options.pop("limits", Limits()), **options)
+    decoder = RequestDecoder(options.pop("limits", DecoderLimits()), **options)
     decoder.feed(data[:-1])
     assert decoder.next() is None
     decoder.feed(data[-1:])
@@ -269,31 +269,31 @@ class TestLimits:
 
     @pytest.mark.parametrize("limit", [10, 255, 256, 1_000])
     def test_of_a_string_with_a_custom_limit(self, limit: int) -> None:
-        assert verdict(b"*1\r\n$%d\r\n" % limit, limits=Limits(value=limit)) is None
-        assert verdict(b"*1\r\n$%d\r\n" % (limit + 1), limits=Limits(value=limit)) == "invalid bulk length"
+        assert verdict(b"*1\r\n$%d\r\n" % limit, limits=DecoderLimits(value=limit)) is None
+        assert verdict(b"*1\r\n$%d\r\n" % (limit + 1), limits=DecoderLimits(value=limit)) == "invalid bulk length"
         for data in (request(b"x" * limit), b"x" * limit + b"\r\n"):
-            assert events_of(data, limits=Limits(value=limit)) == [[b"x" * limit]]
+            assert events_of(data, limits=DecoderLimits(value=limit)) == [[b"x" * limit]]
 
     def test_of_an_argument_of_an_inline_request(self) -> None:
-        limits = Limits(value=10)
+        limits = DecoderLimits(value=10)
         assert events_of(b"set key 0123456789\n", limits=limits) == [[b"set", b"key", b"0123456789"]]
         assert events_of(b"set key 0123456789x\n", limits=limits) == [fault("too big inline request")]
 
     @pytest.mark.parametrize("size", [1, 300])
     def test_of_a_whole_request(self, size: int) -> None:
         whole = request(b"SET", b"key", b"x" * size)
-        assert events_of(whole, limits=Limits(frame=len(whole))) == [[b"SET", b"key", b"x" * size]]
+        assert events_of(whole, limits=DecoderLimits(frame=len(whole))) == [[b"SET", b"key", b"x" * size]]
         begin = whole[: -size - 2]
-        assert verdict(begin, limits=Limits(frame=len(whole))) is None
+        assert verdict(begin, limits=DecoderLimits(frame=len(whole))) is None
         too_big = f"too big request, the limit is {len(whole) - 1} bytes"
-        assert verdict(begin, limits=Limits(frame=len(whole) - 1)) == too_big
+        assert verdict(begin, limits=DecoderLimits(frame=len(whole) - 1)) == too_big
 
     @given(frame=st.integers(1, 60), data=st.data())
     def test_of_a_whole_request_in_any_pieces(self, frame: int, data: st.DataObject) -> None:
         whole = request(b"SET", b"x" * 12, b"x" * 12)
-        events = events_of(whole, limits=Limits(frame=frame))
-        assert events_of(*data.draw(cuttings(whole)), limits=Limits(frame=frame)) == events
-        assert events_of(*cut(whole, range(len(whole))), limits=Limits(frame=frame)) == events
+        events = events_of(whole, limits=DecoderLimits(frame=frame))
+        assert events_of(*data.draw(cuttings(whole)), limits=DecoderLimits(frame=frame)) == events
+        assert events_of(*cut(whole, range(len(whole))), limits=DecoderLimits(frame=frame)) == events
         assert (events == [fault(f"too big request, the limit is {frame} bytes")]) == (frame < len(whole))
 
     def test_of_an_inline_request(self) -> None:
@@ -304,8 +304,8 @@ class TestLimits:
         assert events_of(b"x" + longest) == [fault("too big inline request")]
 
     def test_of_a_request_apply_to_inline_requests(self) -> None:
-        assert events_of(b"PING\r\n", limits=Limits(frame=6)) == [[b"PING"]]
-        assert events_of(b"PING\r\n", limits=Limits(frame=5)) == [fault("too big request, the limit is 5 bytes")]
+        assert events_of(b"PING\r\n", limits=DecoderLimits(frame=6)) == [[b"PING"]]
+        assert events_of(b"PING\r\n", limits=DecoderLimits(frame=5)) == [fault("too big request, the limit is 5 bytes")]
 
     def test_of_the_digits_of_an_argument_count(self) -> None:
         assert verdict(b"*" * REDIS_LINE_MAX) is None
@@ -352,7 +352,7 @@ class TestUnauthenticatedLimits:
 
 # -- any bytes -----------------------------------------------------------------------------------------------
 
-LIMITS = Limits(value=300, frame=400)
+LIMITS = DecoderLimits(value=300, frame=400)
 """Small enough that damaged lengths land on both sides."""
 
 PIECES = [b"*", b"$", b"\r", b"\n", b"\r\n", b" ", b'"', b"'", b"\\", b"x", b"-", b"0", b"1", b"2", b"3", b"12", b"300"]

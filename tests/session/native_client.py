@@ -1,7 +1,7 @@
 """A client's side of a conversation with a session, without a socket, and what its connection would do."""
 
 from cairnkv.commands import Command
-from cairnkv.protocol import Limits, Response, ResponseDecoder, StatusByte, write_command
+from cairnkv.protocol import DecoderLimits, Response, ResponseDecoder, StatusByte, write_command
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import Session
 from cairnkv.store import LocalStore, Store
@@ -19,7 +19,7 @@ class NativeClient:
         store: Store | None = None,
         status_byte: StatusByte = StatusByte.ASCII,
         width: Width | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: DecoderLimits = DEFAULT_LIMITS,
     ) -> None:
         self.storage = LateStorage()
         self.store: Store = store or LocalStore(storage=self.storage if late else None, clock=HandClock())

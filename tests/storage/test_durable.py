@@ -27,14 +27,14 @@ def test_write_is_answered_before_its_commit_and_committed_in_order(tmp_path: Pa
         disk.engine.gate.clear()
         write = disk.store.execute(Set(b"a", b"1"))
         assert isinstance(write, PendingReply)
-        assert write.from_memory() == InMemory(OK)
+        assert write.reply_before_commit() == InMemory(OK)
         read = disk.store.execute(Get(b"a"))
         assert isinstance(read, PendingReply)
         assert read.reply is None
         shutil.copytree(tmp_path / "data", tmp_path / "crashed", ignore=shutil.ignore_patterns("LOCK"))
         disk.engine.gate.set()
         assert disk.reply(read) == b"1"
-        assert write.from_memory() is OK
+        assert write.reply_before_commit() is OK
     with OnDisk(tmp_path / "crashed") as disk:
         assert disk.store.execute(Get(b"a")) is MISSING
     with OnDisk(tmp_path / "data") as disk:
@@ -48,7 +48,7 @@ def test_write_to_a_cold_value_waits_for_its_read_only(tmp_path: Path) -> None:
         disk.engine.gate.clear()
         writes = [disk.store.execute(command) for command in (Incr(b"n", 2), Incr(b"text", 1), Swap(b"n", b"9"))]
         assert all(isinstance(write, PendingRead) and not write.executed for write in writes)
-        quick = [write.from_memory() for write in writes if isinstance(write, PendingReply)]
+        quick = [write.reply_before_commit() for write in writes if isinstance(write, PendingReply)]
         total, failure, before = [disk.reply(outcome) for outcome in quick]
         assert (total, before) == (InMemory(7), InMemory(b"7"))
         assert isinstance(failure, Failure)
@@ -58,7 +58,7 @@ def test_write_to_a_cold_value_waits_for_its_read_only(tmp_path: Path) -> None:
         assert read.reply is None
         again = writes[0]
         assert isinstance(again, PendingReply)
-        assert again.from_memory() == InMemory(7)
+        assert again.reply_before_commit() == InMemory(7)
         disk.engine.gate.set()
         assert disk.reply(read) == b"9"
 

@@ -541,7 +541,7 @@ def test_memory_write_waits_for_the_value_not_for_the_commit(disk: Cooled) -> No
     disk.engine.gate.clear()
     outcome = disk.store.execute(Incr(b"n", 1))
     assert isinstance(outcome, PendingRead)
-    outcome = outcome.from_memory()
+    outcome = outcome.reply_before_commit()
     assert isinstance(outcome, PendingRead)
     assert disk.reply(outcome) == InMemory(42)
     assert isinstance(disk.store.execute(Get(b"n")), PendingReply)

@@ -180,33 +180,33 @@ class TestEveryWrite:
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
         write = store.held(command)
-        assert write.from_memory() == InMemory(reply)
+        assert write.reply_before_commit() == InMemory(reply)
         read, count = store.held(GetMany((b"k", b"m"))), store.held(Count())
         assert len(store.storage.pending) == 1, "its commit follows"
         store.storage.commit()
         assert read.reply is not None
         assert count.reply is not None
-        assert write.from_memory() == reply, "now it is as safe as any"
+        assert write.reply_before_commit() == reply, "now it is as safe as any"
 
     def test_with_durability_memory_is_undone_if_its_commit_fails(
         self, store: LateStore, command: Command, reply: Reply
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
         write = store.held(command)
-        assert write.from_memory() == InMemory(reply)
+        assert write.reply_before_commit() == InMemory(reply)
         behind = store.held(Append(b"k", b"!"))
         store.storage.fail("the disk is gone")
         assert store.at_once(Get(b"k")) == b"5"
         assert store.at_once(Ttl(b"k")) == 5_000
         assert store.at_once(Count()) == 1
         assert behind.reply == Failure(failures.UNDONE, "the disk is gone")
-        assert write.from_memory() == Failure(failures.UNDONE, "the disk is gone")
+        assert write.reply_before_commit() == Failure(failures.UNDONE, "the disk is gone")
 
 
 def test_failed_write_with_durability_memory_is_answered_at_once(store: LateStore) -> None:
     """It changed nothing, so nothing needs a commit."""
     store.held(Set(b"k", b"no number"))
-    reply = store.held(Incr(b"k", 1)).from_memory()
+    reply = store.held(Incr(b"k", 1)).reply_before_commit()
     assert isinstance(reply, Failure)
     assert reply.code is failures.NOTINT
 

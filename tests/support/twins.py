@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cairnkv.protocol import Limits, StatusByte
+from cairnkv.protocol import DecoderLimits, StatusByte
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import ServerContext, Session
 from cairnkv.storage import Storage
@@ -47,7 +47,7 @@ class Twins:
         *,
         width: Width | None = None,
         status_byte: StatusByte = StatusByte.ASCII,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: DecoderLimits = DEFAULT_LIMITS,
         logs: "tuple[Storage, Storage] | None" = None,
     ) -> None:
         """logs: None: those that commit at once."""

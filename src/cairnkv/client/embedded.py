@@ -169,7 +169,7 @@ class _Job(PendingReply):
         """Execute the command, and settle the reply after the commit that it waits for."""
         outcome = store.execute(self._command)
         if self._flag is CommandFlag.MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply):
-            outcome = outcome.from_memory()
+            outcome = outcome.reply_before_commit()
         if isinstance(outcome, PendingReply) and outcome.reply is None:
             pending_reply = outcome
             pending_reply.on_ready = lambda: self.settle(pending_reply.reply)

@@ -47,7 +47,7 @@ from cairnkv.records import record
 __all__ = [
     "CommandDecoder",
     "Cursor",
-    "Limits",
+    "DecoderLimits",
     "Request",
     "Response",
     "ResponseDecoder",
@@ -91,14 +91,14 @@ class StatusByte(enum.Enum):
 
 
 @record
-class Limits:
+class DecoderLimits:
     """The limits of a decoder, in bytes: of a string in a frame, and of a frame."""
 
     value: int = VALUE_MAX
     frame: int = FRAME_MAX
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = DecoderLimits()
 
 
 @record
@@ -237,7 +237,7 @@ class FrameDecoder(abc.ABC):
     _wanted: int
     """Buffer length that the next step needs."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: DecoderLimits) -> None:
         self._limits = limits
         self._start = 0  # beginning of the current frame in the buffer
         self._begin()
@@ -310,7 +310,7 @@ class CommandDecoder(FrameDecoder):
     failure whose code closes the connection, the decoder is `broken` and ignores more bytes.
     """
 
-    def __init__(self, *, width: Width | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, *, width: Width | None = None, limits: DecoderLimits = DEFAULT_LIMITS) -> None:
         """width: 2 or 4; None: the decoder detects it in the first frame.
 
         With 4, the decoder also reads a first frame whose number can only have two bytes: no number is above 65,535.
@@ -510,7 +510,7 @@ class CommandDecoder(FrameDecoder):
             return Failure(fault.code, fault.text)
 
 
-def parse_command(data: "Cursor", *, width: Width = 2, limits: Limits = DEFAULT_LIMITS) -> Command:
+def parse_command(data: "Cursor", *, width: Width = 2, limits: DecoderLimits = DEFAULT_LIMITS) -> Command:
     """Parse a command at the position of a cursor, and move the cursor after it.
 
     Raises `IncompleteFrame` for an incomplete frame, `PeerError` for a malformed one.

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 from cairnkv.commands import Step
 from cairnkv.limits import STRING_MAX
-from cairnkv.protocol.native import BatchExecutor, CommandDecoder, Limits, Request, StatusByte, write_command
+from cairnkv.protocol.native import BatchExecutor, CommandDecoder, DecoderLimits, Request, StatusByte, write_command
 from cairnkv.replication.entries import Item, ItemKind
 
-_LIMITS: Final = Limits(value=STRING_MAX, frame=2**32 - 1)
+_LIMITS: Final = DecoderLimits(value=STRING_MAX, frame=2**32 - 1)
 """The proposer has checked its own limits, so a frame in the log is only checked against the limits of the format."""
 
 _TRANSACTION: Final = struct.Struct(">QI")

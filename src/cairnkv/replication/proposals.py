@@ -133,7 +133,7 @@ class PendingProposal(PendingReply):
         """Estimated bytes that the reply will keep in memory."""
         return self._length
 
-    def from_memory(self) -> Reply | PendingReply:
+    def reply_before_commit(self) -> Reply | PendingReply:
         """Return this reply: a change enters memory when its entry comes back."""
         return self
 

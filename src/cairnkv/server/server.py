@@ -28,7 +28,7 @@ from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT, UNIX_PATH_MAX
-from cairnkv.protocol.native import Limits
+from cairnkv.protocol.native import DecoderLimits
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import connections_that_fit, refused_at_once
@@ -101,7 +101,7 @@ class Server:
         self._backups = Backups(store.back_up, settings.backup_dir)
         self.store.reports.begin_backup = self._backups.begin
         self.store.reports.sources.append(self._backups.info)
-        self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
+        self._limits = DecoderLimits(value=settings.max_value, frame=settings.max_frame)
         self.scheduler: Final = Scheduler()
         self._connections: set[Connection] = set()
         self._admitted: set[Connection] = set()  # connections within the limit

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cairnkv.commands import Command, Failure, Reply, Scan, Scope, Step
 from cairnkv.limits import BYTES_PER_COST
-from cairnkv.protocol.native import CommandDecoder, Limits
+from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
 from cairnkv.session.auth import Authentication
 from cairnkv.store import PendingReply, Store, size_of
@@ -130,7 +130,7 @@ class Conversation(abc.ABC):
 
     _decoder: CommandDecoder | RequestDecoder
 
-    def __init__(self, store: Store, *, auth: Authentication, limits: Limits) -> None:
+    def __init__(self, store: Store, *, auth: Authentication, limits: DecoderLimits) -> None:
         self.store: Final = store
         self.limits: Final = limits
         self.own_writes: Final = OwnWrites()

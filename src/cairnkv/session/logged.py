@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cairnkv.commands import Step
-from cairnkv.protocol.native import CommandDecoder, Limits, Request, StatusByte, Width, reply_parts
+from cairnkv.protocol.native import CommandDecoder, DecoderLimits, Request, StatusByte, Width, reply_parts
 from cairnkv.protocol.resp import RequestDecoder, Resp
 from cairnkv.session.conversation import QueuedReply
 from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call
@@ -26,7 +26,7 @@ def execute_native_frame(
     frame_max: int,
 ) -> QueuedReply:
     """Execute a frame of the native protocol. Return its queued reply."""
-    decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
+    decoder = CommandDecoder(width=width, limits=DecoderLimits(value=string_max, frame=frame_max))
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "the native path has scanned it"
@@ -45,7 +45,7 @@ def execute_resp_request(
     frame_max: int,
 ) -> QueuedReply:
     """Execute a request of the Redis protocol. Return its queued reply."""
-    decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
+    decoder = RequestDecoder(DecoderLimits(value=string_max, frame=frame_max))
     decoder.trusted = True
     decoder.feed(command)
     request = decoder.next()

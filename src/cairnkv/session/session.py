@@ -25,7 +25,7 @@ from cairnkv.limits import (
     PUSHES_MAX,
     UNSENT_PAUSE,
 )
-from cairnkv.protocol.native import DEFAULT_LIMITS, Limits, StatusByte, Width
+from cairnkv.protocol.native import DEFAULT_LIMITS, DecoderLimits, StatusByte, Width
 from cairnkv.protocol.resp.requests import speaks_redis
 from cairnkv.session.auth import Authentication
 from cairnkv.session.context import Peer, ServerContext
@@ -85,7 +85,7 @@ class Session:
         wake: Callable[[], None],
         status_byte: StatusByte = StatusByte.ASCII,
         width: Width | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: DecoderLimits = DEFAULT_LIMITS,
         frame_executor: "FrameExecutor | None" = None,
         context: ServerContext[RespConversation] | None = None,
         peer: Peer | None = None,

@@ -45,7 +45,7 @@ class PendingReply:
         """Estimated bytes that the reply keeps in memory."""
         return size_of(self._outcome)
 
-    def from_memory(self) -> "Reply | PendingReply":
+    def reply_before_commit(self) -> "Reply | PendingReply":
         """Return the reply for durability `memory`, which does not wait for the commit.
 
         It is an `InMemory`. The write itself stays uncommitted: other replies wait for its commit.

@@ -109,17 +109,17 @@ class PendingRead(PendingReply):
         """Estimated bytes that the reply will keep in memory."""
         return self._length
 
-    def from_memory(self) -> Reply | PendingReply:
+    def reply_before_commit(self) -> Reply | PendingReply:
         """Return the reply for durability `memory`, which waits for the execution. Another thread may execute."""
         self._memory_is_enough = True
-        return self._inner.from_memory() if self._executed and self._inner is not None else self
+        return self._inner.reply_before_commit() if self._executed and self._inner is not None else self
 
     def complete(self, outcome: Reply | PendingReply) -> None:
         """Set the outcome of the execution."""
         self._inner = outcome if isinstance(outcome, PendingReply) else None
         self._executed = True
         if self._inner is not None and self._memory_is_enough:
-            outcome = self._inner.from_memory()
+            outcome = self._inner.reply_before_commit()
         if isinstance(outcome, PendingReply) and outcome.reply is None:
             outcome.on_ready = self._ready
             self.on_outcome(outcome.outcome)

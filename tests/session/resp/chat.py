@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cairnkv.protocol.native import DEFAULT_LIMITS, Limits
+from cairnkv.protocol.native import DEFAULT_LIMITS, DecoderLimits
 from cairnkv.session import Session
 from cairnkv.session.context import ServerContext
 from cairnkv.store import LocalStore
@@ -19,7 +19,7 @@ class Chat:
         beside: "Chat | None" = None,
         *,
         late: bool = False,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: DecoderLimits = DEFAULT_LIMITS,
         value_max: int | None = None,
     ) -> None:
         self.clock: HandClock = beside.clock if beside else HandClock()

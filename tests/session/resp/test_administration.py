@@ -2,7 +2,7 @@
 
 import pytest
 
-from cairnkv.protocol import Limits
+from cairnkv.protocol import DecoderLimits
 from cairnkv.protocol.resp import OK, Error, SetOf, Simple, Verbatim
 from cairnkv.session.resp import command_docs
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
@@ -256,7 +256,7 @@ def test_command_replies_are_equal_each_time(chat: Chat, told: str, protocol: st
 
 
 def test_command_reply_fits_in_a_frame() -> None:
-    chat = Chat(limits=Limits(value=1_000, frame=5_000))
+    chat = Chat(limits=DecoderLimits(value=1_000, frame=5_000))
     assert chat("COMMAND DOCS").text.startswith("ERR BIGREPLY")
     chat("MULTI")
     chat("COMMAND DOCS")

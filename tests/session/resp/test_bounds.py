@@ -18,7 +18,7 @@ from cairnkv.limits import (
     UNSENT_PAUSE,
     WATCHED_MAX,
 )
-from cairnkv.protocol.native import Limits
+from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.protocol.resp.requests import EMPTY_PER_LOOK
 from cairnkv.session import State
@@ -37,7 +37,7 @@ SCAN_COST = SCAN_COUNT_MAX // KEYS_PER_COST
 @pytest.fixture
 def narrow() -> Chat:
     """A chat whose frames are short."""
-    return Chat(limits=Limits(value=10_000, frame=FRAME))
+    return Chat(limits=DecoderLimits(value=10_000, frame=FRAME))
 
 
 def replies_of_a_turn(chat: Chat, data: bytes) -> int:
@@ -64,7 +64,7 @@ class TestReplies:
 
     @pytest.mark.parametrize("text", ["COMMAND", "COMMAND DOCS", "COMMAND INFO", "CLIENT LIST"])
     def test_of_any_kind_are_bounded(self, text: str) -> None:
-        chat = Chat(limits=Limits(value=10, frame=100))
+        chat = Chat(limits=DecoderLimits(value=10, frame=100))
         assert too_long(chat(text))
         assert chat("PING") == Simple("PONG")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cairnkv.limits import DATABASES, PATTERN_MAX, SCAN_COUNT_MAX, TTL_MAX
-from cairnkv.protocol.native import Limits
+from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.session import ServerContext
 from cairnkv.session.resp.commands import scan
@@ -441,7 +441,7 @@ def test_keys_returns_matches_of_the_selected_database(chat: Chat) -> None:
 
 
 def test_keys_that_are_too_many_for_a_reply_are_an_error() -> None:
-    chat = Chat(limits=Limits(frame=4_096))
+    chat = Chat(limits=DecoderLimits(frame=4_096))
     fill(chat, 1_000)
     refusal = chat("KEYS *")
     assert isinstance(refusal, Error)

@@ -19,7 +19,7 @@ from cairnkv.limits import (
     UNAUTHENTICATED_ARGUMENTS_MAX,
     UNAUTHENTICATED_BULK_MAX,
 )
-from cairnkv.protocol.native import COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, FrameDecoder, Limits
+from cairnkv.protocol.native import COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, DecoderLimits, FrameDecoder
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -64,7 +64,7 @@ class RequestDecoder(FrameDecoder):
     more bytes; or an empty list after it has skipped many empty requests, so that the caller calls it again. After a
     fault, the decoder is `broken` and ignores more bytes."""
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, trusted: bool = True) -> None:
+    def __init__(self, limits: DecoderLimits = DEFAULT_LIMITS, *, trusted: bool = True) -> None:
         super().__init__(limits)
         self.trusted = trusted
         """Whether the client may send long requests; False before a required authentication."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
-from cairnkv.protocol.native import CommandDecoder, CommandFlag, Limits, Request, StatusByte, Width, reply_parts
+from cairnkv.protocol.native import CommandDecoder, CommandFlag, DecoderLimits, Request, StatusByte, Width, reply_parts
 from cairnkv.session.auth import Authentication
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
@@ -39,7 +39,7 @@ class NativeConversation(Conversation):
         *,
         status_byte: StatusByte,
         width: Width | None,
-        limits: Limits,
+        limits: DecoderLimits,
         frame_executor: "FrameExecutor | None",
         auth: Authentication,
     ) -> None:
@@ -87,7 +87,7 @@ class NativeConversation(Conversation):
             if request.command.spec.writes:
                 self.own_writes.note(outcome)
             if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.spec.writes:
-                return outcome.from_memory()
+                return outcome.reply_before_commit()
             return outcome
         except MemoryError:
             return NO_MEMORY

@@ -17,7 +17,7 @@ from typing import Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
-from cairnkv.protocol.native import Limits
+from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
 from cairnkv.session.auth import Authentication
 from cairnkv.session.context import Peer, ServerContext
@@ -73,7 +73,7 @@ class RespConversation(Conversation):
         *,
         auth: Authentication,
         push: Callable[[QueuedReply, int], None],
-        limits: Limits,
+        limits: DecoderLimits,
     ) -> None:
         """push: sends a message that answers no command; its arguments are the message and its estimated bytes."""
         super().__init__(store, auth=auth, limits=limits)
