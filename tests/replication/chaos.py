@@ -1,7 +1,7 @@
 """Clients of a simulated cluster under random faults, and the rules that their replies must obey.
 
-`Chaos` throws the dice of a seed; the same seed does the same again. `check` holds everything that clients were told
-against a plain model that goes through the log once more, with rules of its own for which entries count.
+`Chaos` makes random choices from a seed; the same seed makes the same choices. `check` compares all replies with those
+of a plain model that executes the log again, with its own rules about the entries that count.
 """
 
 import bisect
@@ -87,25 +87,25 @@ class Op:
 
     @property
     def writes(self) -> bool:
-        """Whether it may change anything."""
+        """Whether the command may change the store."""
         return any(step.command.spec.writes for step in self.steps)
 
     @property
     def failed(self) -> bool:
-        """Whether it certainly was not carried out."""
+        """Whether the command was certainly not executed."""
         if not isinstance(self.reply, Failure) or self.reply.code.executed is not False:
             return False
         return self.reply.code.fault is not Fault.CALLER  # who has asked for what cannot be was answered by the log
 
     @property
     def unknown(self) -> bool:
-        """Whether its client cannot tell."""
+        """Whether the outcome is unknown to the client."""
         return self.reply is None or (isinstance(self.reply, Failure) and self.reply.code is failures.UNKNOWN)
 
 
 @dataclasses.dataclass
 class Client:
-    """One connection after the other, each with some node."""
+    """A client. It has one connection at a time, each with a random node."""
 
     node: Node
     life: int
@@ -116,7 +116,7 @@ class Client:
 
 
 class Chaos:
-    """A cluster, its clients, and everything that befalls them."""
+    """A simulated cluster, its clients and random faults."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Chaos:
         faults: float = 1.0,
         cluster: Cluster | None = None,
     ) -> None:
-        """faults: how often something goes wrong; 0: never."""
+        """faults: the frequency of faults; 0: none."""
         self.dice = random.Random(seed)
         self.cluster = cluster or Cluster(nodes)
         self.cluster.watchers.append(self._applied)
@@ -144,7 +144,7 @@ class Chaos:
     # -- what happens ---------------------------------------------------------------------------------------------
 
     def run(self, steps: int) -> "Chaos":
-        """Let so many things happen."""
+        """Execute a number of random steps."""
         ordinary: list[tuple[Callable[[], None], float]] = [
             (self._say, 10),
             (self._pump, 8),
@@ -174,7 +174,7 @@ class Chaos:
         return self
 
     def end(self) -> "Chaos":
-        """Let all be well again, and everything come to rest."""
+        """End all faults, and wait until no entry is in flight."""
         cluster = self.cluster
         for node in cluster.nodes:
             node.cut_off = False
@@ -411,7 +411,7 @@ class Chaos:
         )
 
     def _step(self, number: int) -> Command:
-        """Something to do in a transaction."""
+        """Return a random command for a transaction."""
         one, other = self.dice.choice(KEYS), self.dice.choice(KEYS)
         return self.dice.choice(
             (
@@ -470,7 +470,7 @@ class Chaos:
 
 @dataclasses.dataclass
 class _Done:
-    """Where in the log something was carried out, and what the model answers."""
+    """The log index at which a command was executed, and the reply of the model."""
 
     position: int
     index: int
@@ -478,7 +478,7 @@ class _Done:
 
 
 class Reference:
-    """The log, gone through with the plainest means."""
+    """A plain model that executes the log."""
 
     def __init__(self, chaos: Chaos) -> None:
         self._tagged_at = chaos.tagged_at
@@ -656,9 +656,9 @@ def _in_real_time(chaos: Chaos, where: dict[int, _Done]) -> None:
 
 
 def _linearizable(key: bytes, ops: Sequence[Op]) -> None:
-    """Whether there is an order of the commands on a key that explains the replies (Wing and Gong, 1993).
+    """Return whether an order of the commands on a key explains the replies (Wing and Gong, 1993).
 
-    What has failed did not happen; what is unknown may have, at any time since.
+    A failed command was not executed. A command with an unknown outcome may execute at any time after it was sent.
     """
     said = [op for op in ops if not op.failed and (op.writes or not op.unknown)]
     ends = [math.inf if op.unknown else op.completed for op in said]

@@ -1,4 +1,4 @@
-"""Three NATS servers for these tests, and nodes."""
+"""Fixtures: three NATS servers, and nodes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["nats", "node"]
 
 @pytest.fixture
 def node(nats: Nats, tmp_path: Path) -> Iterator[Nodes]:
-    """Runs a node of a cluster of this test's own, by the name of its directory."""
+    """Return a function that runs a node of the test's own cluster, by the name of its directory."""
     nodes = Nodes(nats, tmp_path)
     yield nodes
     nats.forget(nodes.name)

@@ -1,4 +1,4 @@
-"""Nodes of a cluster of a test's own, on the NATS of this process."""
+"""Nodes of a test's own cluster, on the NATS servers of this process."""
 
 import contextlib
 import time
@@ -15,7 +15,7 @@ PATIENCE: Final = 30.0
 
 
 class Nodes:
-    """Runs them, by the name of their directory."""
+    """Runs nodes, by the names of their directories."""
 
     def __init__(self, nats: Nats, directory: Path) -> None:
         self.nats = nats
@@ -34,13 +34,13 @@ class Nodes:
 
     @contextlib.contextmanager
     def __call__(self, directory: str = "a", **settings: Any) -> Iterator[RunningServer]:
-        """One that runs."""
+        """Run a node, and yield its server."""
         with running_server(**{"clock": wall_clock, **self.settings(directory), **settings}) as server:
             yield server
 
 
 def client(server: RunningServer) -> "cairnkv.Client[str, str]":
-    """A patient one."""
+    """Return a client with a long timeout."""
     return cairnkv.connect(server.url, timeout=PATIENCE)
 
 
@@ -50,7 +50,7 @@ def told(server: RunningServer) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait."""
+    """Wait until a condition holds."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it did not come to that"

@@ -1,4 +1,4 @@
-"""Streams that close themselves, readers that gather what comes, and JetStream asked directly."""
+"""Streams as context managers, readers that collect entries, and requests to JetStream."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ PATIENCE = 20.0
 
 @contextlib.asynccontextmanager
 async def opened(options: ClusterOptions, **more: Any) -> AsyncIterator[Stream]:
-    """A stream, until the end of the block."""
+    """Yield an open stream, and close it after the block."""
     stream = Stream(options, **more)
     await stream.open()
     try:
@@ -27,10 +27,10 @@ async def opened(options: ClusterOptions, **more: Any) -> AsyncIterator[Stream]:
 
 
 class Reader:
-    """Gathers what comes of a stream, in a task. Use as a context manager."""
+    """Collects the entries of a stream in a task. Use as a context manager."""
 
     def __init__(self, stream: Stream, after: int = 0, each: Callable[[], Any] | None = None) -> None:
-        """each: awaited between two lists."""
+        """each: a function that is awaited between two lists."""
         self.got: list[tuple[int, bytes]] = []
         self._stream = stream
         self._after = after
@@ -63,7 +63,7 @@ class Reader:
         return [data for _, data in self.got]
 
     async def has(self, what: Callable[[], bool], patience: float = PATIENCE) -> None:
-        """Wait until this holds of what was gathered."""
+        """Wait until a condition holds for the collected entries."""
         async with asyncio.timeout(patience):
             while not what():
                 if self.task.done():
@@ -76,26 +76,26 @@ class Reader:
 
 
 async def api(stream: Stream, what: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """JetStream's own answer."""
+    """Return JetStream's answer to a request."""
     return await ask(stream.nc, f"$JS.API.{what}", request, PATIENCE)
 
 
 async def eventually(what: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Wait until this holds."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(patience):
         while not what():  # noqa: ASYNC110 - it may be anything
             await asyncio.sleep(0.02)
 
 
 async def put(stream: Stream, *messages: bytes) -> None:
-    """Have messages logged, one after the other."""
+    """Publish messages one by one, and wait until each is logged."""
     for message in messages:
         answer = await _requested(stream, message)
         assert b'"error"' not in answer.data, answer.data
 
 
 async def _requested(stream: Stream, message: bytes) -> Msg:
-    """JetStream's answer. One that was just made has nobody yet who takes a message."""
+    """Return JetStream's answer. Retry, because a new stream may not accept messages yet."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Tables like a node's, without a node: what an entry changes and the position after it, written together."""
+"""Tables of nodes without nodes: the effects of an entry are written together with its position."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ class _Listener:
 
 
 class Table:
-    """One that is open. Use as a context manager."""
+    """An open table. Use as a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self.storage = DiskStorage(directory, sync=Sync(None))
@@ -42,11 +42,11 @@ class Table:
         self.storage.close(1)
 
     def write(self, position: int, values: Mapping[bytes, bytes], **own: bytes) -> None:
-        """An entry at a position of the cluster's log. own: what the node keeps besides."""
+        """Write the effects of the entry at a log index. own: the node's other records."""
         effects = [(0, key, value, None) for key, value in values.items()]
         effects += [(NODE_DB, key.encode(), value, None) for key, value in own.items()]
         self.storage.append((), 1, [*effects, (NODE_DB, POSITION, b"%d" % position, None)])
 
     def read(self, key: bytes, db: int = 0) -> Reply:
-        """What it had when it was opened."""
+        """Return the value that a key had when the table was opened."""
         return apply(self.databases[db], Get(key), 1)

@@ -17,13 +17,13 @@ from tests.support.raw import OK, PONG, RawClient, all_of, failed_with
 
 
 def local(command: Command) -> bytes:
-    """Its frame, with the flag that says that a moment ago is good enough."""
+    """Return the frame of a command with the flag for a local read."""
     return write_command(command, flags=CommandFlag.LOCAL_READ)
 
 
 @pytest.fixture
 def two(node: Nodes) -> Iterator[tuple[RunningServer, RunningServer]]:
-    """Two nodes of a cluster."""
+    """Run two nodes of a cluster."""
     with node("a") as one, node("b") as other:
         yield one, other
 

@@ -55,7 +55,7 @@ def test_most_commands_succeed_without_faults() -> None:
 
 
 def _is_found(**options: object) -> bool:
-    """Whether one of some runs goes wrong."""
+    """Return whether one of several runs fails."""
     for seed in range(60):
         cluster = Cluster(**options)  # type: ignore[arg-type]
         try:
@@ -114,7 +114,7 @@ def test_build_that_proposes_applied_commands_again_is_detected(monkeypatch: pyt
 
 
 def test_build_with_versions_of_a_nodes_own_history_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions that began wherever a node's own history has brought them."""
+    """The versions depend on the node's own history."""
 
     def track(self: ReplicatedStore, slots: list[int], changes: Changes) -> None:
         self._tracked |= set(slots)

@@ -36,7 +36,7 @@ def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def repair(node: Nodes, directory: str, *flags: str) -> int:
-    """Say the command of a node of these."""
+    """Run `cairn cluster repair` for a node."""
     where = ["--cluster", ",".join(node.nats.urls), "--name", node.name, "--log-limit", str(STREAM_LIMIT)]
     return main(["cluster", "repair", str(node.directory / directory), *where, *flags])
 
@@ -64,7 +64,7 @@ def lose_all(nats: Nats) -> None:
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """All that is there, but for what RocksDB says of itself, and locks."""
+    """Return all files of a directory except RocksDB's logs and locks."""
     found = (path for path in sorted(directory.rglob("*")) if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in found}
 
@@ -183,7 +183,7 @@ def test_truncated_stream_is_replaced_from_a_newer_node(node: Nodes, capsys: pyt
         one.set("k", "after")
 
     def in_stream(position: int) -> None:
-        """The position record of a table says that it has got so far."""
+        """Set the position in a table's record."""
         path = NodeDirectory(node.directory / "a").table
         packed = snapshot_files.node_record(path, POSITION_KEY)
         assert packed is not None

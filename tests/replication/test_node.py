@@ -347,7 +347,7 @@ def test_removed_buckets_and_snapshots_are_created_again(
 
 
 async def without_buckets(nats: Nats, name: str) -> None:
-    """Remove what snapshots and leases are kept in."""
+    """Delete the buckets of snapshots and leases."""
     connection = await nats_client.connect(list(nats.urls))
     stream = connection.jetstream(timeout=PATIENCE)
     for bucket in (f"OBJ_CAIRN_{name}_snapshots", f"KV_CAIRN_{name}_leases"):

@@ -25,12 +25,12 @@ SECRETS = ("a-store", "a-system")
 
 
 def words(settings: dict[str, Any]) -> list[str]:
-    """The flags of a node."""
+    """Return the flags of a node."""
     return [word for name, text in settings.items() for word in (f"--{name.replace('_', '-')}", str(text))]
 
 
 def serve(node: Nodes, directory: str = "a", *flags: str, **settings: Any) -> "subprocess.Popen[str]":
-    """A node as a process."""
+    """Run a node as a process."""
     told = {**node.settings(directory), "port": 0, **settings}
     told = {name: value for name, value in told.items() if value is not None}
     command = [sys.executable, "-m", "cairnkv", "serve", *words(told), *flags]
@@ -52,7 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], node: Nodes, *flags: str, **sett
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Signals and the log as they were: `main` is for a process of its own."""
+    """Restore signal handlers and loggers, which `main` changes, since it expects its own process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     umask = os.umask(0o022)
     yield

@@ -15,27 +15,27 @@ from tests.support.simulated import Cluster, Node
 
 
 def settled(nodes: int = 3) -> Cluster:
-    """A cluster in which everybody takes part."""
+    """Return a cluster whose nodes have all joined."""
     cluster = Cluster(nodes)
     cluster.settle()
     return cluster
 
 
 def held(outcome: Reply | PendingReply) -> PendingReply:
-    """A reply that waits."""
+    """Return a pending reply."""
     assert isinstance(outcome, PendingReply)
     assert outcome.reply is None
     return outcome
 
 
 def code(outcome: Reply | PendingReply) -> Code | None:
-    """That of a failure; None: it is none."""
+    """Return the code of a failure; None: the reply is no failure."""
     reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
     return reply.code if isinstance(reply, Failure) else None
 
 
 def wait(cluster: Cluster, seconds: float) -> None:
-    """Let time pass, in which nodes look at what takes too long, and nothing comes."""
+    """Advance the clock and let nodes check their timeouts. No entry arrives."""
     for _ in range(round(seconds * 4)):
         cluster.now += 0.25
         for node in cluster.nodes:
@@ -43,7 +43,7 @@ def wait(cluster: Cluster, seconds: float) -> None:
 
 
 def kinds(cluster: Cluster, node: Node) -> list[Kind]:
-    """Those of a node's entries that are on their way."""
+    """Return the kinds of a node's entries in flight."""
     return [parsed(publish.data).kind for publish in cluster.flying if publish.node is node]
 
 
@@ -193,7 +193,7 @@ def test_gap_is_detected_by_a_later_entry() -> None:
 
 
 def parts_on_disk(node: Node) -> int:
-    """Parts that the node's table has."""
+    """Return the parts of batches in the node's table."""
     records: dict[bytes, bytes | None] = {}
     for _, effects in node.disk.commits:
         records |= {key: text for db, key, text, _ in effects if db == NODE_DB and key is not None}
@@ -305,7 +305,7 @@ def test_queue_is_bounded_in_bytes_except_for_a_single_proposal(monkeypatch: pyt
 
 
 def strangers_come(cluster: Cluster, count: int, epoch: int = 1_000) -> None:
-    """So many other nodes begin an epoch."""
+    """Let other nodes begin an epoch each."""
     for number in range(count):
         nonce = b"stranger"
         cluster.append(Entry(Kind.EPOCH, 10_000 + number, epoch, 0, 0, epoch_body(nonce, 1)).packed())

@@ -26,7 +26,7 @@ Answer: TypeAlias = dict[str, Any]
 
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[Nats]:
-    """Servers that one test may leave in any state."""
+    """Run servers for one test, which may leave them in any state."""
     with Nats(tmp_path, file_max=512 * MIB) as nats:
         yield nats
 
@@ -70,7 +70,7 @@ async def test_lost_nats_server_is_replaced_by_one_of_another_name(three: Nats, 
 
 @contextlib.asynccontextmanager
 async def asked_by(nats: Nats, *, system: bool = False) -> AsyncIterator[Client]:
-    """A connection to the first server, as a user of the store's account or of the system's."""
+    """Yield a connection to the first server, as a user of the store's account or of the system account."""
     config = nats.servers[0].config
     connection = await client.connect(f"nats://{config.system}@127.0.0.1:{config.port}" if system else config.url)
     try:
@@ -90,7 +90,7 @@ async def asked(connection: Client, subject: str, **question: object) -> Answer 
 
 
 async def until(ask: Callable[[], Awaitable[Answer | None]], holds: Callable[[Answer], bool]) -> None:
-    """Ask until the answer is right."""
+    """Repeat a request until the answer satisfies a condition."""
     async with asyncio.timeout(PATIENCE):
         while (answer := await ask()) is None or not holds(answer):  # noqa: ASYNC110 - NATS does not tell by itself
             await asyncio.sleep(LOOK_EVERY)
@@ -102,11 +102,11 @@ async def servers(connection: Client) -> Answer | None:
 
 
 def members(told: Answer) -> set[str]:
-    """The servers that are in the cluster, there or not; the one that says so aside."""
+    """Return the servers of the cluster, also offline ones, except the server that answers."""
     return {one["name"] for one in told["data"].get("meta_cluster", {}).get("replicas", ())}
 
 
 def replicas(told: Answer) -> set[str]:
-    """The servers that have all of a stream."""
+    """Return the servers that have a complete copy of a stream."""
     cluster = told["cluster"]
     return {cluster.get("leader", "")} | {one["name"] for one in cluster.get("replicas", ()) if one["current"]}

@@ -12,7 +12,7 @@ redis = pytest.importorskip("redis")
 
 @pytest.fixture
 def two(node: Nodes) -> Iterator[tuple[Any, Any]]:
-    """Clients of two nodes."""
+    """Yield clients of two nodes."""
     with node("a") as first, node("b") as second:
         assert first.address is not None
         assert second.address is not None

@@ -12,7 +12,7 @@ WRITERS = 4
 
 
 class Writer(threading.Thread):
-    """Counts up under a key of its own."""
+    """A client that increments its own key."""
 
     def __init__(self, number: int, url: str) -> None:
         super().__init__(daemon=True)
@@ -34,7 +34,7 @@ class Writer(threading.Thread):
 
 
 def go_on(writers: list[Writer]) -> None:
-    """Until each has written something more."""
+    """Wait until each writer has written again."""
     wanted = [writer.acknowledged + 10 for writer in writers]
     until(lambda: all(writer.acknowledged > least for writer, least in zip(writers, wanted, strict=True)))
 

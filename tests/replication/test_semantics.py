@@ -11,7 +11,7 @@ from tests.replication.nodes import Nodes, client, told, until
 
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes tell each other of digests, and look whether all support more, after a few entries."""
+    """Let nodes compare digests, and check the supported semantics, after a few entries."""
     monkeypatch.setattr(node_module, "DIGEST_ENTRIES", 10)
     monkeypatch.setattr("cairnkv.replication.store.DIGEST_ENTRIES", 10)
 

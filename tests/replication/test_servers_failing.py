@@ -1,5 +1,5 @@
-"""Servers are killed, paused and come back while entries are published and consumed: none is missed, none comes twice,
-their order is kept, and it goes on within the time that is promised."""
+"""Servers are killed, paused and restarted while entries are published and consumed. Each entry arrives once and in
+order, and the log continues within the promised time."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ def has_got(reader: Reader, count: int) -> bool:
 
 
 class Traffic:
-    """A message is published periodically, and again if it does not come back, as by a node."""
+    """Publishes messages periodically, and repeats each message that does not come back, as a node does."""
 
     def __init__(self, nats: Nats, publisher: Stream, reader: Stream) -> None:
         self.nats = nats
@@ -57,7 +57,7 @@ class Traffic:
             await asyncio.sleep(0.02)
 
     async def more(self, patience: float = FAILOVER) -> None:
-        """Wait until something comes back that is published from now on, at both."""
+        """Wait until both readers have received a message that was published after this call."""
         first = self.published + 1
         for reader in (self.back, self.other):
             await reader.has(functools.partial(shows, reader, first), patience)
@@ -70,7 +70,7 @@ class Traffic:
         assert self.back.got[:both] == self.other.got[:both]
 
     async def check_against_the_stream(self) -> None:
-        """Each message, as JetStream has it."""
+        """Compare each message with JetStream's copy."""
         self.task.cancel()
         state = await self.publisher.state()
         for reader in (self.back, self.other):

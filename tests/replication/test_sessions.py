@@ -21,7 +21,7 @@ QUEUED = Simple("QUEUED")
 
 
 def settled(nodes: int = 3) -> Cluster:
-    """A cluster in which everybody takes part."""
+    """Return a cluster whose nodes have all joined."""
     cluster = Cluster(nodes)
     cluster.settle()
     return cluster
@@ -39,12 +39,12 @@ def client_of(node: Node) -> NativeClient:
 
 
 def local(command: Command) -> bytes:
-    """Its frame, with the flag that says that a moment ago is good enough."""
+    """Return the frame of a command with the flag for a local read."""
     return write_command(command, flags=CommandFlag.LOCAL_READ)
 
 
 def hear(cluster: Cluster, chat: Chat) -> list[Any]:
-    """All that is said, with as much time as it takes."""
+    """Return all replies, after all pending entries have arrived."""
     heard = chat.hear()
     for _ in range(20):
         cluster.settle()

@@ -27,7 +27,7 @@ __all__ = ["cairn_here"]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The table of a node that has stopped."""
+    """Return the table of a stopped node."""
     with Table(tmp_path / "data") as table:
         table.write(7, {b"key %d" % number: b"v" * 100 for number in range(500)}, proposers=LARGE)
         table.write(8, {b"large": LARGE})

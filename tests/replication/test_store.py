@@ -54,14 +54,14 @@ from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, Tab
 
 
 def settled(nodes: int = 3, **options: Any) -> Cluster:
-    """A cluster in which everybody takes part."""
+    """Return a cluster whose nodes have all joined."""
     cluster = Cluster(nodes, **options)
     cluster.settle()
     return cluster
 
 
 def said(cluster: Cluster, node: Node, *commands: Command) -> list[Reply | None]:
-    """Replies to these, one after the other."""
+    """Return the replies to commands that execute one by one."""
     replies = []
     for command in commands:
         outcome = node.execute(command)
@@ -73,7 +73,7 @@ def said(cluster: Cluster, node: Node, *commands: Command) -> list[Reply | None]
 def transacted(
     cluster: Cluster, node: Node, *commands: Command, watched: object = (), most: int = 10**6
 ) -> Reply | None:
-    """The reply to all of them at once."""
+    """Return the reply to a transaction of these commands."""
     steps = [Step(0, command) for command in commands]
     outcome = node.running.execute_all(steps, watched, bytes_max=most)  # type: ignore[arg-type]
     cluster.settle()
@@ -91,7 +91,7 @@ def watching(cluster: Cluster, node: Node, *keys: bytes) -> list[tuple[int, Watc
 
 
 def restart(node: Node, lost: int = 0) -> None:
-    """End this life and begin another."""
+    """Crash a node, and start it again."""
     node.crash(lost)
     node.start()
 
@@ -105,7 +105,7 @@ class Intruder:
         cluster.append(Entry(Kind.EPOCH, 1, 1, 0, 0, epoch_body(b"stranger", 1)).packed())
 
     def says(self, body: bytes, *, kind: Kind = Kind.BATCH, time: int = 0, semantics: int = 1) -> None:
-        """The next entry of his."""
+        """Append the intruder's next entry."""
         self._number += 1
         self._cluster.append(Entry(kind, 1, 1, self._number, time, body, semantics).packed())
 
@@ -418,7 +418,7 @@ def test_nodes_compare_digests_through_the_log(monkeypatch: pytest.MonkeyPatch) 
 
 @contextlib.contextmanager
 def on_disk(directory: Path, gather: float = 0.0) -> Iterator[ReplicatedStore]:
-    """A node whose table is on disk."""
+    """Return a node whose table is on disk."""
     table = DiskStorage(directory, sync=Sync(None), gather=gather)
     store = ReplicatedStore(node=5, nonce=b"12345678", storage=table, value_max=VALUE_MAX, clock=lambda: EPOCH_MS)
     store.begin(store.load())

@@ -14,7 +14,7 @@ from tests.support.simulated import Cluster, Node
 
 
 def published(node: Node) -> tuple[Chat, list[bytes]]:
-    """A conversation, and what is said on channels in it."""
+    """Return a session, and the messages on channels that it receives."""
     chat = chat_with(node)
     said: list[bytes] = []
     chat.context.pubsub.relay = lambda channel, message: said.append(message)
@@ -27,7 +27,7 @@ def say(chat: Chat, *lines: str) -> None:
 
 
 def changed_elsewhere(cluster: Cluster) -> None:
-    """Another node has changed k, which is in the log; the first has not heard of it."""
+    """Another node has changed k. The entry is in the log, and the first node has not applied it."""
     other = chat_with(cluster.nodes[1])
     other.send(b"SET", b"k", b"theirs")
     cluster.nodes[1].pump()

@@ -1,7 +1,7 @@
-"""Three NATS servers on this machine, for tests: a cluster with JetStream, whose servers can be hurt.
+"""Three NATS servers on this computer, for tests: a cluster with JetStream, and faults for its servers.
 
-The fixture `nats` starts it once for all tests of a process; a test uses a name of its own for its cluster
-(`Nats.fresh_name`), so that streams do not meet. It is whole and healthy again before each test.
+The fixture `nats` starts it once for all tests of a process. Each test uses another name for its cluster
+(`Nats.fresh_name`), so that tests do not share streams. Before each test, the fixture waits until it is healthy.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 
 
 class Nats:
-    """A cluster of NATS servers. Use as a context manager, which ends them."""
+    """A cluster of NATS servers. The context manager stops them."""
 
     def __init__(self, directory: Path, *, sync: Sequence[str | None] = ("always",) * SERVERS, **settings: Any) -> None:
         """sync: each server's sync_interval. settings: more of `NatsConfig`, for all."""
@@ -57,7 +57,7 @@ class Nats:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Of all servers, with user and password."""
+        """The URLs of all servers, with user and password."""
         return tuple(server.config.url for server in self.servers)
 
     @property
@@ -66,13 +66,13 @@ class Nats:
         return self.servers[0].config.system
 
     def options(self, name: str | None = None, **more: Any) -> ClusterOptions:
-        """Of a node of a new cluster, or of the one with this name."""
+        """Return the options of a node of a new cluster, or of the named one."""
         more = {"urls": self.urls, "system": self.system, "limit": STREAM_LIMIT, **more}
         return ClusterOptions(name=name or self.fresh_name(), **more)
 
     @staticmethod
     def fresh_name() -> str:
-        """A cluster's name that no other test has."""
+        """Return a cluster's name that no other test uses."""
         return f"test-{next(_numbers)}"
 
     def forget(self, name: str) -> None:
@@ -151,7 +151,7 @@ async def _ignore(_: Exception) -> None:
 
 @functools.cache
 def of_this_process() -> Nats:
-    """The cluster of this process, which ends with it."""
+    """Return the cluster of this process, which stops when the process ends."""
     ending = contextlib.ExitStack()
     atexit.register(ending.close)
     directory = ending.enter_context(tempfile.TemporaryDirectory(prefix="cairn-nats-", ignore_cleanup_errors=True))
@@ -160,7 +160,7 @@ def of_this_process() -> Nats:
 
 @pytest.fixture
 def nats() -> Nats:
-    """The cluster of this process, healthy."""
+    """Return the cluster of this process after it is healthy."""
     cluster = of_this_process()
     cluster.heal()
     return cluster

@@ -1,9 +1,9 @@
-"""A cluster in one thread: a stream, the network before it, nodes with their tables, and a clock that is told.
+"""A cluster in one thread: a stream, its network, nodes with their tables, and a clock that the test sets.
 
-A node is driven as `cairnkv.replication.node` does it. What a network or a crash may do is a method here, and chance
-has no part in it: whoever calls says what happens.
+The simulation drives a node as `cairnkv.replication.node` does. Each event of the network and each crash is a method,
+and the caller decides which event comes next.
 
-What always holds: at each position every node that gets there is held against what the first had there, byte by byte.
+Invariants: at each log index, the simulation compares each node's state with the first node's state, byte by byte.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ class Disk:
     commits: list[tuple[int, tuple[Effect, ...]]] = dataclasses.field(default_factory=list)
 
     def copy(self) -> "Disk":
-        """A snapshot."""
+        """Return a snapshot."""
         return Disk(list(self.commits))
 
     def fall_back(self, commits: int) -> None:
-        """Lose the newest commits: they were not synced."""
+        """Remove the newest commits, which were not fsynced."""
         del self.commits[max(0, len(self.commits) - commits) :]
 
 
@@ -60,7 +60,7 @@ class TableStorage:
         self.refuses: Code | None = None
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
-        """As the disk's does, leave out what was over."""
+        """Leave out expired keys, as the storage on disk does."""
         tables: list[dict[bytes, tuple[bytes, int | None]]] = [{} for _ in databases]
         now = 0
         for time, effects in self.disk.commits:
@@ -83,7 +83,7 @@ class TableStorage:
         """Ignore the listener."""
 
     def deliver_by(self, deliver: Deliver) -> None:
-        """One thread."""
+        """Do nothing: the simulation has one thread."""
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Keep a commit."""
@@ -95,22 +95,22 @@ class TableStorage:
         return self.sequence
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
-        """The next start drops them."""
+        """Do nothing: the next start removes expired keys."""
 
     def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
-        """Everything is in memory."""
+        """Raise an error: all values are in memory."""
         raise NotImplementedError
 
     def close(self, now: int) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
     def about(self) -> Iterable[tuple[str, str | int]]:
-        """Nothing."""
+        """Return no facts."""
         return ()
 
 
 def fingerprint(store: ReplicatedStore) -> Fingerprint:
-    """Whatever has to be the same on all nodes at a position."""
+    """Return the state that is the same on all nodes at a log index."""
     entries = [
         (db, sorted((key, database.entry(key)) for key, _, _ in database._table if database.has(key)))
         for db, database in enumerate(store.databases)
@@ -127,7 +127,7 @@ def _others(table: object) -> tuple[object, ...]:
 
 
 class Node:
-    """One node: its number and its disk, and, while it runs, a store and what is done with it."""
+    """One node: its number, its disk and, while it runs, its store."""
 
     def __init__(self, cluster: "Cluster", number: int) -> None:
         self.cluster = cluster
@@ -145,7 +145,7 @@ class Node:
     # -- its life ---------------------------------------------------------------------------------------------
 
     def start(self, disk: Disk | None = None) -> None:
-        """Begin a life with what is on its disk, or with this."""
+        """Start the node with its disk, or with another one."""
         assert self.store is None
         if disk is not None:
             self.disk = disk
@@ -165,12 +165,12 @@ class Node:
         self._look_whether_caught_up()
 
     def crash(self, lost_commits: int = 0) -> None:
-        """End this life; of what was written, so much was not synced."""
+        """Stop the node, and remove a number of commits that were not fsynced."""
         self.store = None
         self.disk.fall_back(lost_commits)
 
     def take_snapshot(self, disk: Disk) -> None:
-        """Go on in the same life with another table."""
+        """Continue in the same process from another table."""
         self.disk = disk
         self.table = TableStorage(disk)
         self.running.reopen(self.table)
@@ -178,17 +178,17 @@ class Node:
 
     @property
     def running(self) -> ReplicatedStore:
-        """Its store, since it runs."""
+        """The store of the running node."""
         assert self.store is not None
         return self.store
 
     @property
     def is_up(self) -> bool:
-        """Whether it runs and goes on."""
+        """Whether the node runs and has not stopped."""
         return self.store is not None and self.store.stopped is None
 
     def clock(self) -> int:
-        """Its time of day."""
+        """Return the time of the node's clock."""
         if self.cluster.clock is not None:
             return self.cluster.clock() + self.clock_off
         return EPOCH_MS + int(self.cluster.now * 1000) + self.clock_off
@@ -199,7 +199,7 @@ class Node:
         self.pump_wanted = True
 
     def pump(self) -> None:
-        """Publish what is to be published."""
+        """Publish the entries of the proposer."""
         self.pump_wanted = False
         if not self.is_up or not self.caught_up:
             return
@@ -210,7 +210,7 @@ class Node:
             self.cluster.published(self, data)
 
     def follow(self, entries: int = 1) -> None:
-        """Apply so many of the entries that are there."""
+        """Apply at most a number of the logged entries."""
         for _ in range(entries):
             if self.cut_off or not self.is_up or self.running.position >= len(self.cluster.stream):
                 return
@@ -231,25 +231,25 @@ class Node:
             store.join()
 
     def tick(self) -> None:
-        """Look at what takes too long."""
+        """Check the timeouts of the node."""
         if self.is_up:
             self.running.proposer.tick(self.cluster.now, self.running.epochs)
             self.pump()
 
     def refused(self) -> None:
-        """The stream has not taken an entry."""
+        """Report an entry that the stream has refused."""
         if self.is_up:
             self.running.proposer.lost(self.running.epochs)
             self.pump()
 
     def execute(self, command: Command, db: int = 0) -> Reply | PendingReply:
-        """Say a command."""
+        """Execute a command."""
         return self.running.execute(command, db)
 
 
 @dataclasses.dataclass
 class Publish:
-    """An entry on its way to the stream."""
+    """An entry in flight to the stream."""
 
     node: Node
     life: int
@@ -257,7 +257,7 @@ class Publish:
 
 
 class Cluster:
-    """The stream, what is on its way to it, and the nodes."""
+    """The stream, the entries in flight, and the nodes."""
 
     def __init__(
         self,
@@ -268,7 +268,7 @@ class Cluster:
         memory_limit: int | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        """room: bytes of the body of an entry. clock: of all nodes; None: it goes with the simulation."""
+        """room: bytes of the body of an entry. clock: of all nodes; None: the clock of the simulation."""
         self.now = 100.0
         self.clock = clock
         self.room = room
@@ -287,7 +287,7 @@ class Cluster:
             node.start()
 
     def new_store(self, node: Node, table: TableStorage) -> ReplicatedStore:
-        """The store of a node's life."""
+        """Return the store of a node's process."""
         nonce = b"%4x%4x" % (node.number, node.life)
         return ReplicatedStore(
             node=node.number,
@@ -302,17 +302,17 @@ class Cluster:
     # -- the network ------------------------------------------------------------------------------------------
 
     def published(self, node: Node, data: bytes) -> None:
-        """A node has sent an entry on its way."""
+        """Record an entry that a node has sent."""
         if not node.cut_off:
             self.flying.append(Publish(node, node.life, data))
 
     def arrive(self, at: int = 0, *, again: bool = False) -> None:
-        """One of those on their way gets into the stream; it stays on its way as well if it is to come again."""
+        """Append an entry in flight to the stream. again: keep it in flight too."""
         publish = self.flying[at] if again else self.flying.pop(at)
         self.append(publish.data)
 
     def append(self, data: bytes) -> None:
-        """Put something into the stream."""
+        """Append a message to the stream."""
         self.stream.append(data)
         self.observer.caught_up = True
         store = self.observer.running
@@ -333,7 +333,7 @@ class Cluster:
     # -- what has to hold -------------------------------------------------------------------------------------
 
     def applied(self, node: Node) -> None:
-        """A node has applied an entry: it is as every other one was there."""
+        """Compare the state of a node with the other nodes' states at this log index."""
         store = node.running
         if store.stopped is None:
             found = fingerprint(store)
@@ -345,7 +345,7 @@ class Cluster:
     # -- when all is well -------------------------------------------------------------------------------------
 
     def settle(self, rounds: int = 400) -> None:
-        """Let everything that is on its way come, in order, until nothing happens any more."""
+        """Let all entries in flight arrive, in order, until no node publishes any more."""
         for _ in range(rounds):
             for node in self.nodes:
                 node.pump()

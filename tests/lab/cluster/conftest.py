@@ -9,12 +9,12 @@ from tests.lab.cluster.stand_in import stand_in
 
 
 class Told(list[str]):
-    """What a supervisor told."""
+    """The notes of a supervisor."""
 
 
 @pytest.fixture(scope="session")
 def told() -> Told:
-    """By the cluster of this process."""
+    """Return the notes of the supervisor of this process."""
     return Told()
 
 
@@ -26,7 +26,7 @@ def _cluster(tmp_path_factory: pytest.TempPathFactory, told: Told) -> Iterator[L
 
 @pytest.fixture
 def cluster(_cluster: LocalCluster, told: Told) -> LocalCluster:
-    """The cluster of this process, of which all is ready."""
+    """Return the cluster of this process after all its processes are ready."""
     for host in _cluster.hosts:
         for process in host.processes:
             if process.state is State.PAUSED:

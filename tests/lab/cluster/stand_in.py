@@ -1,4 +1,4 @@
-"""`cairn` whose cluster has nodes that serve without a log: what is tested here is who looks after them.
+"""`cairn` with a cluster of nodes without a log, for tests of the supervisor.
 
 python -m tests.lab.cluster.stand_in cluster up --dir DIR
 """
@@ -14,7 +14,7 @@ from cairnkv.lab.cluster.node import NodeConfig
 
 
 def stand_in(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:
-    """`cairn serve` on disk."""
+    """Return the command of `cairn serve` with a store on disk."""
     words = [sys.executable, "-m", "cairnkv", "serve", "--host", config.host, "--port", str(config.port)]
     return [*words, "--data", config.data, *config.flags], dict(config.environment)
 

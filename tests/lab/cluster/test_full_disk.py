@@ -27,7 +27,7 @@ PATIENCE = 30.0
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk."""
+    """Mount a small file system, and yield its directory."""
     directory = tmp_path / "disk"
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640m", "none", directory], check=True)
@@ -70,7 +70,7 @@ async def test_nats_server_is_restarted_after_a_full_disk(disk: Path) -> None:
 
 
 def fill(file: Path) -> None:
-    """Take all that a disk has left."""
+    """Fill a file system completely."""
     with contextlib.suppress(OSError), file.open("wb", buffering=0) as ballast:
         while True:
             ballast.write(bytes(MIB))
@@ -93,4 +93,4 @@ async def published(stream: JetStreamContext, data: bytes) -> bool:
 
 
 async def ignore(_: Exception) -> None:
-    """Connections break in this test."""
+    """Ignore an error: connections break in this test."""

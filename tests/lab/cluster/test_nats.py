@@ -14,7 +14,7 @@ from cairnkv.limits import MIB
 
 
 def program(directory: Path) -> Path:
-    """Something to run."""
+    """Create an executable file."""
     directory.mkdir(exist_ok=True)
     path = directory / nats.PROGRAM
     path.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")

@@ -56,13 +56,13 @@ def test_write_of_one_node_is_read_by_all_after_kill_and_wipe(tmp_path: Path) ->
 
 
 async def copies(cluster: LocalCluster) -> dict[str, tuple[int, bool]]:
-    """Of each NATS server that answers: how far its copy of the log is, and whether it leads."""
+    """Return for each NATS server that answers the last index of its copy of the log, and whether it leads."""
     user, _, password = cluster.nats_system.partition(":")
     answers: dict[str, tuple[int, bool]] = {}
     servers = [url.partition("@")[2] for url in cluster.nats_urls]
 
     async def ignored(_: Exception) -> None:
-        """One of them may be paused."""
+        """Ignore an error: a server may be paused."""
 
     urls = [f"nats://{server}" for server in servers]
     client = await nats.connect(urls, user=user, password=password, error_cb=ignored)

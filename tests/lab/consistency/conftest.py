@@ -12,7 +12,7 @@ __all__ = ["cairn_here"]
 
 @pytest.fixture
 def unused_address() -> Iterator[str]:
-    """An address whose port is taken, and refuses."""
+    """Return an address whose port is bound and refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"cairn://127.0.0.1:{taken.getsockname()[1]}"

@@ -1,11 +1,11 @@
-"""A power failure of all hosts of a local cluster at once: what its file system had on the disk is what is left.
+"""A power failure of all hosts of a local cluster at once: only data on the disk remains.
 
-The directories of the hosts are on a file system of their own, which is in a file. All processes are stopped in one
-moment and that file copied: what was written and not yet synced is in the system's memory, not in it. The processes
-are killed, the copy is mounted elsewhere, its journal replayed by the kernel, and the hosts are started from there.
+The directories of the hosts are on their own file system, which is in a file. The test stops all processes at one
+moment and copies that file: data that was written and not fsynced is in the system's memory, not in the file. Then the
+test kills the processes and mounts the copy elsewhere, the kernel replays the journal, and the hosts start from it.
 
-That is what tells a log that syncs from one that does not: killing processes takes nothing of what they wrote away.
-Root may do it, on Linux with loop devices.
+Only this distinguishes a log that fsyncs from one that does not: killed processes lose no written data.
+It needs root, and Linux with loop devices.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 
 
 def lacking() -> str:
-    """Why there can be no power failure here; empty if there can."""
+    """Return the unmet requirement of a power failure; empty if all are met."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a disk is mounted, which only root may do, on Linux"
     if not Path("/dev/loop-control").exists() or shutil.which("mkfs.ext4") is None:
@@ -62,7 +62,7 @@ class Disk:
         self._images += 1
 
     def fail(self, cluster: LocalCluster) -> None:
-        """Let the power fail at all hosts, and come back."""
+        """Simulate a power failure of all hosts, and start them again."""
         with ThreadPoolExecutor(len(MACHINES)) as pool:
             for number in MACHINES:
                 cluster.pause(number)
@@ -74,14 +74,14 @@ class Disk:
             list(pool.map(cluster.start, MACHINES))
 
     def close(self) -> None:
-        """Unmount all; those below may still be in use by the cluster's supervisor."""
+        """Unmount all file systems. The cluster's supervisor may still use the lower ones."""
         for _ in range(self._images):
             subprocess.run(["umount", "--lazy", self._at], check=True)
 
 
 @contextlib.contextmanager
 def disk(directory: Path) -> Iterator[Disk]:
-    """A disk in a directory."""
+    """Yield a disk in a directory."""
     one = Disk(directory)
     try:
         yield one
@@ -90,7 +90,7 @@ def disk(directory: Path) -> Iterator[Disk]:
 
 
 class PowerFailures:
-    """A nemesis: the power fails some seconds after the beginning, once."""
+    """A nemesis that injects one power failure, some seconds after the beginning."""
 
     def __init__(self, cluster: LocalCluster, disk: Disk, *, after: float) -> None:
         self._cluster = cluster

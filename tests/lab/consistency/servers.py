@@ -1,6 +1,6 @@
-"""Small servers that are wrong on purpose, each in one way; and one that is right, and unpleasant.
+"""Small servers with one fault each; and correct ones, one of which closes connections.
 
-Each has several addresses, as a cluster has. Where they are not wrong, a command is carried out by the real keyspace.
+Each has several addresses, as a cluster has. Apart from its fault, a server executes commands with the real engine.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ LAG = 0.05
 
 
 class HangUp(Exception):
-    """The connection is to be closed without an answer."""
+    """The server closes the connection without a reply."""
 
 
 class Right:
-    """One table, whatever the address; some time passes before and after a command."""
+    """A correct server: all addresses have one table. A pause precedes and follows each command."""
 
     def __init__(self, seed: int = 1) -> None:
         self.dice = random.Random(seed)
@@ -39,7 +39,7 @@ class Right:
 
 
 class Unpleasant(Right):
-    """It hangs up on a tenth of all commands, before it carries them out, after, or long before; and refuses some."""
+    """Closes the connection at a tenth of all commands, before or after their execution, and refuses some."""
 
     async def answer(self, address: int, command: Command) -> Reply:
         match self.dice.randrange(40):
@@ -57,7 +57,7 @@ class Unpleasant(Right):
 
 
 class EarlyReplies(Right):
-    """It acknowledges what is stored before it stores it."""
+    """Acknowledges a write before it executes the write."""
 
     def carry_out(self, address: int, command: Command) -> Reply:
         if isinstance(command, Set):
@@ -67,7 +67,7 @@ class EarlyReplies(Right):
 
 
 class StaleReads(Right):
-    """At the second address reads are answered from a copy that lags behind."""
+    """Answers reads at the second address from an outdated copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class StaleReads(Right):
 
 
 class LosesWrites(Right):
-    """One of thirty writes is acknowledged, and that is all."""
+    """Acknowledges one of thirty writes without executing it."""
 
     def carry_out(self, address: int, command: Command) -> Reply:
         if isinstance(command, Set | Clear) and self.dice.random() < 1 / 30:
@@ -90,7 +90,7 @@ class LosesWrites(Right):
 
 
 class ForgetsWrites(Right):
-    """Now and then it is as it was some time before, as after a crash of what never reached the disk."""
+    """Returns to an earlier state now and then, as after a crash without fsync."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class ForgetsWrites(Right):
 
 
 class DoublesAdditions(Right):
-    """A retry of its own: one of thirty additions is carried out twice."""
+    """Executes one of thirty additions twice, as by its own retry."""
 
     def carry_out(self, address: int, command: Command) -> Reply:
         reply = super().carry_out(address, command)
@@ -122,7 +122,7 @@ class DoublesAdditions(Right):
 
 
 class DoublesWrites(Right):
-    """One of thirty writes is carried out again a moment later."""
+    """Executes one of thirty writes again a moment later."""
 
     def carry_out(self, address: int, command: Command) -> Reply:
         if isinstance(command, Set) and self.dice.random() < 1 / 30:
@@ -131,7 +131,7 @@ class DoublesWrites(Right):
 
 
 class RefusesWhatItDoes(Right):
-    """One of thirty writes is answered as not executed, and carried out."""
+    """Reports one of thirty writes as not executed, and executes it."""
 
     def carry_out(self, address: int, command: Command) -> Reply:
         reply = super().carry_out(address, command)
@@ -141,7 +141,7 @@ class RefusesWhatItDoes(Right):
 
 
 class SplitBrain(Right):
-    """Two tables from the beginning: each address has its own."""
+    """Has an own table for each of two addresses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class SplitBrain(Right):
 
 
 class ComparesApart(Right):
-    """A comparison and what it stores are two steps, between which others come."""
+    """Executes a comparison and its write in two steps. Other commands may execute between them."""
 
     async def answer(self, address: int, command: Command) -> Reply:
         if command.spec.name == "SET_WITH":
@@ -167,7 +167,7 @@ class ComparesApart(Right):
 
 @contextlib.asynccontextmanager
 async def serving(servant: Right, addresses: int = 2) -> AsyncIterator[tuple[str, ...]]:
-    """Serve at so many addresses; gives them."""
+    """Serve at a number of addresses, and yield them."""
     writers: set[asyncio.StreamWriter] = set()
 
     async def converse(address: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Histories that are made, not recorded: of a perfect register, of one that is spoilt; and judged by trying all."""
+"""Generated histories of a correct and of an altered register, and a verdict by a search of all orders."""
 
 import itertools
 import random
@@ -11,7 +11,7 @@ State = str | None
 
 
 def applied(one: Operation, state: State) -> tuple[str | int | bool | None, State]:
-    """What an operation answers at a state, and the state after it. The plain meaning of each verb."""
+    """Return the reply of an operation at a state, and the state after it."""
     match one.verb:
         case Verb.GET:
             return state, state
@@ -43,10 +43,10 @@ def register(
     values: int | None = None,
     unknown: float = 0.1,
 ) -> list[Operation]:
-    """A history of one key of an atomic register. Each operation takes effect at a point between its two ends.
+    """Return a history of one key of an atomic register. Each operation takes effect between its two ends.
 
-    values: how many different ones are written; None: each is another one. unknown: the share of operations whose
-    client gave up, of which some take effect then, some much later, and some never.
+    values: the number of different values; None: each write has another one. unknown: the share of operations whose
+    client gave up; some of them take effect at once, some much later, and some never.
     """
     free_at = [dice.randrange(100) for _ in range(clients)]
     planned: list[tuple[float, int, Operation]] = []  # by the point at which it takes effect
@@ -90,7 +90,7 @@ def register(
 
 
 def spoilt(dice: random.Random, history: Sequence[Operation]) -> list[Operation]:
-    """The same history with some answers, or times, of other operations. It may still be linearizable."""
+    """Return a history in which some operations have other operations' replies or times. It may be linearizable."""
     spoilt = list(history)
     for _ in range(dice.randrange(1, 6)):
         at = dice.randrange(len(spoilt))
@@ -109,7 +109,7 @@ def spoilt(dice: random.Random, history: Sequence[Operation]) -> list[Operation]
 
 
 def explained(history: Sequence[Operation]) -> bool:
-    """Whether an order explains the answers: all of them are tried, with each choice of the unknown writes."""
+    """Return whether an order explains the replies, by a search of all orders and all choices of unknown writes."""
     definite = [one for one in history if one.outcome is Outcome.OK]
     unknown = [one for one in history if one.outcome is Outcome.UNKNOWN and one.verb.writes]
     for size in range(len(unknown) + 1):

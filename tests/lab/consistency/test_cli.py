@@ -31,7 +31,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def stale(tmp_path: Path) -> str:
-    """A history with a stale read, saved."""
+    """Save a history with a stale read, and return its path."""
     path = tmp_path / "stale.jsonl"
     operations = [
         Operation(1, Verb.SET, "r1", 0, 10, value="1-1"),
@@ -167,7 +167,7 @@ def test_consistent_run_is_drawn(url: str, cairn_here: Call, tmp_path: Path) -> 
 
 
 def interrupted(url: str, *options: str, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-    """A run of an hour that gets a signal once its clients have written something; exit code, output, errors."""
+    """Interrupt a run of an hour after its first writes. Return the exit code, the output and the errors."""
     process = subprocess.Popen(
         command("check", "consistency", url, "--seconds", "1h", *options),
         stdout=subprocess.PIPE,

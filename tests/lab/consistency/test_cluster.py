@@ -41,7 +41,7 @@ HARM_SECONDS = 10.0
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A cluster that is as it should be."""
+    """Run a correct cluster."""
     with LocalCluster.up(tmp_path_factory.mktemp("cluster"), namespaces=LONG and not missing_for_network()) as cluster:
         yield cluster
 
@@ -83,7 +83,7 @@ def test_cluster_is_consistent_under_faults(
 
 @pytest.mark.parametrize("how", ["early-replies", "stale-reads"])
 def test_broken_nodes_are_detected(how: str, tmp_path: Path) -> None:
-    """Whatever else it is that they answer: it is seen that a read is not what it has to be."""
+    """The check reports a stale read, whatever other violations it finds."""
     kinds: set[Kind] = set()
     broken = {"flags": ["--allow-broken"], "environment": {"CAIRNKV__BREAK": how}}
     with LocalCluster.up(tmp_path / "cluster", **broken) as cluster:  # type: ignore[arg-type]
@@ -106,9 +106,9 @@ if LONG:
     @pytest.mark.skipif(bool(power.lacking()), reason=f"NOT TESTED HERE: {power.lacking()}")
     @pytest.mark.parametrize("syncs", [True, False], ids=["syncs", "does-not-sync"])
     def test_power_failure_of_all_hosts_needs_a_log_that_syncs(syncs: bool, tmp_path: Path) -> None:
-        """Processes that are killed lose nothing of what they wrote, so that nothing else would show it.
+        """Killed processes lose no written data, so only a power failure shows the difference.
 
-        The log that does not sync is NATS with its default, every two minutes, which takes --trust-nats-sync.
+        The log that does not fsync is NATS with its default of two minutes, which needs --trust-nats-sync.
         """
         sync, flags = ("always", ()) if syncs else (None, ("--trust-nats-sync",))
         with power.disk(tmp_path) as disk, LocalCluster.up(disk.cluster, sync=sync, flags=flags) as cluster:

@@ -94,7 +94,7 @@ def test_unknown_write_does_not_happen_twice() -> None:
 
 
 def test_equal_unknown_additions_are_interchangeable() -> None:
-    """Of hundreds of them any 37 happened: that is not 2^300 choices."""
+    """Any 37 of several hundred additions took effect. The search does not try 2^300 choices."""
     lost = [Operation(n, Verb.INCR, "k", 0, 1, Outcome.UNKNOWN, amount=1) for n in range(300)]
     assert judged([*lost, get(999, 2, 3, "37")]) is True
     assert judged([*lost, get(999, 2, 3, "301")]) is False

@@ -25,12 +25,12 @@ def page(history: History) -> str:
 
 
 def charts(html: str) -> list[ElementTree.Element]:
-    """Each with the names of its lanes and what is in them."""
+    """Return the charts of a page, each with the names of its lanes."""
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<div class='chart'>.*?</div></div>", html, re.DOTALL)]
 
 
 def bars_of(chart: ElementTree.Element) -> list[ElementTree.Element]:
-    """A title, a rectangle and a label each."""
+    """Return the bars of a chart, each with a title, a rectangle and a label."""
     return [one for one in chart.iter() if one.get("class", "").startswith("bar")]
 
 

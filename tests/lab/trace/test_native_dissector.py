@@ -111,7 +111,7 @@ def test_bytes_from_an_undelimited_frame_on_are_raw(vector: dict[str, Any]) -> N
 
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(1, 9), min_size=1), server=st.booleans())
 def test_all_bytes_of_any_input_are_shown(data: bytes, cuts: list[int], server: bool) -> None:
-    """In any pieces: no byte is lost or added, and nothing raises."""
+    """The input arrives in any pieces. The dissector loses no byte, adds none, and raises nothing."""
 
     def shown(pieces: list[Piece]) -> bytes:
         return b"".join(piece.data if isinstance(piece, Raw) else joined(piece.fields) for piece in pieces)

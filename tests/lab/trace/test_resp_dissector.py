@@ -24,7 +24,7 @@ def lines_of(*said: tuple[Side, bytes]) -> list[str]:
 
 
 def headings(*said: tuple[Side, bytes]) -> list[str]:
-    """The titles of its frames."""
+    """Return the titles of a conversation's frames."""
     return [line.partition(": ")[2] for line in lines_of(*said) if line.startswith("#")]
 
 

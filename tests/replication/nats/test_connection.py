@@ -183,13 +183,13 @@ def port_of(nats: Nats) -> int:
 
 
 def without_cluster(text: str) -> str:
-    """A configuration for a server that is alone."""
+    """Return a configuration for a server without a cluster."""
     head, _, rest = text.partition("cluster {")
     return f"{head}accounts{rest.partition('accounts')[2]}"
 
 
 class TestSingleServer:
-    """It cannot keep three copies, nor one without JetStream."""
+    """A single server cannot store three replicas; without JetStream it stores none."""
 
     @pytest.fixture(params=["jetstream", "none"])
     def alone(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
@@ -224,7 +224,7 @@ class TestSingleServer:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA and a certificate for 127.0.0.1, which also speaks for a client."""
+    """Return a CA and a certificate for 127.0.0.1, which is also valid for a client."""
     return made(tmp_path_factory.mktemp("certificates"), ("127.0.0.1",))
 
 

@@ -21,7 +21,7 @@ TURNS = 30
 
 
 class Consumer:
-    """A consumer as its server sees it."""
+    """The server's side of a consumer."""
 
     def __init__(self, start: int, told: Callable[[Any], None]) -> None:
         self.start = start
@@ -29,13 +29,13 @@ class Consumer:
         self._sent = 0
 
     def send(self, position: int) -> None:
-        """The message there."""
+        """Send the message of a log index."""
         self._sent += 1
         reply = f"$JS.ACK.{IDENTITY.stream}.name.1.{position}.{self._sent}.0.0"
         self._told(SimpleNamespace(headers=None, data=b"%d" % position, reply=reply))
 
     def beat(self) -> None:
-        """A heartbeat: it has sent all that its server has."""
+        """Send a heartbeat: the consumer has sent all messages of its server."""
         headers = {"Status": "100", "Nats-Last-Consumer": str(self._sent), "Nats-Last-Stream": str(self._last)}
         self._told(SimpleNamespace(headers=headers, data=b"", reply=""))
 
@@ -75,7 +75,7 @@ class JetStream:
         pass
 
     async def consumer(self, number: int) -> Consumer:
-        """So many were made by now; the newest."""
+        """Let pending tasks run, and return the newest of exactly so many consumers."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
         assert len(self.consumers) == number

@@ -1,4 +1,4 @@
-"""A node's ways to say to NATS who it is, with NATS servers that take just those; and what is said when they do not."""
+"""A node's credentials for NATS servers that accept only those, and the errors for other credentials."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ PATIENCE = 30.0
 
 @contextlib.contextmanager
 def servers(directory: Path, accounts: str, count: int = 3) -> Iterator[tuple[str, ...]]:
-    """A cluster of NATS servers with these accounts; gives its addresses, which name no user."""
+    """Run NATS servers with these accounts. Yield their addresses, which contain no user."""
 
     class OfAccounts(NatsConfig):
         def text(self) -> str:
@@ -58,7 +58,7 @@ def servers(directory: Path, accounts: str, count: int = 3) -> Iterator[tuple[st
 
 
 class Keys:
-    """Who may do what there. store, system: files of users; stranger: of one that NATS does not know."""
+    """The credentials of a cluster. store, system: files of users; stranger: the file of an unknown user."""
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.store, self.system, self.stranger = (directory / name for name in ("store", "system", "stranger"))
@@ -81,7 +81,7 @@ class Keys:
 
 @pytest.fixture(scope="module", params=["nkey", "jwt"])
 def keyed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Keys, Any]]:
-    """Keys, and what makes options of a node of a cluster whose servers know them."""
+    """Yield keys, and a function that makes the options of a node whose NATS servers know these keys."""
     directory = tmp_path_factory.mktemp(request.param)
     keys = Keys(directory, request.param)
     with servers(directory, keys.accounts) as urls:
@@ -134,7 +134,7 @@ class TestFiles:
 
 
 def options_of(**more: Any) -> ClusterOptions:
-    """Of a node that is refused before anybody is asked."""
+    """Return the options of a node, which are refused before a connection."""
     return ClusterOptions(urls=("nats://127.0.0.1:1",), **more)
 
 
@@ -181,7 +181,7 @@ def test_password_may_be_an_invalid_file_name(password: str) -> None:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that knows passwords with characters of all kinds."""
+    """Run a server whose passwords have all kinds of characters."""
     accounts = (
         'accounts { STORE { users: [{ user: "a b", password: "p@ss:w/rd" }] }\n'
         'SYSTEM { users: [{ user: "sys", password: "a:b" }] } }\nsystem_account: SYSTEM'
@@ -192,7 +192,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Servers with users: `node` may do what nodes have to, `guest` less, and `deaf` gets no answers."""
+    """Run servers with users: `node` has a node's permissions, `guest` has fewer, and `deaf` gets no answers."""
     able = f"{{ publish: {json.dumps(connection.PUBLISHES)}, subscribe: {json.dumps(connection.SUBSCRIBES)} }}"
     accounts = (
         f'accounts {{ STORE {{ jetstream: enabled, users: [{{ user: "node", password: "p", permissions: {able} }}\n'
@@ -205,7 +205,7 @@ def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]
 
 
 def hears(one: RunningServer, other: RunningServer) -> bool:
-    """Whether what is said on a channel at one node arrives at the other, which need not be at the first try."""
+    """Return whether a message on a channel of one node reaches the other, perhaps after several attempts."""
     assert one.address is not None
     assert other.address is not None
     with (
@@ -283,7 +283,7 @@ class TestPasswords:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Keys, str]]:
-    """A server that wants a certificate and an nkey."""
+    """Run a server that requires a certificate and an nkey."""
     directory = tmp_path_factory.mktemp("guarded")
     made = certificates(directory, ("127.0.0.1",))
     keys = Keys(directory, "nkey")
@@ -297,7 +297,7 @@ FILES = {"ca": "ca.pem", "cert": "node.pem", "key": "node.key"}
 
 
 class TestTlsWithKeys:
-    """A certificate identifies the machine, a key the user: NATS asks for both."""
+    """NATS requires a certificate, which identifies the computer, and a key, which identifies the user."""
 
     async def test_use_both_for_the_connection(self, guarded: tuple[Path, Keys, str]) -> None:
         made, keys, url = guarded

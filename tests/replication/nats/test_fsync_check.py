@@ -16,7 +16,7 @@ from tests.support.nats import Nats
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
-    """A cluster whose second server has NATS' default."""
+    """Run a cluster whose second server has NATS' default sync_interval."""
     with Nats(tmp_path_factory.mktemp("mixed"), sync=("always", None, "always")) as nats:
         yield nats
 

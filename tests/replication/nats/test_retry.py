@@ -26,7 +26,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def asked(*answers: Exception | int, patience: float = 10.0) -> tuple[int, Sequence[Exception | int]]:
-    """What comes of it, and the answers that were not asked for."""
+    """Return the result of a retried request, and the answers that it did not use."""
     left = list(answers)
 
     async def ask() -> int:

@@ -31,7 +31,7 @@ PATIENCE = 20.0
 
 
 class Cluster:
-    """A cluster's snapshots, as its nodes see them, each by a connection of its own."""
+    """A cluster's snapshots. Each node has its own connection."""
 
     def __init__(self, nats: Nats) -> None:
         self.name = nats.fresh_name()
@@ -62,11 +62,11 @@ class Cluster:
         return snapshots
 
     async def die(self) -> None:
-        """The node that was made last is heard of no more."""
+        """Close the connection of the newest node."""
         await close(self._clients[-1])
 
     async def chunks(self) -> dict[str, int]:
-        """How many chunks there are, by subject."""
+        """Return the number of chunks of each subject."""
         info = await (await self.js()).stream_info(f"OBJ_{self.bucket}", subjects_filter=f"$O.{self.bucket}.C.>")
         return info.state.subjects or {}
 
@@ -90,7 +90,7 @@ async def cluster(nats: Nats) -> AsyncIterator[Cluster]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Something to make a snapshot of."""
+    """Return a directory with the files of a snapshot."""
     directory = tmp_path / "files"
     directory.mkdir()
     (directory / "a.sst").write_bytes(random.Random(1).randbytes(500_000))
@@ -267,7 +267,7 @@ async def test_damaged_snapshot_is_refused_and_an_older_one_used(cluster: Cluste
 
 
 class LosesChunk(Snapshots):
-    """One whose first chunk is gone when it is read back."""
+    """A snapshot store that loses the first chunk before it reads the chunk back."""
 
     async def _verify(self, snapshot: Snapshot, progress: Callable[[int], None]) -> None:
         first = await self._js.get_msg(self._stream, seq=1, subject=self._chunks_of(snapshot.nuid), next=True)
@@ -276,7 +276,7 @@ class LosesChunk(Snapshots):
 
 
 class LosesAll(Snapshots):
-    """One whose chunks are removed by another node after they were read back."""
+    """A snapshot store whose chunks another node deletes after they were read back."""
 
     async def _record(self, snapshot: Snapshot, last: int) -> None:
         await self._purge(self._chunks_of(snapshot.nuid))
@@ -431,7 +431,7 @@ async def test_pin_and_lease_expire_without_renewal(cluster: Cluster, files: Pat
 
 
 class Renewing(Leases):
-    """As if the last renewal arrived behind what was read to release the lease."""
+    """Leases whose last renewal arrives after the read that precedes the release."""
 
     async def _read(self, key: str) -> tuple[int, bytes] | None:
         found = await super()._read(key)
@@ -494,14 +494,14 @@ async def test_one_of_many_holds_the_lease(cluster: Cluster) -> None:
 
 
 async def leader_of(nats: Nats, cluster: Cluster) -> NatsServer:
-    """The server that leads the snapshots' stream."""
+    """Return the server that leads the snapshots' stream."""
     info = await (await cluster.js()).stream_info(f"OBJ_{cluster.bucket}")
     assert info.cluster is not None
     return next(server for server in nats.servers if server.config.name == info.cluster.leader)
 
 
 async def while_it_goes_on(do: Callable[[Callable[[int], None]], Awaitable[object]], hurt: Callable[[], None]) -> None:
-    """Hurt a server once a piece was sent, or has come."""
+    """Inject a fault into a server after a chunk was sent or received."""
     begun = asyncio.Event()
     doing = asyncio.ensure_future(do(lambda _: begun.set()))
     await begun.wait()
@@ -511,7 +511,7 @@ async def while_it_goes_on(do: Callable[[Callable[[int], None]], Awaitable[objec
 
 @pytest.fixture
 def more_files(tmp_path: Path) -> Path:
-    """They take some time."""
+    """Return a directory whose snapshot takes some time."""
     directory = tmp_path / "files"
     directory.mkdir()
     (directory / "a.sst").write_bytes(random.Random(3).randbytes(2_000_000))

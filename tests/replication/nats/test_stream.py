@@ -399,7 +399,7 @@ _numbers = itertools.count()
 
 
 def counted_consumers(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Those that are made from now on."""
+    """Return a list to which each new consumer is added."""
     made: list[object] = []
     make = consumer_module._Consumer.make
 
@@ -414,7 +414,7 @@ def counted_consumers(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 async def consumed(
     one: stream.Stream, start: int, *, wanted: int, meanwhile: object = None
 ) -> tuple[dict[str, object], list[Msg]]:
-    """What JetStream answers to a consumer that is to begin there, and what that gets: so many messages, it should."""
+    """Return JetStream's answer to a consumer that begins at an index, and the messages that the consumer gets."""
     got = []
 
     async def take(message: Msg) -> None:
