@@ -113,9 +113,7 @@ def _import(name: str, arguments: Sequence[str]) -> int:
         kv = stack.enter_context(client(options))
         try:
             _import_rows(kv, file, form, options, counts)
-        except _Stopped as stopped:
-            return complain(f"{counts}; {stopped}")
-        except (CairnError, OSError) as error:
+        except (_Stopped, CairnError, OSError) as error:
             return complain(f"{counts}; {error}")
         except KeyboardInterrupt:
             return complain(f"{counts}; interrupted")
@@ -189,16 +187,14 @@ def _store(kv: "Store", lines: Sequence[Line], counts: _Counts, *, if_absent: bo
         pass  # each part has its own error, below
     except KeyboardInterrupt:
         raise _Stopped(f"interrupted; the outcome of {_named(lines)} is unknown") from None
-    stopped: tuple[list[Line], CairnError] | None = None
+    failed = [(group, pending.error) for group, pending in parts if pending.error is not None]
     for group, pending in parts:
-        if pending.error is not None:
-            stopped = stopped or (group, pending.error)
-        elif pending.result() is False:
+        if pending.error is None and pending.result() is False:
             counts.present += 1
-        else:
+        elif pending.error is None:
             counts.imported += len(group)
-    if stopped is not None:
-        group, error = stopped
+    if failed:
+        group, error = failed[0]
         unsure = [line for lines, part in parts if isinstance(part.error, OutcomeUnknown) for line in lines]
         raise _Stopped(f"{_named(unsure or group)}: {error}")
 

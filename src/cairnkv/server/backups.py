@@ -18,7 +18,7 @@ from typing import Final
 from cairnkv.commands import Backup, Failure, Reply, failures
 from cairnkv.errors import OptionError
 from cairnkv.paths import os_error_text
-from cairnkv.storage import BackupResult, MakeBackup
+from cairnkv.storage import MakeBackup
 
 logger: Final = logging.getLogger("cairnkv.backup")
 
@@ -40,12 +40,13 @@ class _Job:
         self.seconds: float | None = None  # its duration; None: it is running
         self.size = 0
         self.done = 0
-        self.made: BackupResult | None = None
+        self.new = 0
+        self.made = ""  # the backup, once it is complete
         self.error = ""
 
     @property
     def state(self) -> str:
-        return "running" if self.seconds is None else "done" if self.made is not None else "failed"
+        return "running" if self.seconds is None else "done" if self.made else "failed" if self.error else "none"
 
 
 def _newest_ms(directory: Path | None) -> int:
@@ -113,9 +114,10 @@ class Backups:
             job.done += size
 
         try:
-            job.made = back_up(directory, keep=keep, expect=expect, progress=progress)
-            self._last_ms = job.made.ended_ms
-            logger.info("%s: %s bytes, %s of them new", job.made.path, f"{job.made.size:,}", f"{job.made.new:,}")
+            result = back_up(directory, keep=keep, expect=expect, progress=progress)
+            job.size, job.new, job.made = result.size, result.new, f"{job.name}/{result.path.name}"
+            self._last_ms = result.ended_ms
+            logger.info("%s: %s bytes, %s of them new", result.path, f"{result.size:,}", f"{result.new:,}")
         except Exception as error:  # INFO reports it
             job.error = " ".join(str(error).split()) or type(error).__name__
             logger.error("the backup to %s failed: %s", directory, job.error)
@@ -134,16 +136,14 @@ class Backups:
             return ()
         job = self._job
         seconds = job.seconds
-        state = job.state if job.number else "none"
-        made = job.made
         return (
             ("backup_job", job.number),
-            ("backup_state", state),
+            ("backup_state", job.state),
             ("backup_name", job.name),
-            ("backup_made", "" if made is None else f"{job.name}/{made.path.name}"),
-            ("backup_bytes", job.size if made is None else made.size),
+            ("backup_made", job.made),
+            ("backup_bytes", job.size),
             ("backup_bytes_done", job.done),
-            ("backup_bytes_new", 0 if made is None else made.new),
+            ("backup_bytes_new", job.new),
             ("backup_seconds", int(time.monotonic() - job.began if seconds is None else seconds)),
             ("backup_error", job.error),
             ("backup_last_ms", self._last_ms),

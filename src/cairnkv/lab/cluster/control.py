@@ -38,8 +38,12 @@ REPLY_TIMEOUT: Final = 30.0
 Handler = Callable[[Mapping[str, Any]], Any]
 
 
-class ControlServer:
+class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Receives requests on a socket, in its own threads."""
+
+    daemon_threads = True
+    execute: Handler
+    """Executes a request; may raise `CairnError`."""
 
     def __init__(self, directory: Path) -> None:
         """directory: the place of the socket, unless the path is too long for a socket."""
@@ -48,39 +52,27 @@ class ControlServer:
         if len(os.fsencode(self.path)) > PATH_MAX:
             self._temporary = tempfile.mkdtemp(prefix="cairn-")
             self.path = Path(self._temporary) / SOCKET
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        super().__init__(str(self.path), _Connection, bind_and_activate=False)
+        self._thread = threading.Thread(target=self.serve_forever, args=(POLL_INTERVAL,), daemon=True)
 
-    def open(self, handle: Handler) -> None:
-        """Start receiving requests. handle: executes a request; may raise `CairnError`. Raises `OSError`."""
+    def open(self, execute: Handler) -> None:
+        """Start receiving requests. execute: see `ControlServer.execute`. Raises `OSError`."""
+        self.execute = execute
         self.path.unlink(missing_ok=True)  # of a crashed supervisor: this one has the lock of the directory
-        server = _Server(str(self.path), _Connection, bind_and_activate=False)
-        server.handle_request_line = handle
-        try:
-            server.server_bind()
-            self.path.chmod(0o600)  # before it listens
-            server.server_activate()
-        except BaseException:
-            server.server_close()
-            raise
-        self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, args=(POLL_INTERVAL,), daemon=True)
+        self.server_bind()
+        self.path.chmod(0o600)  # before it listens
+        self.server_activate()
         self._thread.start()
 
     def close(self) -> None:
         """Stop receiving requests, and remove the socket."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._server.server_close()
+        if self._thread.is_alive():
+            self.shutdown()
             self._thread.join()
-            self.path.unlink(missing_ok=True)
+        self.server_close()
+        self.path.unlink(missing_ok=True)
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    handle_request_line: Handler
 
     def handle_error(self, *_: Any) -> None:
         """Ignore a client that has disconnected."""
@@ -91,13 +83,13 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         server = self.server
-        assert isinstance(server, _Server)
+        assert isinstance(server, ControlServer)
         line = self.rfile.readline(LINE_MAX)
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
                 raise OptionError("a request is a JSON object")
-            result = {"ok": server.handle_request_line(request)}
+            result = {"ok": server.execute(request)}
         except CairnError as error:
             result = {"error": str(error), "caller": isinstance(error, CallerError)}
         except ValueError as error:

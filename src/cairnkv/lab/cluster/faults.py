@@ -9,7 +9,6 @@ Out of scope: processes that fail by themselves (`watch`).
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
 from typing import Final
 
 from cairnkv.errors import OptionError
@@ -116,13 +115,5 @@ class Faults:
         return self._network
 
 
-VERBS: Final[dict[str, Callable[[Faults, Target], None]]] = {
-    "kill": Faults.kill,
-    "start": Faults.start,
-    "pause": Faults.pause,
-    "resume": Faults.resume,
-    "cut": Faults.cut,
-    "heal": Faults.heal,
-    "wipe": Faults.wipe,
-}
-"""The method of each verb of requests."""
+VERBS: Final = ("kill", "start", "pause", "resume", "cut", "heal", "wipe")
+"""The verbs of requests, which are methods of `Faults`."""

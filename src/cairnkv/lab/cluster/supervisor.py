@@ -161,7 +161,7 @@ class Supervisor:
                     if self._shutdown.requested:
                         raise ClusterError("the cluster is stopping")
                     try:
-                        VERBS[verb](faults, target)
+                        getattr(faults, verb)(target)
                     except OSError as error:
                         raise ClusterError(f"{verb} {target}: {error}") from None
                     table.save()

@@ -264,7 +264,7 @@ class _Register:
             if state is not None:
                 yield from self._of_value(one, state, last_seen.get(one.client))
             elif by := missing.overwritten(one):
-                yield self._stale(one, by.one.invoked - 1, by, last_seen.get(one.client), "the key was missing", ())
+                yield self._stale(one, None, by.one.invoked - 1, by, last_seen.get(one.client))
             last_seen[one.client] = one, state
 
     def _of_value(self, one: Operation, state: str, seen_before: tuple[Operation, State] | None) -> Iterator[Violation]:
@@ -282,22 +282,17 @@ class _Register:
             end = self._end[state]
             by = self._sure.first_after(end)
             if by is not None and by.end < one.invoked:
-                yield self._stale(one, end, by, seen_before, f"{state!r} was seen", (writers[0],))
+                yield self._stale(one, state, end, by, seen_before)
 
     def _stale(
-        self,
-        one: Operation,
-        end: float,
-        by: _Write,
-        seen_before: tuple[Operation, State] | None,
-        what: str,
-        also: tuple[Operation, ...],
+        self, one: Operation, saw: State, end: float, by: _Write, seen_before: tuple[Operation, State] | None
     ) -> Violation:
         """Return the violation for an operation that saw a replaced state.
 
         end: the latest time of the write of the state. by: of the writes that were invoked after `end`, the first that
-        ended, which was before this operation began. what: the state, as text. also: the operation that made the state.
+        ended, which was before this operation began.
         """
+        what, also = ("the key was missing", ()) if saw is None else (f"{saw!r} was seen", self._writers[saw])
         if one.final:
             return Violation(Kind.LOST, one.key, _although(what, by.one), (one, by.one, *also))
         own = self._by_client.get(one.client, [])

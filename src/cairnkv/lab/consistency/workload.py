@@ -82,7 +82,8 @@ class NoReply(Unavailable):
 class Run:
     """One run.
 
-    history: grows during the run. left_behind: the prefix of the keys, if the run failed to delete them at the end.
+    history: grows during the run. prefix: the beginning of its keys. left_behind: the prefix, if the run failed to
+    delete its keys at the end.
     """
 
     def __init__(self, options: Options, *, saver: Saver | None = None) -> None:
@@ -91,7 +92,7 @@ class Run:
         self.left_behind: str | None = None
         self._saver = saver
         self._began = time.monotonic_ns()
-        self._prefix = f"{PREFIX}{secrets.token_hex(6)}:"
+        self.prefix = f"{PREFIX}{secrets.token_hex(6)}:"
         self._keys = key_names(options.keys)
         self._stop = asyncio.Event()
         self._nemesis: asyncio.Task[None] | None = None
@@ -137,14 +138,14 @@ class Run:
             await self._read_all(progress)
         finally:
             if self._any_reply():
-                self.left_behind = None if await self._clean_up() else self._prefix
+                self.left_behind = None if await self._clean_up() else self.prefix
         return self.history
 
     async def _use(self, nemesis: "Injection | None", progress: Callable[[int], None]) -> None:
         """Run all clients until the time is up."""
         options = self.options
         end = time.monotonic() + options.seconds
-        clients = [_Client(self, number, self._prefix, progress) for number in range(options.clients)]
+        clients = [_Client(self, number, progress) for number in range(options.clients)]
         try:
             async with asyncio.TaskGroup() as tasks:
                 if nemesis is not None:
@@ -169,7 +170,7 @@ class Run:
     async def _read_all(self, progress: Callable[[int], None]) -> None:
         """Read all keys at each address, with several attempts."""
         for number, address in enumerate(self.options.addresses, self.options.clients):
-            reader = _Client(self, number, self._prefix, progress, addresses=(address,))
+            reader = _Client(self, number, progress, (address,))
             await reader.read_finally(self._keys, time.monotonic() + FINAL_SECONDS)
 
     async def _clean_up(self) -> bool:
@@ -177,7 +178,7 @@ class Run:
         for address in self.options.addresses:
             with contextlib.suppress(CairnError):
                 async with cairnkv.aio.connect(address, timeout=self.options.timeout) as kv:
-                    await kv.clear_many([self._prefix + key for key in self._keys])
+                    await kv.clear_many([self.prefix + key for key in self._keys])
                 return True
         return False
 
@@ -204,16 +205,10 @@ class _Client:
     """One client, which uses its addresses in turn."""
 
     def __init__(
-        self,
-        run: Run,
-        number: int,
-        prefix: str,
-        progress: Callable[[int], None],
-        addresses: Sequence[str] | None = None,
+        self, run: Run, number: int, progress: Callable[[int], None], addresses: Sequence[str] | None = None
     ) -> None:
         self._run = run
         self._number = number
-        self._prefix = prefix
         self._progress = progress
         self._random = random.Random(f"{run.options.seed} {number}")
         self._addresses = addresses or run.options.addresses
@@ -308,7 +303,7 @@ class _Client:
 
     async def _call(self, kv: "cairnkv.aio.Client[bytes, bytes]", plan: Operation) -> str | int | bool | None:
         """Send an operation and return its result."""
-        key = self._prefix + plan.key
+        key = self._run.prefix + plan.key
         value, expected = (plan.value or "").encode(), (plan.expected or "").encode()
         match plan.verb:
             case Verb.GET:
