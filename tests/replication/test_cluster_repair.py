@@ -18,7 +18,7 @@ from cairnkv.replication import snapshot_files
 from cairnkv.replication.cluster_repair import GAP, Log, Repair, Table, advice, problem
 from cairnkv.replication.nats.options import ClusterOptions
 from cairnkv.replication.node_directory import NodeDirectory
-from cairnkv.replication.node_records import POSITION, POSITION_KEY
+from cairnkv.replication.node_table import POSITION, POSITION_KEY
 from tests.replication.nodes import Nodes, client, told, until
 from tests.support.nats import STREAM_LIMIT, Nats
 

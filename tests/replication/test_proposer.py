@@ -7,7 +7,7 @@ from cairnkv.commands.failures import Code
 from cairnkv.replication import epochs, proposer
 from cairnkv.replication.entries import Entry, Kind, parsed
 from cairnkv.replication.epochs import PROPOSERS_MAX, EpochTable, epoch_body
-from cairnkv.replication.node_records import PART_KEY, PROPOSER_KEY
+from cairnkv.replication.node_table import PART_KEY, PROPOSER_KEY
 from cairnkv.replication.proposer import FOREIGN_EPOCHS_MAX, IN_FLIGHT_MAX, OUTCOME_SECONDS, UNSEEN_SECONDS
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store import PendingReply

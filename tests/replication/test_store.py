@@ -43,7 +43,7 @@ from cairnkv.limits import BYTES_PER_COST, VALUE_MAX
 from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.entry_codec import Transaction, command_item, digest_item, semantics_item, transaction_item
 from cairnkv.replication.epochs import epoch_body
-from cairnkv.replication.node_records import POSITION_KEY
+from cairnkv.replication.node_table import POSITION_KEY
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage.disk import DiskStorage

@@ -38,7 +38,7 @@ def accepted_options(server: RunningServer) -> dict[tuple[int, int], int]:
 
     def read() -> dict[tuple[int, int], int]:
         (only,) = server.server._connections
-        descriptor = os.dup(only._peer.descriptor)
+        descriptor = os.dup(only.descriptor)
         with socket.socket(fileno=descriptor) as copy:
             return {option: copy.getsockopt(*option) for option in _OPTIONS}
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-from cairnkv.cli.main import SUBCOMMANDS, complain, suggestion
+from cairnkv.cli.main import complain, suggestion
 
 _T = TypeVar("_T")
 
@@ -40,10 +40,20 @@ class _TwoDashes(str):
 class Parser(argparse.ArgumentParser):
     """The parser of a subcommand. An error is one line, and --help ends with examples.
 
-    in_shell: parse lines of `cairn shell`. Then an error raises `CallerError`.
+    in_shell: parse lines of `cairn shell`. Then an error raises `CallerError`. address: have options for the server's
+    address. json: have an option --json.
     """
 
-    def __init__(self, name: str, *, description: str, example: str = "", in_shell: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        example: str = "",
+        *,
+        in_shell: bool = False,
+        address: bool = False,
+        json: bool = False,
+    ) -> None:
         super().__init__(
             prog=name if in_shell else f"cairn {name}",
             description=description,
@@ -54,6 +64,15 @@ class Parser(argparse.ArgumentParser):
         self._name = name
         self._in_shell = in_shell
         self._given: list[str] = []
+        if address:
+            self.add_argument(
+                "--url",
+                help="address of the server, or of several nodes of a cluster: cairn://HOST,HOST "
+                "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
+            )
+            self.option("--timeout", duration, "TIME", "maximum time of a call, e.g. 500ms or 5s")
+        if json:
+            self.switch("--json", "print JSON")
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse arguments. After the first `--`, all arguments are values, including `--`."""
@@ -169,36 +188,16 @@ def execute(command: StoreCommand, kv: "Store", options: argparse.Namespace, par
 def store_parser(name: str, command: StoreCommand, *, in_shell: bool = False) -> Parser:
     """Return the parser of a subcommand that uses a store. A parser for the shell has no address."""
     parser = Parser(
-        name, description=command.description, example="" if in_shell else command.example, in_shell=in_shell
+        name,
+        description=command.description,
+        example="" if in_shell else command.example,
+        in_shell=in_shell,
+        address=not in_shell,
+        json=True,
     )
-    if not in_shell:
-        _add_address(parser)
-    parser.switch("--json", "print JSON")
     parser.set_defaults(in_shell=in_shell, durability="committed")
     command.add_arguments(parser)
     return parser
-
-
-def client_parser(name: str, *, example: str, description: str = "", json: bool = True) -> Parser:
-    """Return the parser of another subcommand that connects to a server.
-
-    description: by default the summary in the table of subcommands. json: whether there is an option --json.
-    """
-    summary = SUBCOMMANDS[name][1]
-    parser = Parser(name, description=description or f"{summary[0].upper()}{summary[1:]}.", example=example)
-    _add_address(parser)
-    if json:
-        parser.switch("--json", "print JSON")
-    return parser
-
-
-def _add_address(parser: Parser) -> None:
-    parser.add_argument(
-        "--url",
-        help="address of the server, or of several nodes of a cluster: cairn://HOST,HOST "
-        "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
-    )
-    parser.option("--timeout", duration, "TIME", "maximum time of a call, e.g. 500ms or 5s")
 
 
 def durability_option(parser: Parser) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser, number, path
+from cairnkv.cli.arguments import Parser, client, number, path
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.output import put_json
 from cairnkv.cli.progress import progress, rate, terminated_like_interrupted
@@ -45,12 +45,6 @@ def run(name: str, arguments: Sequence[str]) -> int:
         os.umask(before)
 
 
-def _local_parser(name: str, description: str, example: str) -> Parser:
-    parser = Parser(name, description=description, example=example)
-    parser.switch("--json", "print JSON")
-    return parser
-
-
 @contextlib.contextmanager
 def _file_errors() -> Iterator[None]:
     """Raise errors of the system and of storage as `OptionError`."""
@@ -70,8 +64,10 @@ def _file_errors() -> Iterator[None]:
 
 
 def _backup(name: str, arguments: Sequence[str]) -> int:
-    parser = client_parser(
+    parser = Parser(
         name,
+        address=True,
+        json=True,
         description="Make a backup of a durable store and print its name. The backup contains every write that the\n"
         "store acknowledged before. Backups in the same directory share files that did not change.\n\n"
         "A running server (--url) makes the backup itself; DEST is a name below the server's --backup-dir.\n"
@@ -195,11 +191,12 @@ _BACKUP_HELP: Final = "directory of one backup, as `cairn backup --list` prints 
 
 
 def _restore(name: str, arguments: Sequence[str]) -> int:
-    parser = _local_parser(
+    parser = Parser(
         name,
         "Make a store from a backup. cairn compares the whole backup with its checksums before it writes, and again\n"
         "while it copies.",
         "cairn restore backups/daily/20261122-130501-123 data/",
+        json=True,
     )
     parser.add_argument("backup", type=path, metavar="BACKUP", help=_BACKUP_HELP)
     parser.add_argument("directory", type=path, metavar="DIR", help="the new store's directory: empty or nonexistent")
@@ -221,11 +218,12 @@ def _restore(name: str, arguments: Sequence[str]) -> int:
 
 
 def _verify(name: str, arguments: Sequence[str]) -> int:
-    parser = _local_parser(
+    parser = Parser(
         name,
         "Check a backup for damage: compare every file with its checksum, and read all records. Changes nothing.\n"
         "Exit code 1 if the backup is damaged, with one line for each damaged file or record.",
         "cairn verify backups/daily/20261122-130501-123",
+        json=True,
     )
     parser.add_argument("backup", type=path, metavar="BACKUP", help=_BACKUP_HELP)
     options = parser.parse_args(arguments)
@@ -252,12 +250,13 @@ def _check(name: str, arguments: Sequence[str]) -> int:
         from cairnkv.cli import consistency
 
         return consistency.run(arguments[1:])
-    parser = _local_parser(
+    parser = Parser(
         name,
         "Check a store that no process has open for damage: read the write-ahead log, every table with its checksums,\n"
         "and all records. Changes nothing. Exit code 1 if the store is damaged, with one line for each problem.\n\n"
         "`cairn check consistency --help` explains how to check a running store.",
         "cairn check data/\ncairn check consistency 127.0.0.1:6555",
+        json=True,
     )
     parser.add_argument("directory", type=path, metavar="DIR", help="the store's directory")
     options = parser.parse_args(arguments)
@@ -274,11 +273,12 @@ def _check(name: str, arguments: Sequence[str]) -> int:
 
 
 def _repair(name: str, arguments: Sequence[str]) -> int:
-    parser = _local_parser(
+    parser = Parser(
         name,
         "Copy all readable records of a damaged store to a new one. Does not change the damaged store. Prints the\n"
         "missing parts as far as they are known. If you have a backup, restore it instead.",
         "cairn repair data/ repaired/",
+        json=True,
     )
     parser.add_argument("directory", type=path, metavar="DIR", help="directory of the damaged store or damaged backup")
     parser.add_argument("into", type=path, metavar="NEW", help="the new store's directory: empty or nonexistent")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.cli import get, registered, store
-from cairnkv.cli.arguments import Parser, StoreCommand, client, client_parser, execute, store_parser
+from cairnkv.cli.arguments import Parser, StoreCommand, client, execute, store_parser
 from cairnkv.cli.main import FOUND, SUBCOMMANDS, complain, suggestion
 from cairnkv.cli.output import RED, on_terminal, styled
 from cairnkv.errors import CairnError, CallerError
@@ -49,13 +49,13 @@ HELP: Final = "help"
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run the lines of the terminal or of standard input."""
-    parser = client_parser(
+    parser = Parser(
         name,
+        address=True,
         description="Run subcommands on one connection. On a terminal this is a dialogue with history and completion;\n"
         "otherwise the shell runs each line of standard input. An error does not end the shell, but makes the\n"
         "exit code of a script 2. `help` lists the subcommands.",
         example="cairn shell\nprintf 'set a 1\\nincr a\\n' | cairn shell",
-        json=False,
     )
     options = parser.parse_args(arguments)
     with client(options) as kv:

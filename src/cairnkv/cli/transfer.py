@@ -23,7 +23,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser, octets, path
+from cairnkv.cli.arguments import Parser, client, octets, path
 from cairnkv.cli.formats import FORMATS, Bad, Format, Line, Row, format_of
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.progress import Bar, progress, rate, terminated_like_interrupted
@@ -64,7 +64,7 @@ formats:
 
 
 def _parser(name: str, description: str, example: str) -> Parser:
-    parser = client_parser(name, description=description, example=example, json=False)
+    parser = Parser(name, address=True, description=description, example=example)
     parser.epilog = f"{_FORMATS_HELP}\n\n{parser.epilog}"
     parser.add_argument("--format", choices=FORMATS, help="default: from the file's suffix; jsonl for -")
     return parser

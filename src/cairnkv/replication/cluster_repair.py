@@ -28,7 +28,7 @@ from cairnkv.replication.nats.snapshots import Snapshot, SnapshotError, Snapshot
 from cairnkv.replication.nats.stream import Missing, Stream
 from cairnkv.replication.nats.stream_config import stream_name
 from cairnkv.replication.node_directory import NodeDirectory
-from cairnkv.replication.node_records import POSITION, POSITION_KEY
+from cairnkv.replication.node_table import POSITION, POSITION_KEY
 from cairnkv.storage import StorageRefused
 from cairnkv.storage.backup import make_of_closed
 from cairnkv.storage.base import no_progress

@@ -19,7 +19,7 @@ from cairnkv.replication import snapshot_files
 from cairnkv.replication.nats.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.replication.nats.stream import Stream
 from cairnkv.replication.node_directory import NodeDirectory
-from cairnkv.replication.node_records import POSITION, POSITION_KEY
+from cairnkv.replication.node_table import POSITION, POSITION_KEY
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage import StorageRefused
 from cairnkv.storage.base import StartProgress

@@ -45,7 +45,7 @@ from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import BatchExecutor
 from cairnkv.replication import entry_codec as codec
-from cairnkv.replication import node_records
+from cairnkv.replication import node_table
 from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import Transaction, Watch
@@ -175,7 +175,7 @@ class ReplicatedStore:
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES + 1))
         sequence = self._table.storage.restore(databases)
-        node_records.read(databases[NODE_DB])
+        node_table.read(databases[NODE_DB])
         return Loaded(databases, sequence)
 
     def reopen(self, storage: Storage) -> None:
@@ -197,7 +197,7 @@ class ReplicatedStore:
         self._shared.advance(loaded.databases[0].now)
         self._table.storage.listen(self)
         self.loading = True
-        records = node_records.read(loaded.databases[NODE_DB])
+        records = node_table.read(loaded.databases[NODE_DB])
         self.position, self.identity, now, self.digest = records.position
         self._shared.advance(now)
         self.semantics = self.proposer.semantics = records.semantics
@@ -424,7 +424,7 @@ class ReplicatedStore:
             return  # the table keeps the state before this entry
         self.position, self.digest = position, changes.digest
         now = self._shared.now
-        record = node_records.of_position(self.position, self.identity, now, self.digest)
+        record = node_table.of_position(self.position, self.identity, now, self.digest)
         self._table.add(entry, changes, self.epochs, record, now)
         self._check_table()
         if position % DIGEST_ENTRIES == 0:
@@ -638,7 +638,7 @@ class ReplicatedStore:
             self._keep_slot(slot, changes)
 
     def _keep_slot(self, slot: int, changes: Changes) -> None:
-        changes.keep([node_records.of_slot(slot, self._shared.versions[slot])])
+        changes.keep([node_table.of_slot(slot, self._shared.versions[slot])])
 
     # -- semantics and digests --------------------------------------------------------------------------------
 
@@ -649,7 +649,7 @@ class ReplicatedStore:
             self._leave_for_newer_release(f"semantics {version} is in force")
             return
         self.semantics = self.proposer.semantics = version
-        changes.keep([node_records.of_semantics(version)])
+        changes.keep([node_table.of_semantics(version)])
 
     def propose_newer_semantics(self) -> None:
         """Propose the newest semantics that all nodes know, if it is not in force."""

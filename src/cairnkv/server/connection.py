@@ -69,31 +69,8 @@ class Host(Protocol):
         """Record the bytes that the client has not received."""
 
 
-class ConnectedPeer(Peer):
-    """A client, for the conversations of other clients."""
-
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
-
-    def age(self) -> float:
-        """Return the time since it connected."""
-        return self._connection.now - self._connection.connected_at
-
-    def idle(self) -> float:
-        """Return the time since it last sent or received bytes."""
-        return self._connection.now - self._connection.heard
-
-    def unsent(self) -> int:
-        """Return the bytes of replies that it has not received."""
-        return self._connection.unsent
-
-    def close(self, reason: str) -> None:
-        """Close the connection at once."""
-        self._connection.abort(reason, level=logging.INFO)
-
-
-class Connection(asyncio.Protocol):
-    """One client. Times are those of the loop's clock, in seconds."""
+class Connection(asyncio.Protocol, Peer):
+    """One client, also for the conversations of other clients. Times are those of the loop's clock, in seconds."""
 
     def __init__(self, server: Host) -> None:
         self._server = server
@@ -114,12 +91,11 @@ class Connection(asyncio.Protocol):
         self._taken_before = 0  # the part of these that the system had taken at the last check
         self._took = self._heard  # when the client last received bytes, or there were none to receive
         self._frame_since: tuple[int, float] | None = None  # an incomplete frame: its begin, and since when
-        self.connected_at = self._heard
+        self._connected_at = self._heard
         self.name = "?"
         self.network = UNIX
         """The client's address for limits, by `network_of`."""
-        self._peer = ConnectedPeer(self)
-        self.session = server.new_session(self._wake, self._peer)
+        self.session = server.new_session(self._wake, self)
 
     # -- events of the transport ------------------------------------------------------------------------------
 
@@ -128,19 +104,19 @@ class Connection(asyncio.Protocol):
         if isinstance(self._loop, PolledLoop):
             self._polled = cast("PolledTransport", transport)
         connected = self._transport.get_extra_info("socket")
-        self._peer.local_address = _name(connected.getsockname())
-        self._peer.is_local = connected.family == socket.AF_UNIX
+        self.local_address = _name(connected.getsockname())
+        self.is_local = connected.family == socket.AF_UNIX
         address = self._transport.get_extra_info("peername")
-        if not self._peer.is_local:
+        if not self.is_local:
             self.network = network_of(address[0]) if address else "?"  # the client may have disconnected already
             # Linux applies TCP_USER_TIMEOUT also to a client that acknowledges but reads nothing. Such a client may
             # stay until the stall timeout.
             limited = self._server.settings.stall_timeout < KEEPALIVE_TIMEOUT
             set_tcp_options(connected, acknowledged_in=KEEPALIVE_TIMEOUT if limited else None)
-        self._peer.descriptor = connected.fileno()
+        self.descriptor = connected.fileno()
         # A client of a Unix socket has no address, so it gets that of the socket, as in Redis.
-        self._peer.address = _name(address) or self._peer.local_address
-        self.name = self._peer.address
+        self.address = _name(address) or self.local_address
+        self.name = self.address
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
         refusal = self._server.connected(self)
         if refusal is not None:
@@ -187,12 +163,21 @@ class Connection(asyncio.Protocol):
         if exc is not None:
             logger.debug("%s: %s", self.name, exc)
 
-    # -- interface for the server -----------------------------------------------------------------------------
+    # -- interface for other clients --------------------------------------------------------------------------
 
-    @property
-    def now(self) -> float:
-        """The loop's time."""
-        return self._loop.time()
+    def age(self) -> float:
+        """Return the time since the client connected."""
+        return self._loop.time() - self._connected_at
+
+    def idle(self) -> float:
+        """Return the time since the client last sent or received bytes."""
+        return self._loop.time() - self.heard
+
+    def close(self, reason: str) -> None:
+        """Close the connection at once."""
+        self.abort(reason, level=logging.INFO)
+
+    # -- interface for the server -----------------------------------------------------------------------------
 
     @property
     def heard(self) -> float:

@@ -46,8 +46,9 @@ class Peer:
         """Return the time since it last sent or received bytes."""
         return 0.0
 
+    @property
     def unsent(self) -> int:
-        """Return the bytes of replies that it has not received."""
+        """The bytes of replies that it has not received."""
         return 0
 
     def close(self, reason: str) -> None:

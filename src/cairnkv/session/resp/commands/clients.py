@@ -134,7 +134,7 @@ def _line(client: RespConversation) -> bytes:
     peer = client.peer
     name, version = client.library
     queued = client.transaction.queued_bytes
-    pending, unsent = client.pending, peer.unsent()
+    pending, unsent = client.pending, peer.unsent
     # One expression, because it is fast.
     line = (
         f"id={client.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} "
