@@ -9,11 +9,11 @@ Out of scope: the command (`cairnkv.session.resp.commands.config`), and the sour
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, KEEPALIVE_IDLE
+from cairnkv.replication.nats.credentials import user_and_password
 from cairnkv.replication.nats.options import without_user
 from cairnkv.server.loop import BACKLOG
 from cairnkv.server.settings import NO_VALUE, OPTIONS, Settings, as_text
@@ -129,9 +129,10 @@ NAMES: Final[dict[str, _Named]] = {
 
 def _system_user(who: str | None) -> str:
     """Return a user without the password, or the path of a credentials file."""
-    if who is None or ":" not in who or Path(who).is_file():
-        return who or NO_VALUE
-    return f"{who.partition(':')[0]}:(hidden)"
+    if who is None:
+        return NO_VALUE
+    user, password = user_and_password(who)
+    return user if password is None else f"{user}:(hidden)"
 
 
 _HIDING: Final[dict[str, Callable[[Any], str]]] = {

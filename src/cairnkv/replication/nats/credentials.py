@@ -34,7 +34,7 @@ def advice(options: ClusterOptions, *, system: bool) -> str:
     file = options.creds
     if system:
         assert options.system is not None
-        user, password = _user_and_password(options.system)
+        user, password = user_and_password(options.system)
         if password is not None:
             return f"check the user and password in --nats-system: user {user!r} must belong to the system account"
         file = options.system
@@ -52,7 +52,7 @@ def credentials(options: ClusterOptions, *, system: bool) -> dict[str, Any]:
     """Return the credentials as arguments of nats-py. system: of the system account. Raises `OptionError`."""
     if system:
         assert options.system is not None
-        user, password = _user_and_password(options.system)
+        user, password = user_and_password(options.system)
         return _of_file(options.system, "--nats-system") if password is None else {"user": user, "password": password}
     users = _users(options)
     if len(users) > 1:
@@ -72,7 +72,7 @@ def _users(options: ClusterOptions) -> set[str]:
     return {urlsplit(url).netloc.rpartition("@")[0] for url in options.urls} - {""}
 
 
-def _user_and_password(system: str) -> tuple[str, str | None]:
+def user_and_password(system: str) -> tuple[str, str | None]:
     """Split USER:PASSWORD; the password is None if this is a file."""
     user, colon, password = system.partition(":")
     return (user, password) if colon and not _is_file(system) else (system, None)
