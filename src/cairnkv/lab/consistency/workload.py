@@ -71,7 +71,7 @@ class Options:
     faults: tuple[str, ...] = ()
 
 
-Injection: TypeAlias = "Callable[[Run], Coroutine[Any, Any, None]]"
+Injection: TypeAlias = Callable[["Run"], Coroutine[Any, Any, None]]
 """Injects faults during a run, until it is cancelled."""
 
 
@@ -126,7 +126,7 @@ class Run:
 
     async def run(
         self,
-        nemesis: "Injection | None" = None,
+        nemesis: Injection | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> History:
         """Run the clients and the nemesis, then read every key at every address.
@@ -141,7 +141,7 @@ class Run:
                 self.left_behind = None if await self._clean_up() else self.prefix
         return self.history
 
-    async def _use(self, nemesis: "Injection | None", progress: Callable[[int], None]) -> None:
+    async def _use(self, nemesis: Injection | None, progress: Callable[[int], None]) -> None:
         """Run all clients until the time is up."""
         options = self.options
         end = time.monotonic() + options.seconds
