@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeAlias
 
 from cairnkv.lab.consistency.checks import Kind, Report, Violation
 from cairnkv.lab.consistency.history import Action, History, Operation, Outcome
@@ -98,7 +98,7 @@ ol { font: 13px/1.6 ui-monospace, monospace; padding-left: 2rem; } li.wrong { co
 .scroll { direction: rtl; } .scroll svg { direction: ltr; margin-right: auto; min-width: 100%; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .lane { stroke: var(--line); }
 svg .tick, svg .more { fill: var(--dim); font-size: 11px; } svg .more { text-anchor: middle; }
-svg .bar text { font: 11px ui-monospace, monospace; }
+svg .bar rect { rx: 4px; } svg .bar text { font: 11px ui-monospace, monospace; }
 .write { fill: var(--write); background: var(--write); } .read { fill: var(--read); background: var(--read); }
 .refused { fill: var(--refused); background: var(--refused); }
 .unknown { fill: var(--unknown); background: var(--unknown); stroke: var(--ink); stroke-dasharray: 4 3; }
@@ -167,6 +167,33 @@ def _keys(legend: Sequence[tuple[str, str]]) -> str:
     return f"<p class='keys'>{keys}</p>"
 
 
+# -- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _rect(kind: str, x: float, y: float, width: float, height: float) -> str:
+    return f"<rect class='{kind}' x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height:.1f}'/>"
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f"<line class='{kind}' x1='{x1:.1f}' x2='{x2:.1f}' y1='{y1:.1f}' y2='{y2:.1f}'/>"
+
+
+def _note(kind: str, x: float, y: float, text: str) -> str:
+    return f"<text class='{kind}' x='{x:.1f}' y='{y:.1f}'>{_text(text)}</text>"
+
+
+def _titled(title: str, *shapes: str, kind: str = "") -> str:
+    """Return shapes with a title, which a browser shows near the pointer."""
+    return f"<g class='{kind}'><title>{_text(title)}</title>{''.join(shapes)}</g>"
+
+
+# -- the whole run ---------------------------------------------------------------------------------------------------
+
+
+_Mark: TypeAlias = tuple[Action, float, float]
+"""An action of the nemesis, and its left and right end."""
+
+
 class _Clock:
     """Maps times of the whole run to pixels, and to parts of the run."""
 
@@ -187,26 +214,23 @@ def _whole_run(history: History, report: Report) -> str:
     clock = _Clock(history)
     actions = sorted(history.actions, key=lambda action: action.began)[:FAULTS_MAX]
     marks = [(action, clock.place(action.began), clock.place(action.ended)) for action in actions]
-    bands, rows = _bands(marks, _RUN_WIDTH)
+    names, rows = _names(marks, _RUN_WIDTH)
     top = _ROW * 2
     bottom = top + _RUN_HEIGHT
     height = bottom + _ROW * (rows + 1) + 8
     parts = [*_counted(clock, history.operations, bottom), *_gaps(clock, history.operations, top, bottom)]
-    parts += [band.format(top=top, height=bottom - top, names=bottom + _ROW + 14) for band in bands]
+    parts += _bands(marks, names, top, bottom, bottom + _ROW + 14)
     for violation in report.violations[:VIOLATIONS_MAX]:
         x = clock.place(violation.operations[0].invoked)
-        found = f"{violation.kind.value}, key {violation.key}"
-        parts.append(f"<g><title>{_text(found)}</title>")
-        parts.append(f"<line class='here' x1='{x:.1f}' x2='{x:.1f}' y1='{top}' y2='{bottom}'/></g>")
+        parts.append(_titled(f"{violation.kind.value}, key {violation.key}", _line("here", x, top, x, bottom)))
     for eighth in range(8):
-        x = _RUN_WIDTH * eighth / 8
-        parts.append(f"<text class='tick' x='{x:.0f}' y='{bottom + 14}'>{clock.span * eighth / 8e9:,.2f} s</text>")
+        parts.append(_note("tick", _RUN_WIDTH * eighth / 8, bottom + 14, f"{clock.span * eighth / 8e9:,.2f} s"))
     busiest = max(len(part) for part in _by_part(clock, history.operations))
     return (
         f"<h2>The whole run</h2><p>{len(history.operations):,} operations, each in the part of the run in which it "
         f"ended; {busiest:,} in the busiest. Time runs from left to right.</p>{_keys(_RUN_LEGEND)}"
         f"<div class='overview'><svg width='{_RUN_WIDTH}' height='{height}' role='img' aria-label='the whole run'>"
-        f"<line class='lane' x1='0' x2='{_RUN_WIDTH}' y1='{bottom}' y2='{bottom}'/>{''.join(parts)}</svg></div>"
+        f"{_line('lane', 0, bottom, _RUN_WIDTH, bottom)}{''.join(parts)}</svg></div>"
     )
 
 
@@ -229,10 +253,7 @@ def _counted(clock: _Clock, operations: Sequence[Operation], bottom: int) -> Ite
             if count := sum(one.outcome is outcome for one in ended):
                 high = _RUN_HEIGHT * count / busiest
                 y -= high
-                yield (
-                    f"<g><title>{count:,} {name}</title><rect class='{name}' x='{at * wide:.1f}' y='{y:.1f}' "
-                    f"width='{wide - 1:.1f}' height='{high:.1f}'/></g>"
-                )
+                yield _titled(f"{count:,} {name}", _rect(name, at * wide, y, wide - 1, high))
 
 
 def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int) -> Iterator[str]:
@@ -245,40 +266,32 @@ def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int)
         left, right = clock.place(begin), clock.place(end)
         text = f"no reply for {(end - begin) / 1e9:,.2f} s"
         x = max(_fitted(left, text, _RUN_WIDTH), taken)
-        yield (
-            f"<rect class='gap' x='{left:.1f}' y='{top}' width='{right - left:.1f}' height='{bottom - top}'>"
-            f"<title>{text}</title></rect>"
-        )
+        yield _titled(text, _rect("gap", left, top, right - left, bottom - top))
         if x + _LETTER * len(text) <= _RUN_WIDTH:
-            yield f"<text class='gapname' x='{x:.0f}' y='{top - 6}'>{text}</text>"
+            yield _note("gapname", x, top - 6, text)
             taken = x + _LETTER * len(text) + 8
 
 
-def _bands(marks: Sequence[tuple[Action, float, float]], width: float) -> tuple[list[str], int]:
-    """Draw the nemesis' actions. Return the drawings and the number of rows of their names.
-
-    marks: each action with its left and right end. {top}, {height} and {names} are placeholders for the top and the
-    height of the bands, and the place of the first row of names.
-    """
-    rows: list[float] = []
-    bands = []
-    for action, left, right in marks:
+def _names(marks: Sequence[_Mark], width: float) -> tuple[list[tuple[float, int]], int]:
+    """Return the place of each action's name, from the left, its row, and the number of rows."""
+    ends: list[float] = []  # the right end of each row
+    places = []
+    for action, left, _ in marks:
         name = f"{action.what} {action.target}"
         x = _fitted(left, name, width)
-        row = _free_row(rows, x, name)
-        bands.append(
-            f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.1f}' y='{{top}}' "
-            f"width='{max(right - left, 2):.1f}' height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{{names}}' "
-            f"dy='{_ROW * row}'>{_braced(name)}</text></g>"
-        )
-    return bands, len(rows)
+        row = next((at for at, taken in enumerate(ends) if taken <= x), len(ends))
+        ends[row:] = [x + _LETTER * len(name) + 8, *ends[row + 1 :]]
+        places.append((x, row))
+    return places, len(ends)
 
 
-def _free_row(rows: list[float], x: float, name: str) -> int:
-    """Return the first row with room for a name at x, and record it in the right ends of the rows."""
-    row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
-    rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
-    return row
+def _bands(
+    marks: Sequence[_Mark], names: Sequence[tuple[float, int]], top: float, bottom: float, below: float
+) -> Iterator[str]:
+    """Draw the nemesis' actions. names: the places of their names. below: the place of the first row of names."""
+    for (action, left, right), (x, row) in zip(marks, names, strict=True):
+        name = _note("bandname", x, below + _ROW * row, f"{action.what} {action.target}")
+        yield _titled(str(action), _rect("band", left, top, max(right - left, 2), bottom - top), name)
 
 
 def _fitted(x: float, text: str, width: float) -> float:
@@ -361,18 +374,18 @@ def _chart(
         for action in sorted(actions, key=lambda action: action.began)
         if action.began <= last and action.ended >= first
     ]
-    bands, names = _bands(marks, axis.width)
-    top = _ROW * (names + 1) + 8
+    names, rows = _names(marks, axis.width)
+    top = _ROW * (rows + 1) + 8
     # The clients of the violation first.
     clients = dict.fromkeys([one.client for one in violation.operations] + sorted({one.client for one in shown}))
     lanes = {client: top + _LANE * at for at, client in enumerate(clients)}
     bottom = top + _LANE * len(lanes)
     height = bottom + 2 * _ROW + 4
-    beside = "".join(f"<text x='10' y='{lane + 21}'>client {client}</text>" for client, lane in lanes.items())
+    beside = "".join(_note("client", 10, lane + 21, f"client {client}") for client, lane in lanes.items())
     beside_width = max(_LANES_WIDTH, 20 + round(_LETTER * max(len(f"client {client}") for client in lanes)))
     lines = "".join(f"<line class='lane' x1='0' x2='100%' y1='{y}' y2='{y}'/>" for y in [top, bottom, *lanes.values()])
     parts = [f"<svg width='{axis.width}' height='{height}' role='img' aria-label='{_text(violation.kind.value)}'>"]
-    parts += [band.format(top=0, height=bottom, names=14) for band in bands]
+    parts += _bands(marks, names, 0, bottom, 14)
     parts.append(lines)
     parts += _order(violation, shown, axis, lanes, top)
     for at, one in enumerate(shown):
@@ -393,11 +406,6 @@ def _around(violation: Violation, actions: Sequence[Action]) -> Iterator[str]:
     yield f"{len(violation.operations)} ended before {len(violation.operations)} began"
 
 
-def _braced(text: str) -> str:
-    """Return text for `str.format`."""
-    return _text(text).replace("{", "{{").replace("}", "}}")
-
-
 def _order(
     violation: Violation, shown: Sequence[Operation], axis: _Axis, lanes: dict[int, int], top: int
 ) -> Iterator[str]:
@@ -415,14 +423,14 @@ def _order(
     left, right = axis.ends[places[0]], axis.begins[places[1]]
     y = top - 10
     for x, one in zip((left, right), pair, strict=True):
-        yield f"<line class='order' x1='{x:.1f}' x2='{x:.1f}' y1='{y}' y2='{lanes[one.client] + 5}'/>"
-    yield f"<line class='order' x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'/>"
+        yield _line("order", x, y, x, lanes[one.client] + 5)
+    yield _line("order", left, y, right, y)
     yield f"<path class='arrow' d='M{right:.1f},{y} l-8,-4 v8 z'/>"
     text = f"{numbers[0]} ended before {numbers[1]} began"
     x = _fitted(right + 6, text, axis.width)
     if x < right + 6 and left - 6 >= _LETTER * len(text):
         x = left - 6 - _LETTER * len(text)
-    yield f"<text class='why' x='{x:.1f}' y='{y + 4 if x >= right or x < left else y - 4}'>{text}</text>"
+    yield _note("why", x, y + 4 if x >= right or x < left else y - 4, text)
 
 
 def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operation], y: int) -> Iterator[str]:
@@ -436,7 +444,7 @@ def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operatio
             x = axis.width - _EDGE / 2
         else:
             x = (axis.places[at - 1] + axis.places[at]) / 2
-        yield f"<text class='more' x='{x:.0f}' y='{y}'>+{count:,}</text>"
+        yield _note("more", x, y, f"+{count:,}")
 
 
 def _ticks(axis: _Axis, y: int) -> Iterator[str]:
@@ -445,7 +453,7 @@ def _ticks(axis: _Axis, y: int) -> Iterator[str]:
         text = f"{time / 1e6:,.2f} ms"
         if place >= last + max(_TICKS_APART, _LETTER * len(text)) and place + _LETTER * len(text) <= axis.width:
             last = round(place)
-            yield f"<text class='tick' x='{place:.0f}' y='{y}'>{text}</text>"
+            yield _note("tick", place, y, text)
 
 
 def _text(text: str) -> str:
@@ -455,13 +463,10 @@ def _text(text: str) -> str:
 
 def _bar(one: Operation, lane: int, left: float, width: float, label: str, number: int) -> str:
     """Draw a bar. number: in the list of the violation, from 1; 0: not in the list."""
-    marked = " wrong" if number == 1 else " part" if number else ""
-    note = f"\n{one.note}" if one.note else ""
-    return (
-        f"<g class='bar{marked}'><title>{_text(str(one) + note)}</title>"
-        f"<rect class='{_class(one)}' x='{left:.1f}' y='{lane + 5}' width='{width:.1f}' height='{_BAR}' rx='4'/>"
-        f"<text x='{left + 5:.1f}' y='{lane + 21}'>{_text(label)}</text></g>"
-    )
+    kind = "bar wrong" if number == 1 else "bar part" if number else "bar"
+    bar = _rect(_class(one), left, lane + 5, width, _BAR)
+    title = f"{one}\n{one.note}" if one.note else str(one)
+    return _titled(title, bar, _note("label", left + 5, lane + 21, label), kind=kind)
 
 
 def _class(one: Operation) -> str:
