@@ -121,9 +121,9 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     def on_signal(*_: object) -> None:
         if not first_signal:
             first_signal.append(time.monotonic())
-            supervisor.request_stop()
+            supervisor.shutdown.requested = True
         elif time.monotonic() - first_signal[0] > REPEATED_SIGNAL_SECONDS:
-            supervisor.stop_at_once()
+            supervisor.shutdown.immediate = True
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores a closed terminal
@@ -139,7 +139,8 @@ def _up(name: str, arguments: Sequence[str]) -> int:
             f"try: {called()} set greeting hello --url {cluster.url}",
             flush=True,
         )
-        supervisor.wait_for_stop()
+        while not supervisor.shutdown.wait():
+            pass
         _print_event("stopping")
     except ClusterError as error:
         return complain("interrupted" if first_signal else str(error))

@@ -51,7 +51,8 @@ class Supervisor:
         self._spec = spec or ClusterSpec()
         self._notify = notify
         self._notes = Notes(notify)
-        self._shutdown = Shutdown()
+        self.shutdown: Final = Shutdown()
+        """The request to stop, which ends `start` too. Signal handlers may change it."""
         self._ended = False
         # `stop` ends those that `start` has created, also after an error.
         self._lock: state.Lock | None = None
@@ -103,7 +104,7 @@ class Supervisor:
         processes = topology.processes(self._spec, plan, self.directory, self._network)
         self._control = ControlServer(self.directory)
         self._file = state.StateFile(self.directory, plan, self._control.path, self._network)
-        table = self._table = ProcessTable(processes, self._file, self._notes, self._shutdown)
+        table = self._table = ProcessTable(processes, self._file, self._notes, self.shutdown)
         table.save()
         self._name, self._log_limit = plan.name, plan.log_limit
         self._faults = Faults(table, self._network)
@@ -126,7 +127,7 @@ class Supervisor:
         until = time.monotonic() + START_TIMEOUT
         while True:
             with table.lock:
-                if self._shutdown.requested:
+                if self.shutdown.requested:
                     raise ClusterError("the cluster was stopped during its start")
                 late = [one for one in table.of(role) if one.state is not State.READY]
                 given_up = [one for one in late if restarts.has_given_up(one)]
@@ -153,12 +154,12 @@ class Supervisor:
             case {"do": "describe"}:
                 return self._described(table, faults)
             case {"do": "stop"}:
-                self._shutdown.requested = True
+                self.shutdown.requested = True
                 return None
             case {"do": str(verb), "target": str(text)} if verb in VERBS:
                 target = parsed_target(text, len(table.of(Role.NODE)))
                 with table.lock:
-                    if self._shutdown.requested:
+                    if self.shutdown.requested:
                         raise ClusterError("the cluster is stopping")
                     try:
                         getattr(faults, verb)(target)
@@ -187,24 +188,11 @@ class Supervisor:
         nats, node = table.selected(Target(number))
         return Host(number, nats.described(), node.described(), number in faults.cut_off)
 
-    def request_stop(self) -> None:
-        """End `wait_for_stop` or `start`. Signal handlers may call it."""
-        self._shutdown.requested = True
-
-    def stop_at_once(self) -> None:
-        """Make `stop` kill the remaining processes without a wait. Signal handlers may call it."""
-        self._shutdown.immediate = True
-
-    def wait_for_stop(self) -> None:
-        """Wait for a request to stop."""
-        while not self._shutdown.wait():
-            pass
-
     # -- stop -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End all processes: nodes first, then NATS. Then release the directory."""
-        self._shutdown.requested = True
+        self.shutdown.requested = True
         if self._lock is None or self._ended:
             return
         for thread in self._threads:
@@ -231,7 +219,7 @@ class Supervisor:
         until = time.monotonic() + STOP_TIMEOUT
         for one in processes:
             while not one.child.wait(POLL_INTERVAL):
-                if time.monotonic() > until or self._shutdown.immediate:
+                if time.monotonic() > until or self.shutdown.immediate:
                     self._notes.add(f"killing {one.name}, which does not end")
                     try:
                         one.child.kill()

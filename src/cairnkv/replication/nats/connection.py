@@ -177,11 +177,11 @@ _noted: dict[str, float] = {}
 
 def note(text: str) -> None:
     """Log a message, unless it was logged recently."""
-    now = time.monotonic()
-    for old in [old for old, at in _noted.items() if now - at > REPEAT_AFTER]:
+    monotonic = time.monotonic()
+    for old in [old for old, at in _noted.items() if monotonic - at > REPEAT_AFTER]:
         del _noted[old]
     if text not in _noted:
-        _noted[text] = now
+        _noted[text] = monotonic
         logger.info("%s", text)
 
 

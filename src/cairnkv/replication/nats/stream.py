@@ -400,8 +400,8 @@ class Stream:
         logged. Never called before `publish` returns, nor for a missing acknowledgement.
         """
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._awaited and next(iter(self._awaited.values()))[0] < now:
+        monotonic = loop.time()
+        while self._awaited and next(iter(self._awaited.values()))[0] < monotonic:
             self._resolve(next(iter(self._awaited)))
         if not self.connected:
             loop.call_soon(refused, "no connection to NATS")
@@ -411,7 +411,7 @@ class Stream:
             loop.call_soon(refused, "NATS has not acknowledged earlier messages")
         else:
             self._number += 1
-            self._awaited[self._number] = now + FORGET_AFTER, refused, len(data)
+            self._awaited[self._number] = monotonic + FORGET_AFTER, refused, len(data)
             self._awaited_bytes += len(data)
             try:
                 self.nc.send(self._log_subject, data, f"{self._answers_prefix}.{self._number}")
