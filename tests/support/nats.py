@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import itertools
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +31,22 @@ PATIENCE: Final = 30.0
 STREAM_LIMIT: Final = 64 * MIB
 
 _numbers = itertools.count(1)
+
+
+def wait_listening(server: NatsServer, timeout: float = 10.0) -> None:
+    """Wait until clients can connect to a NATS server.
+
+    Raises `OSError` after the timeout, or if the process ends.
+    """
+    until = time.monotonic() + timeout
+    while True:
+        if not server.running:
+            raise OSError(f"NATS server {server.name} {server.end}:\n{server.log_tail()}")
+        with contextlib.suppress(OSError), socket.create_connection((server.config.host, server.config.port), 1.0):
+            return
+        if time.monotonic() > until:
+            raise OSError(f"NATS server {server.name} does not listen after {timeout:g} s; see {server.log}")
+        time.sleep(0.02)
 
 
 class Nats:
@@ -101,7 +118,7 @@ class Nats:
             for server in self.servers:
                 server.start()
             for server in self.servers:
-                server.wait_listening(PATIENCE)
+                wait_listening(server, PATIENCE)
             self.wait_healthy()
         except BaseException:
             self.__exit__()
@@ -118,7 +135,7 @@ class Nats:
             server.resume()
             if not server.running:
                 server.start()
-                server.wait_listening(PATIENCE)
+                wait_listening(server, PATIENCE)
         self.wait_healthy()
 
     def wait_healthy(self) -> None:

@@ -11,6 +11,7 @@ from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import nats
 from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, file_share, find_program, free_ports
 from cairnkv.limits import MIB
+from tests.support.nats import wait_listening
 
 
 def program(directory: Path) -> Path:
@@ -49,7 +50,7 @@ class TestTheProgram:
         server = NatsServer(config(tmp_path / "here"))
         server.start()
         with pytest.raises(OSError, match="no such thing"):
-            server.wait_listening()
+            wait_listening(server)
 
 
 def config(directory: Path, **more: object) -> NatsConfig:

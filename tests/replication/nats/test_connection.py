@@ -20,7 +20,7 @@ from cairnkv.replication.nats.options import ClusterOptions
 from cairnkv.replication.nats.stream import Stream
 from tests.replication.reading import Reader, eventually, opened
 from tests.support.certificates import certificates as made
-from tests.support.nats import Nats
+from tests.support.nats import Nats, wait_listening
 
 
 async def refusal(options: ClusterOptions, **more: int) -> str:
@@ -205,7 +205,7 @@ class TestSingleServer:
         server = NatsServer(Alone("alone", tmp_path, port, 0, (), "one", "two", file_max=256 * MIB))
         server.start()
         try:
-            server.wait_listening()
+            wait_listening(server)
             yield server
         finally:
             server.kill()
@@ -243,7 +243,7 @@ def guarded(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     server = NatsServer(Guarded("guarded", directory, port, route, (), "one", "two", file_max=256 * MIB))
     server.start()
     try:
-        server.wait_listening()
+        wait_listening(server)
         yield server
     finally:
         server.kill()

@@ -27,6 +27,7 @@ from tests.replication.nodes import told as info
 from tests.replication.reading import opened
 from tests.support.certificates import certificates
 from tests.support.credentials import USER, Nkey, Operator
+from tests.support.nats import wait_listening
 from tests.support.patience import AT_ONCE
 
 PATIENCE = 30.0
@@ -50,7 +51,7 @@ def servers(directory: Path, accounts: str, count: int = 3) -> Iterator[tuple[st
             started.append(NatsServer(config))
             started[-1].start()
         for one in started:
-            one.wait_listening(PATIENCE)
+            wait_listening(one, PATIENCE)
         yield tuple(f"nats://127.0.0.1:{one.config.port}" for one in started)
     finally:
         for one in started:

@@ -14,7 +14,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,14 +26,8 @@ from cairnkv.replication.nats.stream_config import leads_alone
 
 PROGRAM: Final = "nats-server"
 
-LISTEN_TIMEOUT: Final = 10.0
-"""Seconds that a server may take until it listens. Usually it takes a few tenths of a second."""
-
 REPORT_TIMEOUT: Final = 1.0
 """Seconds that a server may take to reply to a request for its health. A paused server never replies."""
-
-POLL_INTERVAL: Final = 0.02
-"""Seconds between two checks whether a server listens."""
 
 DISK_PART: Final = 0.75
 """The part of the free disk space that all servers together may fill. A NATS server with a full disk disables JetStream
@@ -222,21 +215,6 @@ class NatsServer(Child):
         path.write_bytes(os.fsencode(config.text()))  # it contains paths
         self._command = [*self._prefix, find_program(), "-c", path]
         super().start()
-
-    def wait_listening(self, timeout: float = LISTEN_TIMEOUT) -> None:
-        """Wait until clients can connect. JetStream may need more seconds.
-
-        Raises `OSError` after the timeout, or if the process ends.
-        """
-        until = time.monotonic() + timeout
-        while True:
-            if not self.running:
-                raise OSError(f"NATS server {self.config.name} {self.end}:\n{self.log_tail()}")
-            with contextlib.suppress(OSError), socket.create_connection((self.config.host, self.config.port), 1.0):
-                return
-            if time.monotonic() > until:
-                raise OSError(f"NATS server {self.config.name} does not listen after {timeout:g} s; see {self.log}")
-            time.sleep(POLL_INTERVAL)
 
     def has_leader(self) -> bool:
         """Return whether JetStream has a leader, so that clients can create and use streams."""
