@@ -3,11 +3,21 @@
 import itertools
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
-from cairnkv.lab.consistency.history import Operation, Outcome, Verb
+from cairnkv.lab.consistency.history import History, Operation, Outcome, Saver, Verb
 from cairnkv.records import replace
 
 State = str | None
+
+
+def save(history: History, path: Path) -> None:
+    """Write a whole history to a file. Raises `OSError`."""
+    with Saver(path, history.about) as saver:
+        for action in history.actions:
+            saver.action(action)
+        for one in history.operations:
+            saver.operation(one)
 
 
 def applied(one: Operation, state: State) -> tuple[str | int | bool | None, State]:

@@ -14,11 +14,12 @@ import pytest
 
 import cairnkv
 from cairnkv.cli import consistency
-from cairnkv.lab.consistency.history import Action, History, Operation, Verb, load, save
+from cairnkv.lab.consistency.history import Action, History, Operation, Verb, load
 from cairnkv.lab.consistency.workload import Options
 from cairnkv.testing import running_server
 from tests.cli.conftest import SECONDS, Call, command
 from tests.cli.terminal import Terminal
+from tests.lab.consistency.simulated import save
 
 QUICK = ("--seconds", "500ms", "--clients", "4", "--keys", "4", "--rate", "400")
 

@@ -13,10 +13,11 @@ from cairnkv.lab.cluster import LocalCluster
 from cairnkv.lab.cluster.network import missing_requirement as missing_for_network
 from cairnkv.lab.consistency import checks, verdict
 from cairnkv.lab.consistency.checks import Kind, Report
-from cairnkv.lab.consistency.history import Outcome, save
+from cairnkv.lab.consistency.history import Outcome
 from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis
 from cairnkv.lab.consistency.workload import Injection, Options, Run
 from tests.lab.consistency import power
+from tests.lab.consistency.simulated import save
 
 GIVEN = float(os.environ.get("CLUSTER_SECONDS") or 0)
 LONG = GIVEN > 0

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cairnkv.lab.consistency.history import Action, BadHistory, History, Operation, Outcome, Verb, load, save
+from cairnkv.lab.consistency.history import Action, BadHistory, History, Operation, Outcome, Verb, load
+from tests.lab.consistency.simulated import save
 
 HISTORY = History(
     [

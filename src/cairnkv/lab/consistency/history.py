@@ -212,15 +212,6 @@ class Saver:
         self._file.close()
 
 
-def save(history: History, path: Path) -> None:
-    """Write a whole history to a file. Raises `OSError`."""
-    with Saver(path, history.about) as saver:
-        for action in history.actions:
-            saver.action(action)
-        for one in history.operations:
-            saver.operation(one)
-
-
 def load(path: Path) -> History:
     """Read a history from a file. Raises `BadHistory`, which names the line, and `OSError`."""
     lines = _lines(path)
