@@ -54,19 +54,22 @@ cdef enum Form:
     OTHER
 
 
+cdef bytes _utf8(object text):
+    """Return the bytes of a text; None if it has no UTF-8 encoding."""
+    try:
+        return PyUnicode_AsUTF8String(text)
+    except UnicodeEncodeError:
+        return None
+
+
 cdef bytes _name(object key):
     """Return the bytes of a key; None if the pure path must check it."""
-    cdef bytes name
+    cdef bytes name = None
     if PyUnicode_CheckExact(key):
-        try:
-            name = PyUnicode_AsUTF8String(key)
-        except UnicodeEncodeError:
-            return None
+        name = _utf8(key)
     elif PyBytes_CheckExact(key):
         name = <bytes>key
-    else:
-        return None
-    return name if 1 <= PyBytes_GET_SIZE(name) <= KEY_MAX else None
+    return name if name is not None and 1 <= PyBytes_GET_SIZE(name) <= KEY_MAX else None
 
 
 cdef class Tally:
@@ -216,17 +219,12 @@ cdef class DirectCalls:
 
     cdef bytes _encoded(self, object value):
         """Return the bytes of a value; None if the codec must encode or refuse it."""
-        cdef bytes data
+        cdef bytes data = None
         if self._form == TEXT and PyUnicode_CheckExact(value):
-            try:
-                data = PyUnicode_AsUTF8String(value)
-            except UnicodeEncodeError:
-                return None
+            data = _utf8(value)
         elif self._form == BYTES and PyBytes_CheckExact(value):
             data = <bytes>value
-        else:
-            return None
-        return data if PyBytes_GET_SIZE(data) <= VALUE_MAX else None
+        return data if data is not None and PyBytes_GET_SIZE(data) <= VALUE_MAX else None
 
     cdef object _decoded(self, PyObject *found):
         cdef object data = <object>found  # our own reference: a codec may run other threads

@@ -391,12 +391,10 @@ class Client(KeyValue[K, V]):
             self._try_window(window, turn, deadline)
             if not self._endpoints.several:
                 return
-            if turn.connection is not None:
-                for pending in window:
-                    if (refused := pending.refused_here) is not None:
-                        connection, turn.connection = turn.connection, None
-                        self._leave(connection, refused.message)
-                        break
+            refused = next(filter(None, (pending.refused_here for pending in window)), None)
+            if turn.connection is not None and refused is not None:
+                connection, turn.connection = turn.connection, None
+                self._leave(connection, refused.message)
             now = time.monotonic()
             if now >= deadline or not self._endpoints.fresh(now) or not all(pending.unharmed for pending in window):
                 return

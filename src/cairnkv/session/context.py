@@ -7,7 +7,7 @@ Out of scope: the state of one conversation.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from cairnkv.session.auth import Authenticator
 from cairnkv.session.native_path import resp_frame_executor
@@ -18,15 +18,7 @@ if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
 
 
-class Registered(Protocol):
-    """A conversation that can be registered here."""
-
-    @property
-    def id(self) -> int:
-        """Its number."""
-
-
-C = TypeVar("C", bound=Registered)
+C = TypeVar("C")
 
 
 class Peer:
@@ -123,6 +115,6 @@ class ServerContext(Generic[C]):
         self.clients[self._last_id] = conversation
         return self._last_id
 
-    def leave(self, conversation: C) -> None:
-        """Remove a conversation that has ended."""
-        self.clients.pop(conversation.id, None)
+    def leave(self, number: int) -> None:
+        """Remove the conversation with this id, which has ended."""
+        self.clients.pop(number, None)

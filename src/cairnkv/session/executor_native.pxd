@@ -75,6 +75,7 @@ cdef class FrameExecutor:
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept
+    cdef object limits(self)
     cdef object left(self, object store, object changes, bytes frame)
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept

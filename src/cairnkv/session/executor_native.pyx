@@ -26,6 +26,7 @@ from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
+from cairnkv.protocol.native import DecoderLimits
 
 # Bytes of replies in one run. At this size a session pauses anyway; the pure path makes longer replies.
 cdef Py_ssize_t OUTPUT_MAX = _UNSENT_PAUSE
@@ -283,6 +284,10 @@ cdef class FrameExecutor:
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
         """Write a scanned frame as a log entry contains it, which is not longer. Return its length there."""
         return 0
+
+    cdef object limits(self):
+        """Return the limits of the client's decoder."""
+        return DecoderLimits(self._conversation.string_max, self._conversation.frame_max)
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""

@@ -19,34 +19,24 @@ def execute_native_frame(
     store: "ReplicatedStore",
     changes: "Changes",
     frame: bytes,
-    *,
     width: Width,
     statuses: tuple[int, int],
-    string_max: int,
-    frame_max: int,
+    limits: DecoderLimits,
 ) -> QueuedReply:
     """Execute a frame of the native protocol. Return its queued reply."""
-    decoder = CommandDecoder(width=width, limits=DecoderLimits(value=string_max, frame=frame_max))
+    decoder = CommandDecoder(width=width, limits=limits)
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "the native path has scanned it"
     reply = store.execute_logged(Step(0, request.command), changes)
-    return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=frame_max))
+    return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=limits.frame))
 
 
 def execute_resp_request(
-    store: "ReplicatedStore",
-    changes: "Changes",
-    command: bytes,
-    *,
-    db: int,
-    protocol: Resp,
-    string_max: int,
-    frame_max: int,
+    store: "ReplicatedStore", changes: "Changes", command: bytes, db: int, protocol: Resp, limits: DecoderLimits
 ) -> QueuedReply:
     """Execute a request of the Redis protocol. Return its queued reply."""
-    decoder = RequestDecoder(DecoderLimits(value=string_max, frame=frame_max))
-    decoder.trusted = True
+    decoder = RequestDecoder(limits)
     decoder.feed(command)
     request = decoder.next()
     assert isinstance(request, list), "the native path has scanned it"
@@ -55,4 +45,4 @@ def execute_resp_request(
     call = spec.on_keys(Arguments(spec.name, request[1:], db))
     assert isinstance(call, Call)
     reply = store.execute_logged(Step(db, call.command), changes)
-    return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
+    return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, limits.frame))

@@ -8,8 +8,6 @@ loop. Out of scope: the arrival and the timeout of a reply (`connection`).
 """
 
 import asyncio
-from collections.abc import Generator
-from typing import Any
 
 from cairnkv.commands import CommandSpec, Reply
 from cairnkv.errors import CairnError
@@ -22,32 +20,23 @@ class Waking:
         self.loop = loop
 
 
-class ReplyFuture:
+class ReplyFuture(asyncio.Future[Reply]):
     """The future of a reply.
 
     spec: the spec of its command. deadline: the time of its timeout, in the loop's time.
     """
 
-    __slots__ = ("_future", "deadline", "spec")
-
     def __init__(self, spec: CommandSpec, deadline: float, waking: Waking) -> None:
+        super().__init__(loop=waking.loop)
         self.spec = spec
         self.deadline = deadline
-        self._future: asyncio.Future[Reply] = waking.loop.create_future()
-
-    def __await__(self) -> Generator[Any, None, Reply]:
-        return self._future.__await__()
-
-    def done(self) -> bool:
-        """Return whether it has an outcome."""
-        return self._future.done()
 
     def settle(self, reply: Reply) -> None:
         """Set the reply. No effect if there is an outcome."""
-        if not self._future.done():
-            self._future.set_result(reply)
+        if not self.done():
+            self.set_result(reply)
 
     def fail(self, error: CairnError) -> None:
         """Set the error. No effect if there is an outcome."""
-        if not self._future.done():
-            self._future.set_exception(error)
+        if not self.done():
+            self.set_exception(error)

@@ -107,15 +107,8 @@ cdef class NativeFrameExecutor(FrameExecutor):
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""
-        return execute_native_frame(
-            store,
-            changes,
-            frame,
-            width=self._conversation.width,
-            statuses=(self._conversation.success, self._conversation.failure),
-            string_max=self._conversation.string_max,
-            frame_max=self._conversation.frame_max,
-        )
+        statuses = self._conversation.success, self._conversation.failure
+        return execute_native_frame(store, changes, frame, self._conversation.width, statuses, self.limits())
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:

@@ -207,7 +207,7 @@ class RespConversation(Conversation):
         if not self._ended:
             self._ended = True
             self.context.pubsub.leave(self)
-            self.context.leave(self)
+            self.context.leave(self.id)
             self._job = None
             self.end_transaction()
             self._decoder = RequestDecoder(self.limits)

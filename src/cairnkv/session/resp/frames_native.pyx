@@ -200,15 +200,8 @@ cdef class RespFrameExecutor(FrameExecutor):
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned command on the pure path, at its place in the log. Return its `QueuedReply`."""
-        return execute_resp_request(
-            store,
-            changes,
-            frame,
-            db=self._table._number,
-            protocol=self._conversation.width,
-            string_max=self._conversation.string_max,
-            frame_max=self._conversation.frame_max,
-        )
+        protocol = self._conversation.width
+        return execute_resp_request(store, changes, frame, self._table._number, protocol, self.limits())
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
