@@ -358,7 +358,10 @@ class Writer:
     def _commit(self, entries: Sequence[Entry]) -> None:
         """Write entries as one commit, sync as configured, and report the commit."""
         if self._unchecked >= UNCHECKED_BYTES:
-            self._wait_while_behind()
+            self._unchecked = 0
+            if self._sync.every is not None and self.rocksdb.behind:
+                self.rocksdb.sync()  # before waiting, so that the data written so far is synced
+            wait_while_behind(self.rocksdb)
         batch = self._recorder.begin()
         self._flight = entries
         sequence = self._sequence
@@ -379,12 +382,6 @@ class Writer:
         if sequence > self._sequence:
             self._sequence = sequence
             self._found(sequence)
-
-    def _wait_while_behind(self) -> None:
-        self._unchecked = 0
-        if self._sync.every is not None and self.rocksdb.behind:
-            self.rocksdb.sync()  # before waiting, so that the data written so far is synced
-        wait_while_behind(self.rocksdb)
 
     # -- recovery ----------------------------------------------------------------------------------------------
 

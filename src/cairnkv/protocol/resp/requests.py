@@ -294,7 +294,7 @@ def _integer(digits: bytes | bytearray) -> int | None:
     return number if INTEGER_MIN <= number <= INTEGER_MAX else None
 
 
-_BLANKS: Final = re.compile(rb"[ \t\n\v\f\r]*")
+_BLANKS: Final = b" \t\n\v\f\r"
 
 _ARGUMENT: Final = re.compile(
     rb"""
@@ -302,7 +302,7 @@ _ARGUMENT: Final = re.compile(
     (?: "( [^"\\]* (?: \\. [^"\\]* )* )"                     # "a backslash escapes the next byte"
       | '( [^'\\]* (?: \\ (?: ' | (?!') ) [^'\\]* )* )'      # 'a backslash escapes only a quote'
     )?
-    (?= [ \t\n\v\f\r] | \Z )                                # a closing quote ends an argument
+    (?: [ \t\n\v\f\r]+ | \Z )                               # a closing quote ends an argument
     """,
     re.DOTALL | re.VERBOSE,
 )
@@ -319,7 +319,7 @@ def split_line(line: bytes) -> list[bytes] | None:
     >>> split_line(b'set "a key')
     """
     arguments: list[bytes] = []
-    at = _skip_blanks(line, 0)
+    line, at = line.lstrip(_BLANKS), 0
     while at < len(line):
         argument = _ARGUMENT.match(line, at)
         if argument is None:
@@ -330,14 +330,8 @@ def split_line(line: bytes) -> list[bytes] | None:
         elif single is not None:
             bare += single.replace(b"\\'", b"'")
         arguments.append(bare)
-        at = _skip_blanks(line, argument.end())
+        at = argument.end()
     return arguments
-
-
-def _skip_blanks(line: bytes, at: int) -> int:
-    blanks = _BLANKS.match(line, at)
-    assert blanks is not None  # the pattern also matches an empty string
-    return blanks.end()
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:

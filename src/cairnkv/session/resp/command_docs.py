@@ -152,6 +152,8 @@ def arguments_of(syntax: str) -> list[Argument]:
 _INTEGERS: Final = frozenset(
     {"seconds", "milliseconds", "index", "count", "offset", "increment", "decrement", "start", "end", "timeout"}
 )
+_KINDS: Final = {**dict.fromkeys(KEY_NAMES, "key"), **dict.fromkeys(_INTEGERS, "integer"), "pattern": "pattern"}
+"""The kinds of named arguments that are not strings."""
 
 
 def _alternatives(tokens: list[str]) -> list[list[Argument]]:
@@ -171,29 +173,16 @@ def _alternatives(tokens: list[str]) -> list[list[Argument]]:
         elif _LITERAL.fullmatch(token):
             found[-1].append(Argument(token.lower(), "pure-token", token))
         else:
-            found[-1].append(_named(token))
+            kind = "unix-time" if token.startswith("unix-time") else _KINDS.get(token, "string")
+            found[-1].append(Argument(token, kind))
             _join_token(found[-1])
     return found
-
-
-def _named(name: str) -> Argument:
-    if name in KEY_NAMES:
-        kind = "key"
-    elif name == "pattern":
-        kind = "pattern"
-    elif name.startswith("unix-time"):
-        kind = "unix-time"
-    else:
-        kind = "integer" if name in _INTEGERS else "string"
-    return Argument(name, kind)
 
 
 def _join_token(arguments: list[Argument]) -> None:
     """Join a token and the argument behind it."""
     if len(arguments) >= 2 and arguments[-2].kind == "pure-token" and not arguments[-2].optional:
-        argument = arguments.pop()
-        argument.token = arguments.pop().token
-        arguments.append(argument)
+        arguments[-1].token = arguments.pop(-2).token
 
 
 def _together(alternatives: list[list[Argument]]) -> Argument:

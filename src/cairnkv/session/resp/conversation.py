@@ -92,8 +92,8 @@ class RespConversation(Conversation):
         # Messages of a command to its own client. The work that one command may be bounds them.
         self._own_pushes: deque[tuple[PushEncoder, int]] = deque()
         self.library = b"", b""  # name and version of the client library
-        self.channels: Final[dict[bytes, None]] = {}
-        self.patterns: Final[dict[bytes, None]] = {}
+        self.channels: dict[bytes, None] = {}
+        self.patterns: dict[bytes, None] = {}
         self.subscribed_bytes = 0  # estimated bytes of these subscriptions
         self.id: Final = context.enter(self)
         self.reset()

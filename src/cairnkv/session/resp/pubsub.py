@@ -47,15 +47,10 @@ def _searched(pattern: bytes) -> int:
 class Subscriber(Protocol):
     """A conversation that receives messages."""
 
+    channels: dict[bytes, None]
+    patterns: dict[bytes, None]
     subscribed_bytes: int
-
-    @property
-    def channels(self) -> dict[bytes, None]:
-        """The channels that it subscribes to."""
-
-    @property
-    def patterns(self) -> dict[bytes, None]:
-        """The patterns that it subscribes to."""
+    """The estimated bytes of its subscriptions to these."""
 
     def push(self, encoder: PushEncoder, size: int) -> None:
         """Send a message."""

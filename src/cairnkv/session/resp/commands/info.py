@@ -29,9 +29,14 @@ Facts: TypeAlias = Mapping[str, str | int]
 
 Lines: TypeAlias = Iterable[tuple[str, object]]
 
-COUNTERS: Final = ("commands", "connections_accepted", "connections_refused", "expired_keys", "evicted_keys")
-"""The names in `Store.info` that count since the start of the server."""
-
+COUNTERS: Final = {
+    "total_connections_received": "connections_accepted",
+    "total_commands_processed": "commands",
+    "rejected_connections": "connections_refused",
+    "expired_keys": "expired_keys",
+    "evicted_keys": "evicted_keys",
+}
+"""The names in `Store.info` that count since the start of the server, by Redis' names."""
 
 CLUSTER_FACTS: Final = (
     "cluster",
@@ -56,7 +61,7 @@ CLUSTER_FACTS: Final = (
 
 def counted(conversation: RespConversation, facts: Facts) -> dict[str, int]:
     """Return the values of the counters."""
-    values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
+    values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS.values() if name in facts}
     values["commands"] += conversation.context.commands_executed
     return values
 
@@ -140,14 +145,7 @@ def _persistence(conversation: RespConversation, facts: Facts) -> Lines:
 def _stats(conversation: RespConversation, facts: Facts) -> Lines:
     before = conversation.context.counted_before
     since = {name: value - before.get(name, 0) for name, value in counted(conversation, facts).items()}
-    names = {
-        "total_connections_received": "connections_accepted",
-        "total_commands_processed": "commands",
-        "rejected_connections": "connections_refused",
-        "expired_keys": "expired_keys",
-        "evicted_keys": "evicted_keys",
-    }
-    yield from _renamed(since, names)
+    yield from _renamed(since, COUNTERS)
     yield "pubsub_channels", len(conversation.context.pubsub.channels())
     yield "pubsub_patterns", conversation.context.pubsub.patterns()
 
