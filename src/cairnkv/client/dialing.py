@@ -23,8 +23,8 @@ from cairnkv.sockets import set_tcp_options
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-Place: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
-"""An address family and a socket address of this family."""
+Place: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...] | str]
+"""An address family and a socket address of this family: the path of a Unix socket, or a tuple."""
 
 Failures: TypeAlias = list[tuple[Place, OSError]]
 """The failed connection attempts to the addresses of one host."""
@@ -45,19 +45,21 @@ def dial(host: str, port: int, timeout: float) -> socket.socket:
     failures: Failures = []
     for place, untried in with_untried(places):
         try:
-            return _connected(place, share(until - time.monotonic(), untried))
+            return connected_to(place, share(until - time.monotonic(), untried))
         except OSError as error:
             failures.append((place, error))
     raise all_failed(failures)
 
 
-def _connected(place: Place, timeout: float) -> socket.socket:
+def connected_to(place: Place, timeout: float) -> socket.socket:
+    """Return a blocking socket that is connected to one address. Raises OSError."""
     connected = socket.socket(place[0], socket.SOCK_STREAM)
     try:
         connected.settimeout(timeout)
         connected.connect(place[1])
         connected.settimeout(None)
-        set_tcp_options(connected)
+        if isinstance(place[1], tuple):
+            set_tcp_options(connected)
     except BaseException:
         connected.close()
         raise

@@ -339,16 +339,9 @@ class DirectEmbedded(DirectCalls, Embedded):
 
 def _take_docstrings():
     """Copy the docstrings of the pure Python calls to the direct calls."""
-    for name, pure in (
-        ("get", "get"),
-        ("set", "set"),
-        ("exists", "exists"),
-        ("_item", "__getitem__"),
-        ("_set_item", "__setitem__"),
-        ("_contains", "__contains__"),
-        ("close", "close"),
-    ):
-        getattr(DirectCalls, name).__doc__ = getattr(Embedded, pure).__doc__
+    slots = {"_item": "__getitem__", "_set_item": "__setitem__", "_contains": "__contains__"}
+    for name in ("get", "set", "exists", "close", *slots):
+        getattr(DirectCalls, name).__doc__ = getattr(Embedded, slots.get(name, name)).__doc__
 
 
 _take_docstrings()

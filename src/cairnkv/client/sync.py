@@ -25,7 +25,7 @@ from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.dialing import dial
+from cairnkv.client.dialing import connected_to, dial
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.client.exchange import GreenLine, Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
@@ -493,16 +493,9 @@ class _Connection:
         self.name = shown(endpoint)
         self._greet_until = time.monotonic() + connect_timeout
         if isinstance(endpoint, str):
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.settimeout(connect_timeout)
-            try:
-                self._socket.connect(endpoint)
-            except BaseException:
-                self._socket.close()
-                raise
+            self._socket = connected_to((socket.AF_UNIX, endpoint), connect_timeout)
         else:
             self._socket = dial(*endpoint, connect_timeout)
-        self._socket.settimeout(None)
         self._is_green = replaced("socket") is not None
         self._line = GreenLine(self._socket) if self._is_green else Line(self._socket)
         self._decoder = ReplyDecoder()

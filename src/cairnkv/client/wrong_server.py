@@ -40,6 +40,7 @@ _HTTP_2: Final = re.compile(rb"\0\0[\x06\x0c\x12\x18\x1e\x24]\x04\0\0\0\0\0")
 _KINDS: Final = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), kind)
     for pattern, kind in (
+        (_HTTP_2.pattern, "an HTTP/2 server"),
         (rb"HTTP/|<!DOCTYPE|<html", "an HTTP server"),
         (rb"[\x14-\x17]\x03[\0-\x04]", "a TLS server"),
         (rb"SSH-", "an SSH server"),
@@ -62,12 +63,9 @@ def wrong_server(data: bytes, where: str) -> WrongServer | None:
     >>> wrong_server(b"HTTP/1.1 400 Bad Request", "db1:80")
     WrongServer("db1:80 is an HTTP server, not cairnkv: its first bytes are b'HTTP/1.1 400 Bad Request'")
     """
-    if _HTTP_2.match(data):
-        kind: str | None = "an HTTP/2 server"
-    elif data[:1] <= FLAGS_MAX:
+    if data[:1] <= FLAGS_MAX and not _HTTP_2.match(data):
         return None
-    else:
-        kind = next((kind for pattern, kind in _KINDS if pattern.match(data)), None)
+    kind = next((kind for pattern, kind in _KINDS if pattern.match(data)), None)
     if kind is None:
         return None
     return WrongServer(f"{where} is {kind}, not cairnkv: its first bytes are {data[:24]!r}")

@@ -135,6 +135,7 @@ class Conversation(abc.ABC):
         self.limits: Final = limits
         self.own_writes: Final = OwnWrites()
         self._auth = auth
+        self._native_path_settings: NativePathSettings | None = None
 
     def feed(self, data: bytes | memoryview) -> None:
         """Add bytes of the client."""

@@ -186,9 +186,11 @@ def readable(database: "Rdict", gaps: list[Gap], progress: Progress = no_progres
             if count % REPORTED_RECORDS == 0:
                 progress(REPORTED_RECORDS)
             place.next()
-        why = _failure(place)
-        if why is None:
-            break
+        try:
+            place.status()
+            break  # there are no more records
+        except Exception as error:  # rocksdict raises plain `Exception`
+            why = error_text(error)
         place = _next_readable(database, last)
         gaps.append(Gap(last, place.key() if place is not None else b"", why))
     progress(count % REPORTED_RECORDS)
@@ -197,15 +199,6 @@ def readable(database: "Rdict", gaps: list[Gap], progress: Progress = no_progres
 def of_rocksdb(error: Exception) -> bool:
     """Return whether an error is from rocksdict, which raises plain `Exception`."""
     return type(error) is Exception
-
-
-def _failure(place: "RdictIter") -> str | None:
-    """Return the error that ended an iterator; None: there are no more records."""
-    try:
-        place.status()
-    except Exception as error:  # rocksdict raises plain `Exception`
-        return error_text(error)
-    return None
 
 
 def error_text(error: Exception) -> str:

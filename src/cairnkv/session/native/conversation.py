@@ -48,7 +48,6 @@ class NativeConversation(Conversation):
         self._status_byte = status_byte
         self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
-        self._native_path_settings: NativePathSettings | None = None
 
     def next(self) -> QueuedReply | None:
         """Execute the next command."""

@@ -81,7 +81,6 @@ class RespConversation(Conversation):
         self.peer: Final = peer
         self._push = push
         self._decoder: RequestDecoder = RequestDecoder(limits)
-        self._native_path_settings: NativePathSettings | None = None
         self._settings_for = (0, 0, False)  # database, protocol and `reads_locally` of these settings
         self._job: Job | None = None
         self._ended = False

@@ -15,11 +15,7 @@ PushEncoder: TypeAlias = Callable[[Resp], Sequence[bytes]]
 """Returns the bytes of a push message in a version of the protocol."""
 
 
-class Nothing:
-    """The type of `NOTHING`."""
-
-
-NOTHING: Final = Nothing()
+NOTHING: Final = object()
 """In the place of a value: no reply."""
 
 
