@@ -81,11 +81,8 @@ def _run(fields: dict[str, Any]) -> Run:
 
 def save(directory: Path, saved: Saved) -> None:
     """Replace the state file. Raises `OSError`."""
-    fields: dict[str, Any] = {"format": FORMAT, "plan": fields_of(saved.plan), "run": None}
-    if saved.run is not None:
-        processes = {name: fields_of(process) for name, process in saved.run.processes.items()}
-        fields["run"] = fields_of(saved.run) | {"supervisor": fields_of(saved.run.supervisor), "processes": processes}
-    rewrite(directory / FILE, json.dumps(fields, indent=1))
+    fields = {"format": FORMAT, **fields_of(saved)}
+    rewrite(directory / FILE, json.dumps(fields, default=fields_of, indent=1))
 
 
 def is_empty(directory: Path) -> bool:
