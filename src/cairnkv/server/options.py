@@ -97,16 +97,18 @@ def _constant(text: str) -> _Named:
     return _Named(lambda server: text)
 
 
+def _of_setting(
+    setting: str, parse: Callable[[str], Any], show: Callable[[Any], str] = as_text, *, changeable: bool = True
+) -> _Named:
+    return _Named(lambda server: show(getattr(server.settings, setting)), setting if changeable else "", parse)
+
+
 NAMES: Final[dict[str, _Named]] = {
-    "maxmemory": _Named(lambda server: str(server.settings.memory_limit or 0), "memory_limit", _memory),
-    "maxmemory-policy": _Named(
-        lambda server: next(name for name, kind in _POLICIES.items() if kind is server.settings.when_full),
-        "when_full",
-        _policy,
-    ),
-    "maxclients": _Named(lambda server: str(server.settings.max_connections), "max_connections", _number(1, 1_000_000)),
-    "timeout": _Named(lambda server: as_text(server.settings.idle_timeout), "idle_timeout", _number(0, 2**31 - 1)),
-    "requirepass": _Named(lambda server: server.settings.password or "", "password", lambda text: text or None),
+    "maxmemory": _of_setting("memory_limit", _memory, lambda limit: str(limit or 0)),
+    "maxmemory-policy": _of_setting("when_full", _policy, {kind: name for name, kind in _POLICIES.items()}.__getitem__),
+    "maxclients": _of_setting("max_connections", _number(1, 1_000_000)),
+    "timeout": _of_setting("idle_timeout", _number(0, 2**31 - 1)),
+    "requirepass": _of_setting("password", lambda text: text or None, lambda password: password or ""),
     "port": _Named(lambda server: str(server.port)),
     "bind": _Named(lambda server: "" if server.settings.no_tcp else server.settings.host),
     "unixsocket": _Named(lambda server: server.settings.unix or ""),
@@ -135,26 +137,22 @@ def _system_user(who: str | None) -> str:
     return user if password is None else f"{user}:(hidden)"
 
 
-_HIDING: Final[dict[str, Callable[[Any], str]]] = {
+_SHOW: Final[dict[str, Callable[[Any], str]]] = {
     "cluster": lambda urls: ",".join(map(without_user, urls)) if urls else NO_VALUE,
     "nats_system": _system_user,
+    "command_width": lambda width: str(width or "auto"),
 }
-"""Functions that show settings without their passwords."""
+"""Functions that show settings, two of them without passwords. `as_text` shows the others."""
 
 
 def _own(setting: str) -> _Named:
-    changes = setting if setting in CHANGEABLE else ""
     option = OPTIONS[setting]
 
     def parse(text: str) -> Any:
         """Parse the text of `as_text`, so that a client can set a value that it has read."""
         return None if text == option.shown == NO_VALUE else option.parse(text)
 
-    if setting in _HIDING:
-        return _Named(lambda server: _HIDING[setting](getattr(server.settings, setting)))
-    if setting == "command_width":
-        return _Named(lambda server: str(server.settings.command_width or "auto"))
-    return _Named(lambda server: as_text(getattr(server.settings, setting)), changes, parse)
+    return _of_setting(setting, parse, _SHOW.get(setting, as_text), changeable=setting in CHANGEABLE)
 
 
 _OURS: Final = {setting.replace("_", "-"): _own(setting) for setting in OPTIONS if setting not in ("password", *NAMES)}
