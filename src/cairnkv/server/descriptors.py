@@ -4,7 +4,6 @@ Invariants: clients never use the descriptors of the store, backups, the cluster
 limit is too low for all of them, the server lowers `max_connections` to the number that fits.
 """
 
-import dataclasses
 import resource
 from typing import Final
 
@@ -49,11 +48,6 @@ def connections_that_fit(settings: Settings) -> int:
             "raise the limit (ulimit -n, or LimitNOFILE of a systemd unit)"
         )
     return min(fit, settings.max_connections)
-
-
-def fitted(settings: Settings) -> Settings:
-    """Return the settings with `max_connections` lowered to the number for which the system has descriptors."""
-    return dataclasses.replace(settings, max_connections=connections_that_fit(settings))
 
 
 def _kept(settings: Settings, allowed: int) -> int:

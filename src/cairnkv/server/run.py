@@ -5,6 +5,7 @@ Out of scope: the running server (`server`).
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Final
 
 from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
-from cairnkv.server.descriptors import fitted
+from cairnkv.server.descriptors import connections_that_fit
 from cairnkv.server.loop import new_event_loop
 from cairnkv.server.rate_limited_handler import RateLimitedHandler
 from cairnkv.server.server import Server
@@ -44,14 +45,13 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProg
     )
     if (ignored := ignored_variables(os.environ)) is not None:
         logger.warning("%s", ignored)
-    wanted = settings.max_connections
-    settings = fitted(settings)
-    if settings.max_connections < wanted:
+    fit = connections_that_fit(settings)
+    if fit < settings.max_connections:
         logger.warning(
             "max-connections is lowered from %s to %s: the limit of open files is too low (raise ulimit -n)",
-            f"{wanted:,}",
-            f"{settings.max_connections:,}",
+            *(f"{settings.max_connections:,}", f"{fit:,}"),
         )
+        settings = dataclasses.replace(settings, max_connections=fit)
     os.umask(0o077)  # the files of the server, including RocksDB's, are private
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, ready, progress))
