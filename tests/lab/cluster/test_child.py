@@ -38,19 +38,26 @@ def until_it_says(child: Child) -> None:
         time.sleep(0.01)
 
 
+def stop(child: Child, timeout: float = 10.0) -> None:
+    """End a child as the supervisor does: with SIGTERM, and after the timeout with SIGKILL."""
+    child.terminate()
+    if not child.wait(timeout):
+        child.kill()
+
+
 def test_child_runs_until_it_is_stopped(sleeper: Child) -> None:
     pid = sleeper.pid
     assert sleeper.running
     assert pid is not None
     assert os.getsid(pid) == pid, "a Ctrl-C in the terminal would reach it"
-    sleeper.stop()
+    stop(sleeper)
     assert (sleeper.running, sleeper.pid, sleeper.end) == (False, None, "ended by SIGTERM")
 
 
 def test_paused_child_can_be_stopped(sleeper: Child) -> None:
     sleeper.pause()
     assert sleeper.running
-    sleeper.stop(5.0)
+    stop(sleeper, 5.0)
     assert sleeper.end == "ended by SIGTERM"
 
 
@@ -58,7 +65,7 @@ def test_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     child = Child("stubborn", tmp_path / "log", STUBBORN)
     child.start()
     until_it_says(child)
-    child.stop(0.1)
+    stop(child, 0.1)
     assert child.end == "ended by SIGKILL"
 
 

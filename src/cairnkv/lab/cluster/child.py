@@ -188,12 +188,6 @@ class Child:
                 self._process.wait(max(timeout, 0.0))
         return not self.running
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """End the process: with SIGTERM, and after the timeout with SIGKILL."""
-        self.terminate()
-        if not self.wait(timeout):
-            self.kill()
-
     def kill(self) -> None:
         """End the process with SIGKILL. Raises `TimeoutError`."""
         self._signal(signal.SIGKILL)
