@@ -38,9 +38,10 @@ from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.resp.conversation import RespConversation
-from cairnkv.storage import LoadingStopped, Storage
+from cairnkv.storage import Storage
 from cairnkv.storage.base import LoggedProgress, StartProgress
 from cairnkv.store import Clock, LocalStore, Store, wall_clock
+from cairnkv.store.base import Loaded
 
 if TYPE_CHECKING:
     from cairnkv.replication.node import Node
@@ -167,42 +168,25 @@ class Server:
         return True
 
     async def _load(self) -> bool:
-        """Load the store in another thread. Returns False if the server is stopped meanwhile."""
-        if self.node is not None:
-            return await self._join(self.node)
-        loading = asyncio.create_task(asyncio.to_thread(self.store.load))
+        """Load the store in another thread, or join the cluster. Returns False if the server is stopped meanwhile."""
+        node = self.node
+        loading: asyncio.Task[Loaded | None] = asyncio.create_task(
+            asyncio.to_thread(self.store.load) if node is None else node.join()
+        )
+        stopped = True  # also if this task is cancelled
         try:
             stopped = await self._stops_before(loading)
         finally:
-            if not loading.done():
+            if stopped:
+                if node is not None:
+                    loading.cancel()
+                    node.halt()
                 self.store.close()  # this ends loading
-        try:
-            loaded = await loading
-        except LoadingStopped:
-            return False
+                await asyncio.gather(loading, return_exceptions=True)
         if stopped:
-            self.store.close()
             return False
-        self.store.begin(loaded)
-        for connection in self._connections:
-            connection.update_native_path()
-        return True
-
-    async def _join(self, node: "Node") -> bool:
-        """Join the cluster. Returns False if the server is stopped meanwhile."""
-        joining = asyncio.create_task(node.join())
-        try:
-            if await self._stops_before(joining):
-                joining.cancel()
-                node.halt()
-                self.store.close()  # this ends loading
-                await asyncio.gather(joining, return_exceptions=True)
-                return False
-        except BaseException:  # cancelled: end the task too
-            joining.cancel()
-            await asyncio.gather(joining, return_exceptions=True)
-            raise
-        await joining
+        if (loaded := await loading) is not None:
+            self.store.begin(loaded)
         for connection in self._connections:
             connection.update_native_path()
         return True
