@@ -110,15 +110,11 @@ def _backup_closed(data: Path, directory: Path, options: argparse.Namespace) -> 
 def _backup_live(options: argparse.Namespace) -> int:
     import cairnkv
     from cairnkv.client.calls import Call
-    from cairnkv.commands import Backup, Reply
-
-    def job_number(reply: Reply) -> int:
-        assert isinstance(reply, int)
-        return reply
+    from cairnkv.commands import Backup
 
     # One attempt: a second one might make a second backup.
     with cairnkv.connect(options.url, codec="bytes", timeout=options.timeout, attempts=1) as kv:
-        job = kv._do(Call(Backup(options.dest.encode("utf-8", "surrogateescape"), options.keep), job_number))
+        job = kv._do(Call(Backup(options.dest.encode("utf-8", "surrogateescape"), options.keep), lambda reply: reply))
     facts: dict[str, Any] = {}
     with client(options) as kv, progress("backing up", None, "bytes") as bar:
         try:
