@@ -149,7 +149,7 @@ def test_child_imports_nothing_from_the_working_directory(how: tuple[str, ...], 
 
 
 def test_node_imports_nothing_from_the_working_directory(trap: Path, tmp_path: Path) -> None:
-    config = NodeConfig("node-1", tmp_path, "127.0.0.1", 0, "cairn", ("nats://127.0.0.1:1",), "a:b", 2**26)
+    config = NodeConfig("node-1", tmp_path, "127.0.0.1", 0, "cairn", ("nats://127.0.0.1:1",), "a:b", 2**26, (), {})
     words, variables = serve_command(config)
     words = [str(word) for word in words]
     command = [*words[: words.index("serve")], "serve", "--help"]

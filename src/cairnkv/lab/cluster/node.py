@@ -39,8 +39,8 @@ class NodeConfig:
     nats: tuple[str, ...]
     system: str
     log_limit: int
-    flags: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    flags: tuple[str, ...]
+    environment: Mapping[str, str]
 
     @property
     def address(self) -> str:
@@ -65,7 +65,7 @@ def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str
     return command, {
         f"{ENVIRONMENT_PREFIX}CLUSTER": ",".join(config.nats),
         f"{ENVIRONMENT_PREFIX}NATS_SYSTEM": config.system,
-        **dict(config.environment),
+        **config.environment,
     }
 
 
@@ -85,7 +85,7 @@ class Node(Child):
         """prefix: a command that executes the program, such as `ip netns exec NAME`."""
         line, variables = command(config)
         super().__init__(
-            config.name, config.directory / "node.log", [*prefix, *line], {**python_environment(), **dict(variables)}
+            config.name, config.directory / "node.log", [*prefix, *line], {**python_environment(), **variables}
         )
         self.config = config
 

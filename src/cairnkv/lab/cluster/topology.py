@@ -126,8 +126,8 @@ def processes(spec: ClusterSpec, plan: Plan, directory: Path, network: Network |
             nats=(server.url, *(other.url for other in servers if other is not server)),
             system=server.system,
             log_limit=plan.log_limit,
-            flags=(*(("--insecure",) if network is not None else ()), *spec.flags),
-            environment=tuple((spec.environment or {}).items()),
+            flags=("--insecure", *spec.flags) if network is not None else tuple(spec.flags),
+            environment=spec.environment or {},
         )
         made.append(Supervised(Node(node, command=spec.command, prefix=prefix), Role.NODE, number, node.address))
     return made
