@@ -30,6 +30,10 @@ STRING_MAX: Final = 512 * MIB
 DATABASES: Final = 16
 """Number of databases of a store, as in Redis. The native protocol and the embedded store use the first one."""
 
+QUEUE_DB: Final = DATABASES + 1
+"""Number of the database with the records of all queues. Clients cannot name it. `DATABASES` is the number of a node's
+own records."""
+
 ARGUMENTS_MAX: Final = 1_048_576
 """Maximum arguments of a native command with a number of 16 or above. A part of the protocol."""
 
@@ -172,6 +176,65 @@ CLEAR_PREFIX_SLICE: Final = 1_000
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 """The range of INCR: signed 64-bit integers, as in Redis."""
+
+QUEUES_MAX: Final = 10_000
+"""Maximum queues of a store. At this number, a new queue replaces the empty queue without settings that is unused for
+longest."""
+
+QUEUE_NAME_MAX: Final = 255
+"""Maximum bytes of the name of a queue, of a group, and of the unique name of a message."""
+
+PRIORITY_MAX: Final = 2**32 - 1
+"""The priority that TAKE takes last. 0 comes first."""
+
+PRIORITY_DEFAULT: Final = 1_000
+"""The priority of a message without one: there is room on both sides."""
+
+DELAY_MAX: Final = 366 * 24 * 3_600_000
+"""Maximum milliseconds of a delay, of a backoff and of the age of a message: a leap year."""
+
+LEASE_MAX: Final = 7 * 24 * 3_600_000
+"""Maximum milliseconds of a lease: a week. A worker extends its lease, so that no lease must be long."""
+
+LEASE_DEFAULT: Final = 60_000
+"""Milliseconds of a lease for which neither TAKE nor the message nor the queue has a time."""
+
+ATTEMPTS_MAX: Final = 1_000_000
+"""Maximum of the setting for the attempts of a message."""
+
+ATTEMPTS_DEFAULT: Final = 20
+"""Default for the attempts of a message before it is dead."""
+
+BACKOFF_DEFAULT: Final = 1_000
+BACKOFF_FACTOR_DEFAULT: Final = 2
+BACKOFF_MAX_DEFAULT: Final = 3_600_000
+"""Default for the milliseconds before the second attempt, for the factor between attempts, and for the maximum
+milliseconds: 20 attempts take half a day."""
+
+BACKOFF_FACTOR_MAX: Final = 100
+"""Maximum factor between the backoffs of two attempts."""
+
+DEAD_DEFAULT: Final = 100_000
+"""Default for the dead messages that a queue keeps. The oldest one gives way to the next."""
+
+QUEUE_BYTES_DEFAULT: Final = 1024 * MIB
+"""Default for the maximum bytes of the bodies of a queue, dead messages included."""
+
+REASON_MAX: Final = KIB
+"""Maximum bytes of the reason of a NACK."""
+
+TAKE_MAX: Final = 1_000
+"""Maximum messages of one TAKE, of one PEEK, and of one slice of REQUEUE and PURGE: some tens of milliseconds."""
+
+TAKE_BYTES: Final = MIB
+"""Bytes of bodies at which TAKE and PEEK return no further message. One message may exceed it."""
+
+STEPS_PER_TAKE: Final = 1_000
+"""Messages that one TAKE may find expired or without attempts left, besides those that it returns. The next TAKE
+continues."""
+
+SWEPT_PER_COMMAND: Final = 64
+"""Expired messages of a queue that one command on the queue removes."""
 
 BACKUPS_KEPT_MAX: Final = 1_000
 """Maximum backups of one name that BACKUP can keep."""

@@ -1,6 +1,7 @@
 """The commands of cairnkv: their registry, their replies and their failure codes.
 
-This package exports every public name of `vocabulary`, where commands are declared, and `__all__` of its other modules.
+This package exports every public name of `vocabulary`, where commands on keys are declared, and `__all__` of its other
+modules. `queue_vocabulary` declares the commands on queues.
 
 Invariants: this package does no I/O, and imports only leaf modules.
 """
@@ -13,6 +14,7 @@ from cairnkv.commands import failures as failures
 from cairnkv.commands import grammar
 from cairnkv.commands.failures import *
 from cairnkv.commands.grammar import *
+from cairnkv.commands.queue_vocabulary import *
 from cairnkv.commands.replies import *
 from cairnkv.commands.vocabulary import *
 

@@ -76,6 +76,25 @@ BIGREPLY = Code(
     Fault.CALLER,
     "The reply would exceed the frame limit, or its values exceed the memory for the values of one command.",
 )
+NOQUEUE = Code("NOQUEUE", Fault.CALLER, "The queue does not exist. The first PUT or QUEUE_SET makes it.")
+QUEUEFULL = Code(
+    "QUEUEFULL",
+    Fault.CALLER,
+    "The queue has the maximum of messages or bytes that QUEUE_SET allows, or the store has the maximum of queues. "
+    "TAKE and ACK continue.",
+    passing=True,
+)
+QUEUEBUSY = Code(
+    "QUEUEBUSY",
+    Fault.CALLER,
+    "The queue has messages. QUEUE_DROP, and QUEUE_SET of the limit per group, need an empty queue.",
+    passing=True,
+)
+STALE = Code(
+    "STALE",
+    Fault.CALLER,
+    "A lease in TOGETHER is not the newest lease of its message, or a command in it failed. Nothing is executed.",
+)
 FULL = Code(
     "FULL",
     Fault.SERVER,

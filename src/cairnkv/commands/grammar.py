@@ -148,6 +148,7 @@ class Scope(enum.Enum):
     NOTHING = "nothing"
     KEYS = "the keys it names"
     TABLE = "the whole table"
+    QUEUES = "the records of queues that `Command.places` returns"
 
 
 class Right(enum.Enum):
@@ -446,7 +447,8 @@ def command_spec(
             fields=fields,
             key_fields=tuple(name for name, _ in of_keys),
             resizes=command.length_after is not Command.length_after,
-            stores_several=larger and (len(of_keys) > 1 or any(slot.place is Place.REST for _, slot in of_keys)),
+            stores_several=(writes and scope is Scope.QUEUES)
+            or (larger and (len(of_keys) > 1 or any(slot.place is Place.REST for _, slot in of_keys))),
             shape=_Shape.of(fields),
         )
         for taken in (BY_NUMBER.get(number), BY_NAME.get(spec.name)):

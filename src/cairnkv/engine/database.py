@@ -142,14 +142,14 @@ class ColdValue(Exception):
 
 
 class Shared(LogTime):
-    """State that the databases of a store share. Each database adds itself to `databases`."""
+    """State that the databases of a store share. Each database adds itself to `databases`, by its number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.journal: Journal | None = None
         """Receives the previous state of each change; None: no change will be undone."""
         self.versions = array("Q", bytes(8 * VERSION_SLOTS))
-        self.databases: list[Database] = []
+        self.databases: dict[int, Database] = {}
 
     def version(self, db: int, key: bytes) -> int:
         """Return a key's version."""
@@ -163,11 +163,14 @@ class Shared(LogTime):
 class Database:
     """A table in log time. Not thread-safe."""
 
-    def __init__(self, shared: Shared | None = None) -> None:
-        """shared: state shared with the other databases of the store; None: there are no others."""
+    def __init__(self, shared: Shared | None = None, number: int | None = None) -> None:
+        """shared: state shared with the other databases of the store; None: there are no others.
+
+        number: None: the next one.
+        """
         self.shared: Final = shared or Shared()
-        self.number: Final = len(self.shared.databases)
-        self.shared.databases.append(self)
+        self.number: Final = len(self.shared.databases) if number is None else number
+        self.shared.databases[self.number] = self
         self._table = Table()
         self._expiries = ExpiryIndex(self.shared)
         self._cleared: list[Cleared] = []  # to be freed in slices

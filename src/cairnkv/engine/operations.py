@@ -95,9 +95,11 @@ def can_apply(command: type[Command]) -> bool:
     return command in _OPERATIONS
 
 
-def _operation(
+def operation(
     command: type[_C],
 ) -> Callable[[Callable[[Database, _C], Reply]], Callable[[Database, _C], Reply]]:
+    """Register a function as the operation of a command."""
+
     def register(function: Callable[[Database, _C], Reply]) -> Callable[[Database, _C], Reply]:
         _OPERATIONS[command] = function
         return function
@@ -105,36 +107,36 @@ def _operation(
     return register
 
 
-@_operation(Get)
+@operation(Get)
 def _get(database: Database, command: Get) -> Reply:
     value = database.get(command.key)
     return MISSING if value is None else value
 
 
-@_operation(Set)
+@operation(Set)
 def _set(database: Database, command: Set) -> Reply:
     database.put(command.key, command.value, None)
     return OK
 
 
-@_operation(Clear)
+@operation(Clear)
 def _clear(database: Database, command: Clear) -> Reply:
     database.delete(command.key)
     return OK
 
 
-@_operation(Ping)
+@operation(Ping)
 def _ping(_database: Database, command: Ping) -> Reply:
     return command.text or b"PONG"
 
 
-@_operation(SetWith)
+@operation(SetWith)
 def _set_with(database: Database, command: SetWith) -> Reply:
     old = database.stored(command.key) if command.if_equals is None else database.entry(command.key)
     return int(_set_under_conditions(database, command, old))
 
 
-@_operation(Swap)
+@operation(Swap)
 def _swap(database: Database, command: Swap) -> Reply:
     old = database.entry(command.key)
     _set_under_conditions(database, command, old)
@@ -168,7 +170,7 @@ def _put_until(database: Database, key: bytes, value: bytes, expiry: int | None)
         database.put(key, value, expiry)
 
 
-@_operation(GetWith)
+@operation(GetWith)
 def _get_with(database: Database, command: GetWith) -> Reply:
     entry = database.entry(command.key)
     if entry is None:
@@ -185,7 +187,7 @@ def _get_with(database: Database, command: GetWith) -> Reply:
     return value
 
 
-@_operation(ClearIfEquals)
+@operation(ClearIfEquals)
 def _clear_if_equals(database: Database, command: ClearIfEquals) -> Reply:
     if database.get(command.key) != command.value:
         return 0
@@ -193,17 +195,17 @@ def _clear_if_equals(database: Database, command: ClearIfEquals) -> Reply:
     return 1
 
 
-@_operation(Exists)
+@operation(Exists)
 def _exists(database: Database, command: Exists) -> Reply:
     return sum(map(database.has, command.names))
 
 
-@_operation(GetMany)
+@operation(GetMany)
 def _get_many(database: Database, command: GetMany) -> Reply:
     return Items(tuple(map(database.get, command.names)))
 
 
-@_operation(SetMany)
+@operation(SetMany)
 def _set_many(database: Database, command: SetMany) -> Reply:
     expiry = None if command.ttl == NO_TTL else database.shared.after(command.ttl)
     for key, value in command.pairs:
@@ -211,12 +213,12 @@ def _set_many(database: Database, command: SetMany) -> Reply:
     return OK
 
 
-@_operation(ClearMany)
+@operation(ClearMany)
 def _clear_many(database: Database, command: ClearMany) -> Reply:
     return sum(map(database.delete, command.names))
 
 
-@_operation(Incr)
+@operation(Incr)
 def _incr(database: Database, command: Incr) -> Reply:
     entry = database.entry(command.key)
     value, expiry = (b"0", None) if entry is None else entry
@@ -230,7 +232,7 @@ def _incr(database: Database, command: Incr) -> Reply:
     return total
 
 
-@_operation(Ttl)
+@operation(Ttl)
 def _ttl(database: Database, command: Ttl) -> Reply:
     entry = database.stored(command.key)
     if entry is None:
@@ -238,7 +240,7 @@ def _ttl(database: Database, command: Ttl) -> Reply:
     return -1 if entry[1] is None else database.shared.left(entry[1])
 
 
-@_operation(Expire)
+@operation(Expire)
 def _expire(database: Database, command: Expire) -> Reply:
     entry = database.entry(command.key)
     if entry is None:
@@ -247,7 +249,7 @@ def _expire(database: Database, command: Expire) -> Reply:
     return 1
 
 
-@_operation(Persist)
+@operation(Persist)
 def _persist(database: Database, command: Persist) -> Reply:
     entry = database.entry(command.key)
     if entry is None or entry[1] is None:
@@ -256,24 +258,24 @@ def _persist(database: Database, command: Persist) -> Reply:
     return 1
 
 
-@_operation(Scan)
+@operation(Scan)
 def _scan(database: Database, command: Scan) -> Reply:
     cursor, keys = database.slice(command.cursor, command.count, command.prefix)
     return Items((b"%d" % cursor, *keys))
 
 
-@_operation(Count)
+@operation(Count)
 def _count(database: Database, _command: Count) -> Reply:
     return database.count()
 
 
-@_operation(ClearAll)
+@operation(ClearAll)
 def _clear_all(database: Database, _command: ClearAll) -> Reply:
     database.clear_all()
     return OK
 
 
-@_operation(ClearPrefix)
+@operation(ClearPrefix)
 def _clear_prefix(database: Database, command: ClearPrefix) -> Reply:
     cursor, keys = database.slice(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)
     for key in keys:
@@ -281,7 +283,7 @@ def _clear_prefix(database: Database, command: ClearPrefix) -> Reply:
     return Items((b"%d" % cursor, b"%d" % len(keys)))
 
 
-@_operation(ExpireWith)
+@operation(ExpireWith)
 def _expire_with(database: Database, command: ExpireWith) -> Reply:
     entry = database.entry(command.key)
     if entry is None:
@@ -300,7 +302,7 @@ def _expire_with(database: Database, command: ExpireWith) -> Reply:
     return 1
 
 
-@_operation(Deadline)
+@operation(Deadline)
 def _deadline(database: Database, command: Deadline) -> Reply:
     entry = database.stored(command.key)
     if entry is None:
@@ -308,7 +310,7 @@ def _deadline(database: Database, command: Deadline) -> Reply:
     return -1 if entry[1] is None else database.shared.unix(entry[1])
 
 
-@_operation(Append)
+@operation(Append)
 def _append(database: Database, command: Append) -> Reply:
     value, expiry = database.entry(command.key) or (b"", None)
     value += command.value
@@ -316,7 +318,7 @@ def _append(database: Database, command: Append) -> Reply:
     return len(value)
 
 
-@_operation(SetRange)
+@operation(SetRange)
 def _set_range(database: Database, command: SetRange) -> Reply:
     value, expiry = database.entry(command.key) or (b"", None)
     if not command.value:
@@ -327,7 +329,7 @@ def _set_range(database: Database, command: SetRange) -> Reply:
     return len(value)
 
 
-@_operation(SetBit)
+@operation(SetBit)
 def _set_bit(database: Database, command: SetBit) -> Reply:
     value, expiry = database.entry(command.key) or (b"", None)
     at, mask = command.offset // 8, 0x80 >> command.offset % 8
@@ -338,7 +340,7 @@ def _set_bit(database: Database, command: SetBit) -> Reply:
     return int(before > 0)
 
 
-@_operation(IncrFloat)
+@operation(IncrFloat)
 def _incr_float(database: Database, command: IncrFloat) -> Reply:
     value, expiry = database.entry(command.key) or (b"0", None)
     try:
@@ -351,7 +353,7 @@ def _incr_float(database: Database, command: IncrFloat) -> Reply:
     return total
 
 
-@_operation(Rename)
+@operation(Rename)
 def _rename(database: Database, command: Rename) -> Reply:
     entry = database.entry(command.source)
     if entry is None:
@@ -364,7 +366,7 @@ def _rename(database: Database, command: Rename) -> Reply:
     return 1
 
 
-@_operation(Copy)
+@operation(Copy)
 def _copy(database: Database, command: Copy) -> Reply:
     elsewhere = database if command.db is None else database.shared.databases[command.db]
     entry = database.entry(command.source)
@@ -374,7 +376,7 @@ def _copy(database: Database, command: Copy) -> Reply:
     return 1
 
 
-@_operation(SetManyIfAbsent)
+@operation(SetManyIfAbsent)
 def _set_many_if_absent(database: Database, command: SetManyIfAbsent) -> Reply:
     if any(database.has(key) for key, _ in command.pairs):
         return 0

@@ -1,0 +1,446 @@
+"""The declarations of the commands on queues: numbers from 64.
+
+A queue holds messages. TAKE leases a message to a worker for some time; ACK deletes it, and NACK returns it. A message
+whose lease ends is ready again. Each lease has a number, which rises over the whole store: ACK, NACK and EXTEND have
+no effect with an older one.
+
+Invariants: all queues of a store are one namespace, apart from the keys of all databases. A queue exists from its first
+PUT or QUEUE_SET on. A command that names a queue touches the record of the queue, and a command that names messages
+touches theirs. Each operation that changes a message also writes the record of its queue. So a reply about a queue
+waits for the commits that it may show (`cairnkv.store.commit_gate`).
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from cairnkv.commands.failures import BADARGS
+from cairnkv.commands.grammar import (
+    Answer,
+    ArgumentFault,
+    Command,
+    Kind,
+    NumberKind,
+    Scope,
+    argument,
+    command_spec,
+    option,
+    rest,
+    switch,
+)
+from cairnkv.commands.vocabulary import UNIX_MILLISECONDS
+from cairnkv.limits import (
+    ATTEMPTS_MAX,
+    BACKOFF_FACTOR_MAX,
+    DELAY_MAX,
+    INTEGER_MAX,
+    LEASE_MAX,
+    PRIORITY_MAX,
+    QUEUE_DB,
+    QUEUE_NAME_MAX,
+    REASON_MAX,
+    TAKE_MAX,
+)
+from cairnkv.records import record
+
+__all__ = [
+    "Ack",
+    "Extend",
+    "Look",
+    "Nack",
+    "Peek",
+    "Purge",
+    "Put",
+    "PutMany",
+    "QueueDrop",
+    "QueueSet",
+    "QueueStats",
+    "Queues",
+    "Remove",
+    "Requeue",
+    "RequeueIds",
+    "Take",
+    "TakeAny",
+]
+
+COUNTERS: Final = b"c"
+"""Key of the record of the store-wide counters in the database of queues. It changes whenever a queue is made or
+deleted."""
+
+MESSAGES: Final = b"m"
+"""First byte of the key of a message's record in the database of queues; the number of the message follows."""
+
+QUEUES: Final = b"q"
+"""First byte of the key of a queue's record; the name of the queue follows."""
+
+
+@record
+class TextKind(Kind):
+    """A string of limited length."""
+
+    lowest: int
+    highest: int
+
+    def read(self, text: bytes) -> bytes:
+        if not self.lowest <= len(text) <= self.highest:
+            raise ArgumentFault(
+                BADARGS, f"{self.placeholder} has {self.lowest} to {self.highest:,} bytes, this one {len(text):,}"
+            )
+        return text
+
+
+@record
+class ChoiceKind(Kind):
+    """One of several words."""
+
+    choices: tuple[bytes, ...]
+
+    def read(self, text: bytes) -> bytes:
+        if text not in self.choices:
+            raise ArgumentFault(
+                BADARGS, f"{self.placeholder} is one of {b', '.join(self.choices).decode()}, not {text[:24]!r}"
+            )
+        return text
+
+
+QUEUE: Final = TextKind("queue", 1, QUEUE_NAME_MAX)
+GROUP: Final = TextKind("group", 1, QUEUE_NAME_MAX)
+UNIQUE_NAME: Final = TextKind("name", 1, QUEUE_NAME_MAX)
+REASON: Final = TextKind("text", 0, REASON_MAX)
+BODY: Final = Kind("body")
+ID: Final = NumberKind("id", 1, INTEGER_MAX)
+LEASE: Final = NumberKind("lease", 1, INTEGER_MAX)
+PRIORITY: Final = NumberKind("priority", 0, PRIORITY_MAX)
+DELAY: Final = NumberKind("milliseconds", 0, DELAY_MAX)
+AGE: Final = NumberKind("milliseconds", 1, DELAY_MAX)
+AGE_OR_NONE: Final = NumberKind("milliseconds-or-0", 0, DELAY_MAX)
+LEASE_TIME: Final = NumberKind("milliseconds", 1, LEASE_MAX)
+LEASE_TIME_OR_NONE: Final = NumberKind("milliseconds-or-0", 0, LEASE_MAX)
+MESSAGE_COUNT: Final = NumberKind("count", 1, TAKE_MAX)
+MESSAGE_CURSOR: Final = NumberKind("cursor", 0, INTEGER_MAX)
+ATTEMPTS: Final = NumberKind("n", 1, ATTEMPTS_MAX)
+FACTOR: Final = NumberKind("n", 1, BACKOFF_FACTOR_MAX)
+NUMBER_OR_NONE: Final = NumberKind("n-or-0", 0, INTEGER_MAX)
+YES_OR_NO: Final = NumberKind("1-or-0", 0, 1)
+
+READY: Final = b"ready"
+DELAYED: Final = b"delayed"
+LEASED: Final = b"leased"
+DEAD: Final = b"dead"
+ALL: Final = b"all"
+REFUSE: Final = b"refuse"
+DROP: Final = b"drop"
+
+STATE: Final = ChoiceKind("state", (READY, DELAYED, LEASED, DEAD))
+STATE_OR_ALL: Final = ChoiceKind("state", (READY, DELAYED, LEASED, DEAD, ALL))
+NOT_READY: Final = ChoiceKind("state", (DELAYED, DEAD))
+WHEN_FULL: Final = ChoiceKind("refuse-or-drop", (REFUSE, DROP))
+
+
+def message_key(message: int) -> bytes:
+    """Return the key of a message's record in the database of queues."""
+    return MESSAGES + message.to_bytes(8)
+
+
+def queue_key(name: bytes) -> bytes:
+    """Return the key of a queue's record in the database of queues."""
+    return QUEUES + name
+
+
+def _places_of_queues(*names: bytes) -> tuple[tuple[int, bytes], ...]:
+    return tuple([(QUEUE_DB, QUEUES + name) for name in names])
+
+
+def _places_of_messages(messages: Iterable[int]) -> tuple[tuple[int, bytes], ...]:
+    return tuple([(QUEUE_DB, message_key(message)) for message in messages])
+
+
+@command_spec(64, scope=Scope.QUEUES, reads=False, answer=Answer.ITEMS, exclusive=(("delay", "at"),))
+class Put(Command):
+    """Put a message into a queue. Returns the id of the message, and 1.
+
+    delay: milliseconds until the message is ready. at: the same as a time in milliseconds since 1970.
+    priority: messages with a lower number are taken first. The default is 1000.
+    group: groups take turns, and the setting PERGROUP limits the leases of each. With PERGROUP 1, the messages of a
+    group are taken strictly in the order of their ids, and have no priority.
+    unique: a name that only one message of the queue can have. If a message has it, returns the id of that message, and
+    0. A message has its name until it is deleted or dead.
+    unique_for: milliseconds for which the name stays taken in any case. until_taken: only until the first TAKE.
+    expires: milliseconds after which the message is deleted, unless it is delayed, leased or dead.
+    lease: milliseconds of its leases, unless TAKE has a time.
+    """
+
+    queue: bytes = argument(QUEUE)
+    body: bytes = argument(BODY)
+    delay: int | None = option("DELAY", DELAY, default=None)
+    at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
+    priority: int | None = option("PRIORITY", PRIORITY, default=None)
+    group: bytes | None = option("GROUP", GROUP, default=None)
+    unique: bytes | None = option("UNIQUE", UNIQUE_NAME, default=None)
+    unique_for: int | None = option("UNIQUEFOR", AGE, default=None)
+    until_taken: bool = switch("UNTILTAKEN", default=False)
+    expires: int | None = option("EXPIRES", AGE, default=None)
+    lease: int | None = option("LEASE", LEASE_TIME, default=None)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(65, scope=Scope.QUEUES, reads=False, answer=Answer.ITEMS)
+class PutMany(Command):
+    """Put several messages into a queue: all or none. Returns the id of the first message, and their number.
+
+    Their ids follow each other.
+    """
+
+    queue: bytes = argument(QUEUE)
+    delay: int = argument(DELAY)
+    priority: int = argument(PRIORITY)
+    bodies: tuple[bytes, ...] = rest(BODY)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(66, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
+class Take(Command):
+    """Lease up to `count` ready messages of a queue. Returns seven strings for each message.
+
+    These are its id, the number of the lease, the number of the attempt, the milliseconds of the lease, the time of its
+    PUT in milliseconds since 1970, its group and its body. Bodies of more than 1 MiB end the reply early. The order
+    is: priority, then the group whose turn is longest ago, then the time since when the message is ready, then the id.
+    A message that has had all its attempts becomes dead instead.
+
+    lease: milliseconds, instead of the time of the message or of the queue.
+    """
+
+    queue: bytes = argument(QUEUE)
+    count: int = argument(MESSAGE_COUNT)
+    lease: int | None = option("LEASE", LEASE_TIME, default=None)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(67, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
+class TakeAny(Command):
+    """Lease up to `count` messages of the first of these queues that has ready ones. Returns as TAKE does.
+
+    The name of the queue precedes the strings of each message. With milliseconds 0, a lease has the time of its message
+    or of the queue.
+    """
+
+    count: int = argument(MESSAGE_COUNT)
+    lease: int = argument(LEASE_TIME_OR_NONE)
+    names: tuple[bytes, ...] = rest(QUEUE)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(*self.names)
+
+
+@command_spec(68, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
+class Ack(Command):
+    """Delete messages whose work is done. Returns 1 for each, or 0 if this is not its newest lease.
+
+    The lease may have ended, as long as no other TAKE has got the message.
+    """
+
+    leases: tuple[tuple[int, int], ...] = rest(ID, LEASE)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_messages(message for message, _ in self.leases)
+
+
+@command_spec(
+    69,
+    scope=Scope.QUEUES,
+    reads=False,
+    grows=False,
+    answer=Answer.NUMBER,
+    exclusive=(("delay", "dead"), ("uncounted", "dead")),
+)
+class Nack(Command):
+    """Return a message that was not processed. Returns 1, or 0 if this is not its newest lease.
+
+    The message is ready again after the backoff of the queue, which grows with each attempt. It is dead if it has had
+    all its attempts.
+
+    delay: milliseconds instead of the backoff. priority: its new priority.
+    uncounted: the attempt does not count, and there is no backoff. dead: the message becomes dead now.
+    reason: a text that PEEK and LOOK show.
+    """
+
+    message: int = argument(ID)
+    lease: int = argument(LEASE)
+    delay: int | None = option("DELAY", DELAY, default=None)
+    priority: int | None = option("PRIORITY", PRIORITY, default=None)
+    uncounted: bool = switch("UNCOUNTED", default=False)
+    dead: bool = switch("DEAD", default=False)
+    reason: bytes | None = option("REASON", REASON, default=None)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_messages((self.message,))
+
+
+@command_spec(70, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
+class Extend(Command):
+    """Let leases end this many milliseconds from now. Returns 1 for each, or 0 if the lease has ended."""
+
+    lease: int = argument(LEASE_TIME)
+    leases: tuple[tuple[int, int], ...] = rest(ID, LEASE)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_messages(message for message, _ in self.leases)
+
+
+@command_spec(71, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
+class Peek(Command):
+    """Return one slice of the messages of a queue in a state: the next cursor, then what LOOK returns for each message.
+
+    The first cursor is 0, and a next cursor of 0 is the end. The order is that of the ids. `count` is the number of
+    messages that a slice examines, so a slice may return fewer messages before the end.
+    """
+
+    queue: bytes = argument(QUEUE)
+    state: bytes = argument(STATE)
+    cursor: int = argument(MESSAGE_CURSOR)
+    count: int = argument(MESSAGE_COUNT)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(72, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
+class Look(Command):
+    """Return a message as 13 strings.
+
+    These are its id, its queue, its state, its priority, the time at which its delay or lease ends or ended, the number
+    of its newest lease, the number of its attempts, the time of its PUT, the time at which it expires (0: never), its
+    group, its unique name, the reason of its last NACK, and its body. Times are in milliseconds since 1970.
+
+    If the message does not exist, the reply is `MISSING`.
+    """
+
+    message: int = argument(ID)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_messages((self.message,))
+
+
+@command_spec(73, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
+class Requeue(Command):
+    """Make up to `count` delayed or dead messages of a queue ready, the oldest first. Returns their number.
+
+    Their attempts count from 0, and dead messages that were requeued do not expire.
+    """
+
+    queue: bytes = argument(QUEUE)
+    state: bytes = argument(NOT_READY)
+    count: int = argument(MESSAGE_COUNT)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(74, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
+class RequeueIds(Command):
+    """Make delayed or dead messages ready, as REQUEUE does. Returns the number of messages that were delayed or dead."""
+
+    messages: tuple[int, ...] = rest(ID)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_messages(self.messages)
+
+
+@command_spec(75, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
+class Remove(Command):
+    """Delete messages in any state. Returns the number of messages that existed.
+
+    The ACK of a deleted message returns 0.
+    """
+
+    messages: tuple[int, ...] = rest(ID)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_messages(self.messages)
+
+
+@command_spec(76, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
+class Purge(Command):
+    """Delete one slice of the messages of a queue in a state. Returns the next cursor, then the number of deleted ones.
+
+    The cursors are those of PEEK. Each slice is atomic; the whole is not.
+    """
+
+    queue: bytes = argument(QUEUE)
+    state: bytes = argument(STATE_OR_ALL)
+    cursor: int = argument(MESSAGE_CURSOR)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(77, scope=Scope.QUEUES, reads=False, answer=Answer.OK)
+class QueueSet(Command):
+    """Change settings of a queue. Settings that are not given stay as they are. 0 means no limit, or never.
+
+    lease: milliseconds of a lease. attempts: number of attempts before a message is dead.
+    backoff, factor, backoff_max: milliseconds before the second attempt, factor for each further attempt, and maximum.
+    per_group: maximum number of leases of a group. It changes only while the queue is empty.
+    max_messages: maximum number of messages, without dead ones. max_bytes: maximum bytes of all bodies.
+    max_age: milliseconds after which later messages expire.
+    dead_max, dead_age: maximum number of dead messages, and milliseconds until a dead message is deleted.
+    when_full: `refuse` refuses a PUT to a full queue; `drop` deletes the oldest message that is not leased.
+    paused: while it is 1, TAKE returns no message.
+    """
+
+    queue: bytes = argument(QUEUE)
+    lease: int | None = option("LEASE", LEASE_TIME, default=None)
+    attempts: int | None = option("ATTEMPTS", ATTEMPTS, default=None)
+    backoff: int | None = option("BACKOFF", DELAY, default=None)
+    factor: int | None = option("FACTOR", FACTOR, default=None)
+    backoff_max: int | None = option("BACKOFFMAX", DELAY, default=None)
+    per_group: int | None = option("PERGROUP", NUMBER_OR_NONE, default=None)
+    max_messages: int | None = option("MAXMESSAGES", NUMBER_OR_NONE, default=None)
+    max_bytes: int | None = option("MAXBYTES", NUMBER_OR_NONE, default=None)
+    max_age: int | None = option("MAXAGE", AGE_OR_NONE, default=None)
+    dead_max: int | None = option("DEADMAX", NUMBER_OR_NONE, default=None)
+    dead_age: int | None = option("DEADAGE", AGE_OR_NONE, default=None)
+    when_full: bytes | None = option("WHENFULL", WHEN_FULL, default=None)
+    paused: int | None = option("PAUSED", YES_OR_NO, default=None)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(78, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.OK)
+class QueueDrop(Command):
+    """Delete an empty queue with its settings and totals."""
+
+    queue: bytes = argument(QUEUE)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(79, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
+class QueueStats(Command):
+    """Return the counts, totals and settings of a queue: names and values, alternating. All are exact."""
+
+    queue: bytes = argument(QUEUE)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return _places_of_queues(self.queue)
+
+
+@command_spec(80, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
+class Queues(Command):
+    """Return one slice of the names of all queues: the next cursor, then the names.
+
+    The first cursor is 0, and a next cursor of 0 is the end. The order is that of their creation.
+    """
+
+    cursor: int = argument(MESSAGE_CURSOR)
+    count: int = argument(MESSAGE_COUNT)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return ((QUEUE_DB, COUNTERS),)

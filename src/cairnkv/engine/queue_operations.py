@@ -1,0 +1,799 @@
+"""The effect of each command on queues: one function per command.
+
+Invariants: as in `operations`. A command that changes a message also writes the record of the message's queue, and a
+command that makes or deletes a queue writes the counters: replies about them wait for these keys. A command that fails
+has changed nothing.
+
+Out of scope: waiting for messages (the store), and the order of messages (`queue`).
+"""
+
+import heapq
+import itertools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    Ack,
+    Command,
+    Extend,
+    Failure,
+    Items,
+    Look,
+    Nack,
+    Peek,
+    Purge,
+    Put,
+    PutMany,
+    QueueDrop,
+    Queues,
+    QueueSet,
+    QueueStats,
+    Remove,
+    Reply,
+    Requeue,
+    RequeueIds,
+    Take,
+    TakeAny,
+    failures,
+)
+from cairnkv.commands.queue_vocabulary import ALL, DEAD, DELAYED, DROP
+from cairnkv.engine.database import Database
+from cairnkv.engine.operations import operation
+from cairnkv.engine.queue import Queue, QueueDatabase, queues_of
+from cairnkv.engine.queue_records import (
+    COUNTERS,
+    NUMBER,
+    Counters,
+    Message,
+    QueueRecord,
+    body_key,
+    group_key,
+    message_key,
+    queue_key,
+    settings_key,
+    unique_key,
+)
+from cairnkv.limits import (
+    DELAY_MAX,
+    PRIORITY_DEFAULT,
+    QUEUES_MAX,
+    STEPS_PER_TAKE,
+    SWEPT_PER_COMMAND,
+    TAKE_BYTES,
+    TAKE_MAX,
+)
+
+_C = TypeVar("_C", bound=Command)
+
+
+def _operation(command: type[_C]) -> Callable[[Callable[[QueueDatabase, _C], Reply]], object]:
+    """Register a function as the operation of a command on the queues of a store."""
+
+    def register(function: Callable[[QueueDatabase, _C], Reply]) -> object:
+        return operation(command)(lambda database, command: function(queues_of(database.shared), command))
+
+    return register
+
+
+class _QueueChanges:
+    """The changes of one queue by one command."""
+
+    __slots__ = ("name", "own_turn", "queue", "record", "totals", "turn")
+
+    def __init__(self, name: bytes, queue: Queue, record: QueueRecord) -> None:
+        self.name = name
+        self.queue = queue
+        self.record = record
+        self.totals: dict[str, int] = {}
+        self.turn = record.turn
+        self.own_turn = record.own_turn
+
+    def count(self, total: str, more: int = 1) -> None:
+        """Add to a total."""
+        self.totals[total] = self.totals.get(total, 0) + more
+
+    def new_record(self, now: int) -> QueueRecord:
+        """Return the record after the command."""
+        totals = {total: getattr(self.record, total) + more for total, more in self.totals.items()}
+        return self.record._replace(turn=self.turn, own_turn=self.own_turn, used_at=now, **totals)
+
+
+class _Changes:
+    """The changes of one command. `write` writes the counters and the records of queues, which change last."""
+
+    def __init__(self, database: QueueDatabase) -> None:
+        self.database = database
+        self.now = database.now
+        self.queues: dict[bytes, _QueueChanges] = {}
+        self._counters: Counters | None = None
+
+    def of(self, name: bytes) -> _QueueChanges | None:
+        """Return the changes of a queue, or None if there is no such queue."""
+        changes = self.queues.get(name)
+        if changes is None:
+            queue = self.database.index.queues.get(name)
+            if queue is None or queue.record is None:
+                return None
+            changes = self.queues[name] = _QueueChanges(name, queue, queue.record)
+        return changes
+
+    def of_message(self, message: Message) -> _QueueChanges:
+        """Return the changes of the queue of a message."""
+        changes = self.of(message.queue)
+        assert changes is not None, "a message is in a queue"
+        return changes
+
+    @property
+    def counters(self) -> Counters:
+        """The counters of the store."""
+        if self._counters is None:
+            self._counters = self.database.counters()
+        return self._counters
+
+    @counters.setter
+    def counters(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def make_queue(self, name: bytes) -> _QueueChanges | Failure:
+        """Make a queue. If there are too many, an empty queue without settings gives way."""
+        database = self.database
+        if len(database.index.numbers) >= QUEUES_MAX:
+            idle = database.index.idle.first()
+            if idle is None:
+                return Failure(failures.QUEUEFULL, f"the store has {QUEUES_MAX:,} queues, and none is unused")
+            database.delete(queue_key(idle[1]))
+        self.counters = self.counters._replace(id=self.counters.id + 1)
+        record = QueueRecord(self.counters.id)
+        database.put(queue_key(name), record.packed(), None)
+        changes = self.queues[name] = _QueueChanges(name, database.index.queues[name], record)
+        return changes
+
+    def write(self) -> None:
+        """Write the counters and the records of the queues."""
+        if self._counters is not None:
+            self.database.put(COUNTERS, self._counters.packed(), None)
+        for name, changes in self.queues.items():
+            self.database.put(queue_key(name), changes.new_record(self.now).packed(), None)
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def put(self, number: int, message: Message) -> None:
+        """Write the record of a message."""
+        self.database.put(message_key(number), message.packed(), None)
+
+    def delete(self, number: int, message: Message, total: str) -> None:
+        """Delete a message, and count it in a total of its queue."""
+        changes = self.of_message(message)
+        self.database.delete(message_key(number))
+        self.database.delete(body_key(number))
+        if not message.dead:
+            self._leave(number, message)
+        changes.count(total)
+
+    def die(self, number: int, message: Message, reason: bytes | None = None) -> None:
+        """Make a live message dead."""
+        changes = self.of_message(message)
+        age = changes.queue.rules.dead_age
+        self.put(
+            number,
+            message._replace(
+                dead=True,
+                due=self.now,
+                lease=0,
+                expires=self.database.shared.after(age) if age else 0,
+                reason=message.reason if reason is None else reason,
+            ),
+        )
+        self._leave(number, message)
+        changes.count("died")
+        self.limit_dead(changes, 1)
+
+    def limit_dead(self, changes: _QueueChanges, most: int) -> None:
+        """Delete the oldest dead messages that exceed the limit of their queue, up to a number."""
+        queue = changes.queue
+        limit = queue.rules.dead_max
+        while limit and most and len(queue.dead) > limit:
+            number = queue.dead.first()
+            assert number is not None
+            message = self.database.message(number)
+            assert message is not None
+            self.delete(number, message, "dropped" if message.state(self.now) else "expired")
+            most -= 1
+
+    def revive(self, number: int, message: Message) -> None:
+        """Make a delayed or dead message ready."""
+        changes = self.of_message(message)
+        if message.dead:
+            self.join(changes, message.group)
+            message = message._replace(dead=False, expires=0, unique=b"", until_taken=False, unique_until=0)
+            if message.group and changes.queue.rules.per_group == 1:  # the queue may have had another limit
+                message = message._replace(priority=PRIORITY_DEFAULT)
+        self.put(number, message._replace(due=self.now, lease=0, attempts=0))
+        changes.count("requeued")
+
+    def join(self, changes: _QueueChanges, group: bytes) -> None:
+        """Give a group its turn before its first message. It comes after the groups that wait."""
+        if group in changes.queue.groups:
+            return
+        if group:
+            self.database.put(group_key(changes.name, group), NUMBER.pack(changes.turn), None)
+        else:
+            changes.own_turn = changes.turn
+
+    def take_turn(self, changes: _QueueChanges, group: bytes) -> None:
+        """Give a group the newest turn. A group alone needs none."""
+        if len(changes.queue.groups) > 1:
+            changes.turn += 1
+            if group:
+                self.database.put(group_key(changes.name, group), NUMBER.pack(changes.turn), None)
+            else:  # the next message of the command depends on it
+                changes.own_turn = changes.turn
+                changes.record = changes.record._replace(turn=changes.turn, own_turn=changes.turn)
+                self.database.put(queue_key(changes.name), changes.record.packed(), None)
+
+    def _leave(self, number: int, message: Message) -> None:
+        """Free the group and the unique name of a message that has become dead or was deleted."""
+        if message.group and not self.of_message(message).queue.groups[message.group].lines:
+            self.database.delete(group_key(message.queue, message.group))
+        if message.unique:
+            self.free_name(number, message)
+
+    def free_name(self, number: int, message: Message) -> None:
+        """Free the unique name of a message, now or at its time."""
+        key = unique_key(message.queue, message.unique)
+        entry = self.database.entry(key)
+        if entry is None or entry[0] != NUMBER.pack(number):
+            return
+        if message.unique_until > self.now:
+            self.database.put(key, entry[0], message.unique_until)
+        else:
+            self.database.delete(key)
+
+    def sweep(self, changes: _QueueChanges, most: int = SWEPT_PER_COMMAND) -> None:
+        """Delete expired messages of a queue, and dead ones over its limit, up to a number."""
+        queue = changes.queue
+        for expiring in (queue.expiring, queue.dead_expiring):
+            while most and (first := expiring.first()) is not None and first[0] <= self.now:
+                message = self.database.message(first[1])
+                assert message is not None
+                self.delete(first[1], message, "expired")
+                most -= 1
+        self.limit_dead(changes, most)
+
+
+# -- PUT -----------------------------------------------------------------------------------------------------------
+
+
+@_operation(Put)
+def _put(database: QueueDatabase, command: Put) -> Reply:
+    shared, now = database.shared, database.now
+    if command.unique is None and (command.unique_for is not None or command.until_taken):
+        return Failure(failures.BADARGS, "UNIQUEFOR and UNTILTAKEN need UNIQUE")
+    due = now
+    if command.delay:
+        due = shared.after(command.delay)
+    elif command.at is not None:
+        due = max(now, shared.at(command.at))
+        if due - now > DELAY_MAX:
+            return Failure(failures.BADARGS, f"AT is more than {DELAY_MAX:,} milliseconds from now")
+    known = database.index.queues.get(command.queue)
+    if command.priority is not None and command.group is not None and known is not None and known.rules.per_group == 1:
+        return Failure(failures.BADARGS, "the messages of a group with PERGROUP 1 have no priority")
+    if command.unique is not None and (taken := _holder(database, command.queue, command.unique)) is not None:
+        return Items((b"%d" % taken, b"0"))
+    message = Message(
+        queue=command.queue,
+        group=command.group or b"",
+        unique=command.unique or b"",
+        priority=PRIORITY_DEFAULT if command.priority is None else command.priority,
+        due=due,
+        lease=0,
+        attempts=0,
+        put_at=now,
+        expires=0 if command.expires is None else shared.after(command.expires),
+        lease_ms=command.lease or 0,
+        size=len(command.body),
+        unique_until=0 if command.unique_for is None else shared.after(command.unique_for),
+        until_taken=command.until_taken,
+    )
+    first = _put_all(database, message, (command.body,))
+    return first if isinstance(first, Failure) else Items((b"%d" % first, b"1"))
+
+
+@_operation(PutMany)
+def _put_many(database: QueueDatabase, command: PutMany) -> Reply:
+    now = database.now
+    due = database.shared.after(command.delay) if command.delay else now
+    message = Message(command.queue, b"", b"", command.priority, due, 0, 0, now, 0, 0, 0)
+    first = _put_all(database, message, command.bodies)
+    return first if isinstance(first, Failure) else Items((b"%d" % first, b"%d" % len(command.bodies)))
+
+
+def _holder(database: QueueDatabase, queue: bytes, name: bytes) -> int | None:
+    """Return the id of the message that has a unique name, or has had it if the name is still taken; or None."""
+    entry = database.entry(unique_key(queue, name))
+    if entry is None:
+        return None
+    number: int = NUMBER.unpack(entry[0])[0]
+    if entry[1] is not None:
+        return number
+    message = database.message(number)
+    assert message is not None
+    return number if message.state(database.now) is not None or message.unique_until > database.now else None
+
+
+def _put_all(database: QueueDatabase, message: Message, bodies: Sequence[bytes]) -> int | Failure:
+    """Put a message with each of these bodies. Returns the id of the first."""
+    changes = _Changes(database)
+    name = message.queue
+    of_queue = changes.of(name)
+    drops = _room(database, Queue() if of_queue is None else of_queue.queue, len(bodies), sum(map(len, bodies)))
+    if isinstance(drops, Failure):
+        return drops
+    if of_queue is None:
+        made = changes.make_queue(name)
+        if isinstance(made, Failure):
+            return made
+        of_queue = made
+    for number, dropped in drops:
+        changes.delete(number, dropped, "dropped")
+    changes.sweep(of_queue)
+    age = of_queue.queue.rules.max_age
+    if age:
+        oldest = database.shared.after(age)
+        message = message._replace(expires=min(message.expires or oldest, oldest))
+    changes.join(of_queue, message.group)
+    first = changes.counters.id + 1
+    for number, body in enumerate(bodies, first):
+        database.put(body_key(number), body, None)
+        changes.put(number, message._replace(size=len(body)) if len(body) != message.size else message)
+    if message.unique:
+        database.put(unique_key(name, message.unique), NUMBER.pack(first), None)
+    changes.counters = changes.counters._replace(id=first + len(bodies) - 1)
+    of_queue.count("put", len(bodies))
+    changes.write()
+    return first
+
+
+def _room(database: QueueDatabase, queue: Queue, count: int, size: int) -> list[tuple[int, Message]] | Failure:
+    """Return the messages that give way to new ones, or a failure if there is no room in the queue."""
+    rules = queue.rules
+    expired = queue.expiring.count_before((database.now + 1, 0))
+    messages = len(queue.live) - expired + count - rules.max_messages if rules.max_messages else 0
+    octets = queue.size + size - rules.max_bytes if rules.max_bytes else 0
+    if messages <= 0 and octets <= 0:
+        return []
+    drops: list[tuple[int, Message]] = []
+    if rules.drops:
+        for number in itertools.islice(queue.live, STEPS_PER_TAKE):
+            message = database.message(number)
+            assert message is not None
+            if message.lease and message.due > database.now:
+                continue
+            drops.append((number, message))
+            messages -= message.state(database.now) is not None
+            octets -= message.size
+            if messages <= 0 and octets <= 0:
+                return drops
+    return Failure(
+        failures.QUEUEFULL,
+        f"the queue has {len(queue.live) - expired:,} messages and {queue.size:,} bytes of bodies; the limits are "
+        f"{rules.max_messages or 'no'} messages and {rules.max_bytes or 'no'} bytes",
+    )
+
+
+# -- TAKE ----------------------------------------------------------------------------------------------------------
+
+
+@_operation(Take)
+def _take(database: QueueDatabase, command: Take) -> Reply:
+    changes = _Changes(database)
+    taken = _take_some(changes, command.queue, command.count, command.lease)
+    changes.write()
+    return Items(tuple(string for strings in taken for string in strings))
+
+
+@_operation(TakeAny)
+def _take_any(database: QueueDatabase, command: TakeAny) -> Reply:
+    changes = _Changes(database)
+    strings: list[bytes] = []
+    for name in command.names:
+        for of_message in _take_some(changes, name, command.count, command.lease or None):
+            strings += (name, *of_message)
+        if strings:
+            break
+    changes.write()
+    return Items(tuple(strings))
+
+
+def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None) -> list[tuple[bytes, ...]]:
+    """Lease messages of a queue. Returns the strings of each."""
+    taken: list[tuple[bytes, ...]] = []
+    database, now = changes.database, changes.now
+    known = database.index.queues.get(name)
+    if known is None or known.rules.paused or (known.turns.first(now) is None and not known.expired(now)):
+        return taken
+    of_queue = changes.of(name)
+    assert of_queue is not None
+    changes.sweep(of_queue)
+    queue, rules = of_queue.queue, of_queue.queue.rules
+    size = 0
+    for _ in range(STEPS_PER_TAKE + count):
+        turn = queue.turns.first(now)
+        if turn is None or len(taken) == count:
+            break
+        number = queue.head(turn)
+        message = database.message(number)
+        assert message is not None
+        if message.state(now) is None:
+            changes.delete(number, message, "expired")
+            continue
+        if message.attempts >= rules.attempts:
+            changes.die(number, message)
+            continue
+        if taken and size + message.size > TAKE_BYTES:
+            break
+        size += message.size
+        milliseconds = lease_ms or message.lease_ms or rules.lease
+        changes.counters = changes.counters._replace(lease=changes.counters.lease + 1)
+        leased = message._replace(
+            due=database.shared.after(milliseconds), lease=changes.counters.lease, attempts=message.attempts + 1
+        )
+        if message.until_taken:
+            changes.free_name(number, message)
+            leased = leased._replace(until_taken=False, unique=b"")
+        changes.put(number, leased)
+        changes.take_turn(of_queue, message.group)
+        taken.append(
+            (
+                b"%d" % number,
+                b"%d" % leased.lease,
+                b"%d" % leased.attempts,
+                b"%d" % milliseconds,
+                b"%d" % message.put_at,
+                message.group,
+                database.body(number),
+            )
+        )
+    of_queue.count("taken", len(taken))
+    return taken
+
+
+# -- leases --------------------------------------------------------------------------------------------------------
+
+
+def _owned(database: QueueDatabase, number: int, lease: int) -> Message | None:
+    """Return a message if this is its newest lease, even if it has ended."""
+    message = database.message(number)
+    if message is None or message.lease != lease or message.state(database.now) is None:
+        return None
+    return message
+
+
+@_operation(Ack)
+def _ack(database: QueueDatabase, command: Ack) -> Reply:
+    changes = _Changes(database)
+    replies: list[bytes] = []
+    for number, lease in command.leases:
+        message = _owned(database, number, lease)
+        if message is not None:
+            changes.delete(number, message, "acked")
+        replies.append(b"0" if message is None else b"1")
+    changes.write()
+    return Items(tuple(replies))
+
+
+@_operation(Nack)
+def _nack(database: QueueDatabase, command: Nack) -> Reply:
+    number = command.message
+    message = _owned(database, number, command.lease)
+    if message is None:
+        return 0
+    changes = _Changes(database)
+    of_queue = changes.of_message(message)
+    rules = of_queue.queue.rules
+    if command.priority is not None:
+        if message.group and rules.per_group == 1:
+            return Failure(failures.BADARGS, "the messages of a group with PERGROUP 1 have no priority")
+        message = message._replace(priority=command.priority)
+    if command.reason is not None:
+        message = message._replace(reason=command.reason)
+    of_queue.count("nacked")
+    if command.dead or (message.attempts >= rules.attempts and not command.uncounted):
+        changes.die(number, message)
+    else:
+        delay = command.delay
+        if command.uncounted:
+            message = message._replace(attempts=message.attempts - 1)
+        elif delay is None:
+            delay = backoff(number, message.attempts, rules.backoff, rules.factor, rules.backoff_max)
+        due = database.shared.after(delay) if delay else database.now
+        changes.put(number, message._replace(due=due, lease=0))
+    changes.write()
+    return 1
+
+
+def backoff(number: int, attempts: int, first: int, factor: int, most: int) -> int:
+    """Return the milliseconds before the next attempt: from half of the backoff to all of it.
+
+    The CRC-32 of the id and the attempt determines the place in between, equally on all nodes, so that messages that
+    failed together do not return together.
+
+    >>> [backoff(7, attempts, 1_000, 2, 60_000) for attempts in (1, 2, 3, 30)]
+    [765, 1765, 2449, 35257]
+    """
+    full = min(first, most)
+    for _ in range(attempts - 1):
+        if full == 0 or full >= most or factor == 1:
+            break
+        full = min(full * factor, most)
+    jitter = zlib.crc32(b"%d %d" % (number, attempts)) % (full // 2 + 1)
+    return full - jitter
+
+
+@_operation(Extend)
+def _extend(database: QueueDatabase, command: Extend) -> Reply:
+    changes = _Changes(database)
+    due = database.shared.after(command.lease)
+    replies: list[bytes] = []
+    for number, lease in command.leases:
+        message = _owned(database, number, lease)
+        if message is None or message.due <= database.now:
+            replies.append(b"0")
+            continue
+        changes.of_message(message)
+        changes.put(number, message._replace(due=due))
+        replies.append(b"1")
+    changes.write()
+    return Items(tuple(replies))
+
+
+# -- looking -------------------------------------------------------------------------------------------------------
+
+
+def _no_queue(name: bytes) -> Failure:
+    return Failure(failures.NOQUEUE, f"there is no queue {name!r}")
+
+
+def _described(database: QueueDatabase, number: int, message: Message, state: bytes) -> tuple[bytes, ...]:
+    unix = database.shared.unix
+    times = (unix(time) if time > database.now else time for time in (message.due, message.expires))
+    due, expires = (b"%d" % time for time in times)
+    return (
+        b"%d" % number,
+        message.queue,
+        state,
+        b"%d" % message.priority,
+        due,
+        b"%d" % message.lease,
+        b"%d" % message.attempts,
+        b"%d" % message.put_at,
+        expires,
+        message.group,
+        message.unique,
+        message.reason,
+        database.body(number),
+    )
+
+
+def _slice(
+    database: QueueDatabase, queue: Queue, state: bytes, cursor: int, count: int
+) -> Iterator[tuple[int, Message, bytes | None]]:
+    """Yield messages in the order of their ids after a cursor, `count` at most, with their states."""
+    ids: Iterable[int]
+    if state == ALL:
+        ids = heapq.merge(queue.live.since(cursor + 1), queue.dead.since(cursor + 1))
+    else:
+        ids = (queue.dead if state == DEAD else queue.live).since(cursor + 1)
+    for number in itertools.islice(ids, count):
+        message = database.message(number)
+        assert message is not None
+        yield number, message, message.state(database.now)
+
+
+@_operation(Peek)
+def _peek(database: QueueDatabase, command: Peek) -> Reply:
+    queue = database.index.queues.get(command.queue)
+    if queue is None:
+        return _no_queue(command.queue)
+    strings: list[bytes] = []
+    examined = size = last = 0
+    for number, message, state in _slice(database, queue, command.state, command.cursor, command.count):
+        if state == command.state:
+            if strings and size + message.size > TAKE_BYTES:
+                return Items((b"%d" % last, *strings))
+            size += message.size
+            strings += _described(database, number, message, state)
+        examined, last = examined + 1, number
+    return Items((b"%d" % (last if examined == command.count else 0), *strings))
+
+
+@_operation(Look)
+def _look(database: QueueDatabase, command: Look) -> Reply:
+    message = database.message(command.message)
+    state = None if message is None else message.state(database.now)
+    if message is None or state is None:
+        return MISSING
+    return Items(_described(database, command.message, message, state))
+
+
+# -- maintenance ---------------------------------------------------------------------------------------------------
+
+
+@_operation(Requeue)
+def _requeue(database: QueueDatabase, command: Requeue) -> Reply:
+    changes = _Changes(database)
+    of_queue = changes.of(command.queue)
+    if of_queue is None:
+        return _no_queue(command.queue)
+    changes.sweep(of_queue)
+    queue = of_queue.queue
+    found: list[int]
+    if command.state == DEAD:
+        found = list(itertools.islice(queue.dead, command.count))
+    else:
+        after = queue.delayed.since((database.now + 1, 0))
+        found = [number for _, number in itertools.islice(after, command.count)]
+    count = _revive(changes, found)
+    changes.write()
+    return count
+
+
+@_operation(RequeueIds)
+def _requeue_ids(database: QueueDatabase, command: RequeueIds) -> Reply:
+    changes = _Changes(database)
+    count = _revive(changes, command.messages)
+    changes.write()
+    return count
+
+
+def _revive(changes: _Changes, numbers: Iterable[int]) -> int:
+    """Make those of these messages ready that are delayed or dead. Returns their number."""
+    count = 0
+    for number in numbers:
+        message = changes.database.message(number)
+        if message is not None and message.state(changes.now) in (DEAD, DELAYED):
+            changes.revive(number, message)
+            count += 1
+    return count
+
+
+@_operation(Remove)
+def _remove(database: QueueDatabase, command: Remove) -> Reply:
+    changes = _Changes(database)
+    count = 0
+    for number in command.messages:
+        message = database.message(number)
+        if message is not None and message.state(database.now) is not None:
+            changes.delete(number, message, "removed")
+            count += 1
+    changes.write()
+    return count
+
+
+@_operation(Purge)
+def _purge(database: QueueDatabase, command: Purge) -> Reply:
+    changes = _Changes(database)
+    of_queue = changes.of(command.queue)
+    if of_queue is None:
+        return _no_queue(command.queue)
+    found = list(_slice(database, of_queue.queue, command.state, command.cursor, TAKE_MAX))
+    removed = 0
+    for number, message, state in found:
+        if state is None:
+            changes.delete(number, message, "expired")
+        elif command.state in (ALL, state):
+            changes.delete(number, message, "removed")
+            removed += 1
+    changes.write()
+    return Items((b"%d" % (found[-1][0] if len(found) == TAKE_MAX else 0), b"%d" % removed))
+
+
+# -- queues --------------------------------------------------------------------------------------------------------
+
+
+@_operation(QueueSet)
+def _queue_set(database: QueueDatabase, command: QueueSet) -> Reply:
+    changes = _Changes(database)
+    of_queue = changes.of(command.queue)
+    if of_queue is None:
+        made = changes.make_queue(command.queue)
+        if isinstance(made, Failure):
+            return made
+        of_queue = made
+    given = {
+        name: value
+        for name, value in (
+            ("lease", command.lease),
+            ("attempts", command.attempts),
+            ("backoff", command.backoff),
+            ("factor", command.factor),
+            ("backoff_max", command.backoff_max),
+            ("per_group", command.per_group),
+            ("max_messages", command.max_messages),
+            ("max_bytes", command.max_bytes),
+            ("max_age", command.max_age),
+            ("dead_max", command.dead_max),
+            ("dead_age", command.dead_age),
+            ("drops", None if command.when_full is None else int(command.when_full == DROP)),
+            ("paused", command.paused),
+        )
+        if value is not None
+    }
+    queue = of_queue.queue
+    settings = queue.rules._replace(**given)
+    if settings.per_group != queue.rules.per_group and queue.live:
+        return Failure(failures.QUEUEBUSY, "PERGROUP changes only while the queue has no messages")
+    database.put(settings_key(command.queue), settings.packed(), None)
+    changes.sweep(of_queue)
+    changes.write()
+    return OK
+
+
+@_operation(QueueDrop)
+def _queue_drop(database: QueueDatabase, command: QueueDrop) -> Reply:
+    changes = _Changes(database)
+    of_queue = changes.of(command.queue)
+    if of_queue is None:
+        return _no_queue(command.queue)
+    if any(of_queue.queue.counts(database.now)):
+        return Failure(failures.QUEUEBUSY, "QUEUE_DROP needs an empty queue; PURGE it first")
+    if len(of_queue.queue.live) + len(of_queue.queue.dead) > TAKE_MAX:
+        return Failure(failures.QUEUEBUSY, "the queue still has many expired messages; PURGE it first")
+    changes.sweep(of_queue, TAKE_MAX)
+    database.delete(settings_key(command.queue))
+    database.delete(queue_key(command.queue))
+    database.put(COUNTERS, database.counters().packed(), None)
+    return OK
+
+
+@_operation(QueueStats)
+def _queue_stats(database: QueueDatabase, command: QueueStats) -> Reply:
+    queue = database.index.queues.get(command.queue)
+    if queue is None or queue.record is None:
+        return _no_queue(command.queue)
+    now, record, rules = database.now, queue.record, queue.rules
+    ready, delayed, leased, dead = queue.counts(now)
+    expired = record.expired + queue.expired(now)
+    pairs: tuple[tuple[str, int | str], ...] = (
+        ("ready", ready),
+        ("delayed", delayed),
+        ("leased", leased),
+        ("dead", dead),
+        ("bytes", queue.size),
+        ("groups", len(queue.groups) - (b"" in queue.groups)),
+        ("put", record.put),
+        ("taken", record.taken),
+        ("acked", record.acked),
+        ("nacked", record.nacked),
+        ("expired", expired),
+        ("died", record.died),
+        ("removed", record.removed),
+        ("requeued", record.requeued),
+        ("dropped", record.dropped),
+        ("lease", rules.lease),
+        ("attempts", rules.attempts),
+        ("backoff", rules.backoff),
+        ("factor", rules.factor),
+        ("backoff_max", rules.backoff_max),
+        ("per_group", rules.per_group),
+        ("max_messages", rules.max_messages),
+        ("max_bytes", rules.max_bytes),
+        ("max_age", rules.max_age),
+        ("dead_max", rules.dead_max),
+        ("dead_age", rules.dead_age),
+        ("when_full", "drop" if rules.drops else "refuse"),
+        ("paused", rules.paused),
+    )
+    return Items(tuple(str(part).encode() for pair in pairs for part in pair))
+
+
+@_operation(Queues)
+def _queues(database: QueueDatabase, command: Queues) -> Reply:
+    numbers = database.index.numbers.since((command.cursor + 1, b""))
+    found = list(itertools.islice(numbers, command.count))
+    following = found[-1][0] if len(found) == command.count else 0
+    return Items((b"%d" % following, *(name for _, name in found)))

@@ -1,0 +1,278 @@
+"""The records of queues: the keys and values of the entries in the hidden database of queues.
+
+    c                               counters: the newest id, the newest lease
+    q NAME                          queue: turns, the time of its last change, totals
+    s NAME                          its settings, if QUEUE_SET was used
+    m ID                            message
+    b ID                            its body
+    g LENGTH QUEUE GROUP            group: its turn. Only while it has messages that are not dead
+    u LENGTH QUEUE NAME             unique name: the id of its message. It has an expiry if the message is gone
+
+Integers are unsigned and big-endian. Times are log time in milliseconds.
+
+Invariants: these records are the whole state of all queues. `parsed_message(m.packed()) == m` for every message, and
+likewise for the other records.
+
+Out of scope: everything that follows from the records (`queue`).
+"""
+
+import struct
+from typing import Final, NamedTuple
+
+from cairnkv.commands.queue_vocabulary import (
+    COUNTERS,
+    DEAD,
+    DELAYED,
+    LEASED,
+    MESSAGES,
+    QUEUES,
+    READY,
+    message_key,
+    queue_key,
+)
+from cairnkv.limits import (
+    ATTEMPTS_DEFAULT,
+    BACKOFF_DEFAULT,
+    BACKOFF_FACTOR_DEFAULT,
+    BACKOFF_MAX_DEFAULT,
+    DEAD_DEFAULT,
+    LEASE_DEFAULT,
+    QUEUE_BYTES_DEFAULT,
+)
+
+__all__ = [
+    "COUNTERS",
+    "Counters",
+    "GROUPS",
+    "MESSAGES",
+    "Message",
+    "QUEUES",
+    "QueueRecord",
+    "SETTINGS",
+    "Settings",
+    "body_key",
+    "group_key",
+    "message_key",
+    "parsed_message",
+    "queue_key",
+    "settings_key",
+    "unique_key",
+]
+
+SETTINGS: Final = b"s"
+GROUPS: Final = b"g"
+
+_MESSAGE: Final = struct.Struct(">BIQQIQQQIIBBBH")
+_DEAD: Final = 1
+_UNTIL_TAKEN: Final = 2
+NUMBER: Final = struct.Struct(">Q")
+"""The turn of a group, and the id of a unique name's message."""
+
+
+class Message(NamedTuple):
+    """A message without its body.
+
+    group, unique: empty: none. due: the end of its delay or its lease, which may be past; of a dead message, the time of
+    its death. lease: number of its newest lease; 0: none, or NACK has returned it. expires: 0: never. lease_ms: 0: the
+    queue's. size: bytes of its body. unique_until: the time until which its name stays taken, at least. until_taken:
+    whether a TAKE frees the name. reason: of the last NACK.
+    """
+
+    queue: bytes
+    group: bytes
+    unique: bytes
+    priority: int
+    due: int
+    lease: int
+    attempts: int
+    put_at: int
+    expires: int
+    lease_ms: int
+    size: int
+    unique_until: int = 0
+    dead: bool = False
+    until_taken: bool = False
+    reason: bytes = b""
+
+    def packed(self) -> bytes:
+        """Return the record."""
+        return b"".join(
+            (
+                _MESSAGE.pack(
+                    _DEAD * self.dead + _UNTIL_TAKEN * self.until_taken,
+                    self.priority,
+                    self.due,
+                    self.lease,
+                    self.attempts,
+                    self.put_at,
+                    self.expires,
+                    self.unique_until,
+                    self.lease_ms,
+                    self.size,
+                    len(self.queue),
+                    len(self.group),
+                    len(self.unique),
+                    len(self.reason),
+                ),
+                self.queue,
+                self.group,
+                self.unique,
+                self.reason,
+            )
+        )
+
+    def state(self, now: int) -> bytes | None:
+        """Return the state of the message; None: it has expired."""
+        if self.dead:
+            return DEAD if self.expires == 0 or self.expires > now else None
+        if self.due > now:
+            return LEASED if self.lease else DELAYED
+        return READY if self.expires == 0 or self.expires > now else None
+
+
+def parsed_message(record: bytes) -> Message:
+    """Parse the record of a message. Raises `ValueError` if it is invalid."""
+    try:
+        flags, priority, due, lease, attempts, put_at, expires, until, lease_ms, size, *lengths = _MESSAGE.unpack_from(
+            record
+        )
+    except struct.error as error:
+        raise ValueError(f"an invalid record of a message: {error}") from None
+    first = _MESSAGE.size + lengths[0]
+    second = first + lengths[1]
+    third = second + lengths[2]
+    if len(record) != third + lengths[3]:
+        raise ValueError("a record of a message with a wrong length")
+    return Message(
+        record[_MESSAGE.size : first],
+        record[first:second],
+        record[second:third],
+        priority,
+        due,
+        lease,
+        attempts,
+        put_at,
+        expires,
+        lease_ms,
+        size,
+        until,
+        bool(flags & _DEAD),
+        bool(flags & _UNTIL_TAKEN),
+        record[third:],
+    )
+
+
+_QUEUE: Final = struct.Struct(">13Q")
+
+
+class QueueRecord(NamedTuple):
+    """A queue: its number in the order of creation, turns, and totals since its creation.
+
+    turn: the newest turn of a group. own_turn: that of the messages without a group. used_at: time of its last change.
+    """
+
+    number: int
+    turn: int = 0
+    own_turn: int = 0
+    used_at: int = 0
+    put: int = 0
+    taken: int = 0
+    acked: int = 0
+    nacked: int = 0
+    expired: int = 0
+    died: int = 0
+    removed: int = 0
+    requeued: int = 0
+    dropped: int = 0
+
+    def packed(self) -> bytes:
+        """Return the record."""
+        return _QUEUE.pack(*self)
+
+
+def parsed_queue(record: bytes) -> QueueRecord:
+    """Parse the record of a queue. Raises `ValueError` if it is invalid."""
+    if len(record) != _QUEUE.size:
+        raise ValueError("an invalid record of a queue")
+    return QueueRecord(*_QUEUE.unpack(record))
+
+
+_SETTINGS: Final = struct.Struct(">13Q")
+
+
+class Settings(NamedTuple):
+    """The settings of a queue; see `cairnkv.commands.queue_vocabulary.QueueSet`. drops: WHENFULL is `drop`."""
+
+    lease: int = LEASE_DEFAULT
+    attempts: int = ATTEMPTS_DEFAULT
+    backoff: int = BACKOFF_DEFAULT
+    factor: int = BACKOFF_FACTOR_DEFAULT
+    backoff_max: int = BACKOFF_MAX_DEFAULT
+    per_group: int = 0
+    max_messages: int = 0
+    max_bytes: int = QUEUE_BYTES_DEFAULT
+    max_age: int = 0
+    dead_max: int = DEAD_DEFAULT
+    dead_age: int = 0
+    drops: int = 0
+    paused: int = 0
+
+    def packed(self) -> bytes:
+        """Return the record."""
+        return _SETTINGS.pack(*self)
+
+
+def parsed_settings(record: bytes) -> Settings:
+    """Parse the record of settings. Raises `ValueError` if it is invalid."""
+    if len(record) != _SETTINGS.size:
+        raise ValueError("an invalid record of the settings of a queue")
+    return Settings(*_SETTINGS.unpack(record))
+
+
+_COUNTERS: Final = struct.Struct(">QQ")
+
+
+class Counters(NamedTuple):
+    """The newest id, of a message or the number of a queue, and the number of the newest lease."""
+
+    id: int = 0
+    lease: int = 0
+
+    def packed(self) -> bytes:
+        """Return the record."""
+        return _COUNTERS.pack(*self)
+
+
+def parsed_counters(record: bytes | None) -> Counters:
+    """Parse the record of the counters; None: there is none. Raises `ValueError` if it is invalid."""
+    if record is None:
+        return Counters()
+    if len(record) != _COUNTERS.size:
+        raise ValueError("an invalid record of the counters of queues")
+    return Counters(*_COUNTERS.unpack(record))
+
+
+def settings_key(queue: bytes) -> bytes:
+    """Return the key of the settings of a queue."""
+    return SETTINGS + queue
+
+
+def body_key(message: int) -> bytes:
+    """Return the key of the body of a message."""
+    return b"b" + message.to_bytes(8)
+
+
+def group_key(queue: bytes, group: bytes) -> bytes:
+    """Return the key of the turn of a group."""
+    return b"g%c%b%b" % (len(queue), queue, group)
+
+
+def parsed_group_key(key: bytes) -> tuple[bytes, bytes]:
+    """Return the queue and the group of the key of a turn."""
+    end = 2 + key[1]
+    return key[2:end], key[end:]
+
+
+def unique_key(queue: bytes, name: bytes) -> bytes:
+    """Return the key of a unique name."""
+    return b"u%c%b%b" % (len(queue), queue, name)
