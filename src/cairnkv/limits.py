@@ -224,7 +224,8 @@ REASON_MAX: Final = KIB
 """Maximum bytes of the reason of a NACK."""
 
 TAKE_MAX: Final = 1_000
-"""Maximum messages of one TAKE, of one PEEK, and of one slice of REQUEUE and PURGE: some tens of milliseconds."""
+"""Maximum messages that one command puts, takes, names or examines, and maximum queues of TAKE_ANY: some tens of
+milliseconds."""
 
 TAKE_BYTES: Final = MIB
 """Bytes of bodies at which TAKE and PEEK return no further message. One message may exceed it."""

@@ -31,7 +31,7 @@ class Table:
         self.storage = DiskStorage(directory, sync=Sync(None))
         self.databases = [Database()]
         self.databases += [Database(self.databases[0].shared) for _ in range(NODE_DB)]
-        self.storage.restore(self.databases)
+        self.storage.restore(self.databases[0].shared.databases)
         self.storage.deliver_by(lambda tell: tell())
         self.storage.listen(_Listener())
 

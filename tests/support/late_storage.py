@@ -5,7 +5,7 @@ the majority that a reply waits for.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cairnkv.commands import Command, Step
 from cairnkv.engine import Database
@@ -61,7 +61,7 @@ class LateStorage:
         assert self._listener is None, "listen is called once"
         self._listener = listener
 
-    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Mapping[int, Database], memory_limit: int | None = None) -> int:
         """It begins empty."""
         return 0
 

@@ -7,7 +7,7 @@ Invariants: at each log index, the simulation compares each node's state with th
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from cairnkv.commands import Command, Reply, Step
@@ -59,9 +59,9 @@ class TableStorage:
         self.sequence = len(disk.commits)
         self.refuses: Code | None = None
 
-    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Mapping[int, Database], memory_limit: int | None = None) -> int:
         """Leave out expired keys, as the storage on disk does."""
-        tables: list[dict[bytes, tuple[bytes, int | None]]] = [{} for _ in databases]
+        tables: dict[int, dict[bytes, tuple[bytes, int | None]]] = {db: {} for db in databases}
         now = 0
         for time, effects in self.disk.commits:
             now = max(now, time)
@@ -73,10 +73,10 @@ class TableStorage:
                 else:
                     tables[db][key] = value, deadline
         databases[0].advance(now)
-        for database, table in zip(databases, tables, strict=True):
+        for db, table in tables.items():
             for key, (value, deadline) in table.items():
                 if deadline is None or deadline > now:
-                    database.load(key, value, deadline)
+                    databases[db].load(key, value, deadline)
         return self.sequence
 
     def listen(self, listener: CommitListener) -> None:

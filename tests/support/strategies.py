@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, CommandSpec, Failure, InMemory, Items, Reply
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place, Slot
+from cairnkv.commands.queue_vocabulary import ChoiceKind, TextKind
 from cairnkv.commands.vocabulary import DECIMAL, KEY
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
 
@@ -52,6 +53,10 @@ def of_kind(kind: Kind, kinds: Kinds) -> SearchStrategy[Any]:
         return kinds.get(KEY, KEYS)  # a source and a target are keys as well
     if isinstance(kind, NumberKind):
         return st.one_of(st.integers(kind.lowest, kind.highest), st.sampled_from([kind.lowest, kind.highest]))
+    if isinstance(kind, ChoiceKind):
+        return st.sampled_from(kind.choices)
+    if isinstance(kind, TextKind):
+        return st.binary(min_size=kind.lowest, max_size=min(kind.highest, 12)) | st.just(b"n" * kind.highest)
     if kind is DECIMAL:
         return DECIMALS
     assert type(kind) is Kind, f"a strategy for {kind!r} is missing"

@@ -112,11 +112,15 @@ class Place(enum.Enum):
 
 @record
 class Slot:
-    """The declaration of a field: its place, the kinds of its strings, and its keyword if it has one."""
+    """The declaration of a field: its place, the kinds of its strings, and its keyword if it has one.
+
+    most: maximum number of values of arguments that follow; 0: the limit of the protocol.
+    """
 
     place: Place
     kinds: tuple[Kind, ...]
     keyword: bytes = b""
+    most: int = 0
 
 
 def argument(kind: Kind) -> Any:
@@ -124,9 +128,9 @@ def argument(kind: Kind) -> Any:
     return Slot(Place.ARGUMENT, (kind,))
 
 
-def rest(*kinds: Kind) -> Any:
+def rest(*kinds: Kind, most: int = 0) -> Any:
     """Declare the arguments that follow, at least one: a tuple of values, or of tuples if there are two kinds."""
-    return Slot(Place.REST, kinds)
+    return Slot(Place.REST, kinds, most=most)
 
 
 def option(keyword: str, kind: Kind, *, default: None) -> Any:
@@ -239,8 +243,8 @@ class _Shape:
     """The `read` of each positional argument."""
     writers: tuple[tuple[str, Callable[[Any], bytes] | None], ...]
     """The field of each positional argument, and its `write`. None if the value is the string."""
-    rest: tuple[str, tuple[Kind, ...]] | None
-    """The field of the arguments that follow, and its kinds."""
+    rest: tuple[str, Slot] | None
+    """The field of the arguments that follow."""
     options: dict[bytes, tuple[str, Kind | None]]
     """The fields of options and switches by their keywords. A switch has no kind."""
 
@@ -248,7 +252,7 @@ class _Shape:
     def of(cls, fields: tuple[tuple[str, Slot], ...]) -> Self:
         """Return the shape of these fields."""
         positional = [(name, slot.kinds[0]) for name, slot in fields if slot.place is Place.ARGUMENT]
-        rest = [(name, slot.kinds) for name, slot in fields if slot.place is Place.REST]
+        rest = [(name, slot) for name, slot in fields if slot.place is Place.REST]
         return cls(
             readers=tuple(kind.read for _, kind in positional),
             writers=tuple((name, None if kind.as_it_is else kind.write) for name, kind in positional),
@@ -277,8 +281,8 @@ class Command:
             value = getattr(self, name)
             strings.append(value if write is None else write(value))
         if shape.rest is not None:
-            name, kinds = shape.rest
-            strings += _ungrouped(getattr(self, name), kinds)
+            name, slot = shape.rest
+            strings += _ungrouped(getattr(self, name), slot.kinds)
         for keyword, (name, kind) in shape.options.items():
             value = getattr(self, name)
             if kind is None:
@@ -345,13 +349,15 @@ def _ungrouped(values: tuple[Any, ...], kinds: tuple[Kind, ...]) -> Iterable[byt
     return (kind.write(part) for group in values for kind, part in zip(kinds, group, strict=True))
 
 
-def _grouped(spec: CommandSpec, strings: Sequence[bytes], begin: int, kinds: tuple[Kind, ...]) -> tuple[Any, ...]:
+def _grouped(spec: CommandSpec, strings: Sequence[bytes], begin: int, slot: Slot) -> tuple[Any, ...]:
     """Return the value of a `rest` field: at least one value, or group of values."""
-    left = strings[begin:]
+    left, kinds = strings[begin:], slot.kinds
     if not left:
         raise _too_few(spec, strings)
     if len(left) % len(kinds):
         raise _misfit(spec, f"the last group of {' '.join(kind.placeholder for kind in kinds)} is incomplete")
+    if slot.most and len(left) > slot.most * len(kinds):
+        raise _misfit(spec, f"{len(left) // len(kinds):,} are too many; the limit is {slot.most:,}")
     if len(kinds) == 1:
         return tuple(map(kinds[0].read, left))
     columns = [map(kind.read, left[at :: len(kinds)]) for at, kind in enumerate(kinds)]

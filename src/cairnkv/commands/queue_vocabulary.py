@@ -195,7 +195,7 @@ class PutMany(Command):
     queue: bytes = argument(QUEUE)
     delay: int = argument(DELAY)
     priority: int = argument(PRIORITY)
-    bodies: tuple[bytes, ...] = rest(BODY)
+    bodies: tuple[bytes, ...] = rest(BODY, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_queues(self.queue)
@@ -231,7 +231,7 @@ class TakeAny(Command):
 
     count: int = argument(MESSAGE_COUNT)
     lease: int = argument(LEASE_TIME_OR_NONE)
-    names: tuple[bytes, ...] = rest(QUEUE)
+    names: tuple[bytes, ...] = rest(QUEUE, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_queues(*self.names)
@@ -244,7 +244,7 @@ class Ack(Command):
     The lease may have ended, as long as no other TAKE has got the message.
     """
 
-    leases: tuple[tuple[int, int], ...] = rest(ID, LEASE)
+    leases: tuple[tuple[int, int], ...] = rest(ID, LEASE, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_messages(message for message, _ in self.leases)
@@ -286,7 +286,7 @@ class Extend(Command):
     """Let leases end this many milliseconds from now. Returns 1 for each, or 0 if the lease has ended."""
 
     lease: int = argument(LEASE_TIME)
-    leases: tuple[tuple[int, int], ...] = rest(ID, LEASE)
+    leases: tuple[tuple[int, int], ...] = rest(ID, LEASE, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_messages(message for message, _ in self.leases)
@@ -343,9 +343,9 @@ class Requeue(Command):
 
 @command_spec(74, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
 class RequeueIds(Command):
-    """Make delayed or dead messages ready, as REQUEUE does. Returns the number of messages that were delayed or dead."""
+    """Make those messages ready that are delayed or dead, as REQUEUE does. Returns their number."""
 
-    messages: tuple[int, ...] = rest(ID)
+    messages: tuple[int, ...] = rest(ID, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_messages(self.messages)
@@ -358,7 +358,7 @@ class Remove(Command):
     The ACK of a deleted message returns 0.
     """
 
-    messages: tuple[int, ...] = rest(ID)
+    messages: tuple[int, ...] = rest(ID, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_messages(self.messages)

@@ -145,9 +145,9 @@ class Group:
 class Queue:
     """The index of one queue.
 
-    record, settings: None: there is none. live, dead: ids. delayed, leased: (due, id), also of those whose time is over.
-    expiring: (time, id) of live messages that expire, not before their delay or lease ends. dead_expiring: of dead ones.
-    size: bytes of all bodies.
+    record, settings: None: there is none. live, dead: ids. delayed, leased: (due, id), also if that time is past.
+    expiring: (time, id) of live messages that expire; the time is not before their delay or lease ends. dead_expiring:
+    the same of dead messages. size: bytes of all bodies.
     """
 
     __slots__ = (

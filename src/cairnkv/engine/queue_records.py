@@ -19,17 +19,12 @@ Out of scope: everything that follows from the records (`queue`).
 import struct
 from typing import Final, NamedTuple
 
-from cairnkv.commands.queue_vocabulary import (
-    COUNTERS,
-    DEAD,
-    DELAYED,
-    LEASED,
-    MESSAGES,
-    QUEUES,
-    READY,
-    message_key,
-    queue_key,
-)
+from cairnkv.commands.queue_vocabulary import COUNTERS as COUNTERS
+from cairnkv.commands.queue_vocabulary import DEAD, DELAYED, LEASED, READY
+from cairnkv.commands.queue_vocabulary import MESSAGES as MESSAGES
+from cairnkv.commands.queue_vocabulary import QUEUES as QUEUES
+from cairnkv.commands.queue_vocabulary import message_key as message_key
+from cairnkv.commands.queue_vocabulary import queue_key as queue_key
 from cairnkv.limits import (
     ATTEMPTS_DEFAULT,
     BACKOFF_DEFAULT,
@@ -40,29 +35,13 @@ from cairnkv.limits import (
     QUEUE_BYTES_DEFAULT,
 )
 
-__all__ = [
-    "COUNTERS",
-    "Counters",
-    "GROUPS",
-    "MESSAGES",
-    "Message",
-    "QUEUES",
-    "QueueRecord",
-    "SETTINGS",
-    "Settings",
-    "body_key",
-    "group_key",
-    "message_key",
-    "parsed_message",
-    "queue_key",
-    "settings_key",
-    "unique_key",
-]
-
 SETTINGS: Final = b"s"
 GROUPS: Final = b"g"
 
 _MESSAGE: Final = struct.Struct(">BIQQIQQQIIBBBH")
+MESSAGE_BYTES: Final = _MESSAGE.size
+"""Bytes of the record of a message without its strings."""
+
 _DEAD: Final = 1
 _UNTIL_TAKEN: Final = 2
 NUMBER: Final = struct.Struct(">Q")
@@ -72,7 +51,7 @@ NUMBER: Final = struct.Struct(">Q")
 class Message(NamedTuple):
     """A message without its body.
 
-    group, unique: empty: none. due: the end of its delay or its lease, which may be past; of a dead message, the time of
+    group, unique: empty: none. due: the end of its delay or its lease, which may be past; if it is dead, the time of
     its death. lease: number of its newest lease; 0: none, or NACK has returned it. expires: 0: never. lease_ms: 0: the
     queue's. size: bytes of its body. unique_until: the time until which its name stays taken, at least. until_taken:
     whether a TAKE frees the name. reason: of the last NACK.
@@ -163,6 +142,7 @@ def parsed_message(record: bytes) -> Message:
 
 
 _QUEUE: Final = struct.Struct(">13Q")
+QUEUE_BYTES: Final = _QUEUE.size
 
 
 class QueueRecord(NamedTuple):
@@ -198,6 +178,7 @@ def parsed_queue(record: bytes) -> QueueRecord:
 
 
 _SETTINGS: Final = struct.Struct(">13Q")
+SETTINGS_BYTES: Final = _SETTINGS.size
 
 
 class Settings(NamedTuple):
@@ -230,6 +211,7 @@ def parsed_settings(record: bytes) -> Settings:
 
 
 _COUNTERS: Final = struct.Struct(">QQ")
+COUNTERS_BYTES: Final = _COUNTERS.size
 
 
 class Counters(NamedTuple):
@@ -276,3 +258,22 @@ def parsed_group_key(key: bytes) -> tuple[bytes, bytes]:
 def unique_key(queue: bytes, name: bytes) -> bytes:
     """Return the key of a unique name."""
     return b"u%c%b%b" % (len(queue), queue, name)
+
+
+def check_queue_record(key: bytes, value: bytes) -> None:
+    """Raise `ValueError` unless this can be a record of queues."""
+    kind = key[:1]
+    numbered = len(key) == 9
+    if kind == MESSAGES and numbered:
+        parsed_message(value)
+    elif kind == QUEUES and len(key) > 1:
+        parsed_queue(value)
+    elif kind == SETTINGS and len(key) > 1:
+        parsed_settings(value)
+    elif key == COUNTERS:
+        parsed_counters(value)
+    elif kind in (GROUPS, b"u") and len(key) > 2 and len(key) > key[1] + 2 > 2:
+        if len(value) != NUMBER.size:
+            raise ValueError("an invalid record of a group or a unique name")
+    elif kind != b"b" or not numbered:
+        raise ValueError("a record of queues with an unknown key")

@@ -81,7 +81,8 @@ class SortedList(Generic[T]):
         """Return the item at a place counted from the end: 1 is the last one."""
         for chunk in reversed(self._chunks):
             if place <= len(chunk):
-                return chunk[-place]
+                item: T = chunk[-place]
+                return item
             place -= len(chunk)
         raise IndexError(place)
 

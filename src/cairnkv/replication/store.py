@@ -39,7 +39,7 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import Backup, RandomKey
-from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, undo
+from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
 from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
 from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
@@ -76,6 +76,8 @@ logger: Final = logging.getLogger("cairnkv.cluster")
 LEAD_LEAST_MS: Final = 1_000
 """Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
 difference between nodes' clocks. Below it, log time waits for the clock, and keys expire later by the lead."""
+
+_NO_QUEUES: Final = Failure(failures.NOCOMMAND, "a cluster has no queues")
 
 
 class Remedy(enum.Enum):
@@ -174,9 +176,9 @@ class ReplicatedStore:
         """Read the node's table; see `Store`. Raises `ValueError` if it is not the table of a node."""
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES + 1))
-        sequence = self._table.storage.restore(databases)
+        sequence = self._table.storage.restore(aside.databases)
         node_table.read(databases[NODE_DB])
-        return Loaded(databases, sequence)
+        return Loaded(databases, QueueDatabase(aside), sequence)
 
     def reopen(self, storage: Storage) -> None:
         """Use another table: this one is damaged, or too far behind the log. Call `load` and `begin` after this."""
@@ -248,6 +250,8 @@ class ReplicatedStore:
             return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self.reports.reply()
         if self.loading:
             return self._loads()
+        if command.spec.scope is Scope.QUEUES:
+            return _NO_QUEUES
         self.commands += 1
         writes = command.spec.writes
         if not writes and (local or self._breaks_reads):
@@ -762,7 +766,7 @@ def _lists_keys(command: Command) -> bool:
 
 def _is_for_the_log(command: Command) -> bool:
     """Whether the effects of a command depend on the state only."""
-    return not command.spec.by_store and not isinstance(command, ClearPrefix)
+    return not (command.spec.by_store or command.spec.scope is Scope.QUEUES or isinstance(command, ClearPrefix))
 
 
 def _fail_all(proposals: Sequence[Proposal]) -> None:

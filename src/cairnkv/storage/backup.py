@@ -28,7 +28,7 @@ from cairnkv.paths import os_error_text
 from cairnkv.storage.base import BackupResult, no_progress
 from cairnkv.storage.checkpoint import checkpoint, clear
 from cairnkv.storage.files import UNFINISHED, Progress, becoming, copied, linked, refuse_within, remove, sha256, sync
-from cairnkv.storage.record_format import FORMAT, STATE, STATE_KEY
+from cairnkv.storage.record_format import FORMAT, FORMAT_KEY, STATE, STATE_KEY
 from cairnkv.storage.rocksdb import RocksDB, open_rocksdb
 from cairnkv.version import VERSION
 
@@ -115,7 +115,7 @@ def read(path: Path) -> Backup:
             manifest.pop("sha256", None)
     if _rendered(manifest) != text:
         raise OptionError(f"{path} is damaged: {MANIFEST} has changed. Use another backup")
-    if manifest["backup_format"] != MANIFEST_FORMAT or manifest["store_format"] != FORMAT:
+    if manifest["backup_format"] != MANIFEST_FORMAT or not 1 <= manifest["store_format"] <= FORMAT:
         raise OptionError(
             f"{path} has a format of cairnkv {manifest['cairnkv']} that {VERSION} does not support: use that version"
         )
@@ -185,6 +185,7 @@ def make(
         path = directory / f"{at:%Y%m%d-%H%M%S}-{began % 1000:03}"
         try:
             staged = checkpoint(rocksdb, store)
+            store_format = int(rocksdb.read([FORMAT_KEY])[0] or FORMAT)  # later, so that it is not too low
             expect(sum(file.stat().st_size for file in staged))
             known = _Known(before)
             with becoming(path) as part:
@@ -192,7 +193,7 @@ def make(
                 for file in part.iterdir():
                     sync(file)
                 ended = max(began, time.time_ns() // 1_000_000)
-                backup = Backup(path, began, ended, VERSION, FORMAT, *state, files)
+                backup = Backup(path, began, ended, VERSION, store_format, *state, files)
                 (part / MANIFEST).write_bytes(_rendered(_manifest(backup)))
         finally:
             clear(store)

@@ -10,7 +10,7 @@ databases afterwards.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -145,9 +145,10 @@ class Storage(Protocol):
     keeps_effects: bool
     """Whether storage keeps the effects of entries, not their commands. If so, `append` needs effects."""
 
-    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Mapping[int, Database], memory_limit: int | None = None) -> int:
         """Load all records into the databases, set log time, and return the newest sequence number.
 
+        databases: by number.
         memory_limit: maximum bytes of entries, as the table estimates them; values beyond it stay cold.
         Called once, before all methods except `deliver_by`, `about` and `close`. May run in its own thread, while the
         store's thread calls these three. Raises `LoadingStopped` after `close`.

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cairnkv.engine.queue_records import check_queue_record
 from cairnkv.errors import OptionError
+from cairnkv.limits import QUEUE_DB
 from cairnkv.paths import os_error_text
 from cairnkv.storage import lock, wal
 from cairnkv.storage.base import no_progress
@@ -23,8 +25,10 @@ from cairnkv.storage.files import Progress
 from cairnkv.storage.record_format import (
     END_KEY,
     ENTRY,
+    FIRST_FORMAT,
     FORMAT,
     FORMAT_KEY,
+    FORMATS,
     NODE_DB,
     PART,
     STATE,
@@ -73,7 +77,7 @@ class Findings:
     """The result of a check.
 
     keys: number of entries by database. expired: number of expired entries. in_parts: number of values in parts.
-    node: number of records of a cluster node.
+    node: number of records of a cluster node. queues: number of records of queues.
     loose: number of parts without an entry, as a crash leaves them; the next start deletes them.
     problems: descriptions, at most `PROBLEMS_MAX`. problem_count: number of problems.
     """
@@ -81,6 +85,7 @@ class Findings:
     def __init__(self) -> None:
         self.keys: dict[int, int] = {}
         self.node = 0
+        self.queues = 0
         self.expired = 0
         self.in_parts = 0
         self.loose = 0
@@ -91,7 +96,8 @@ class Findings:
 
     @property
     def entries(self) -> int:
-        """The number of entries of all databases, expired ones included, without the records of a node."""
+        """The number of entries of all databases, expired ones included, without the records of a node and of
+        queues."""
         return sum(self.keys.values())
 
     def wrong(self, problem: str) -> None:
@@ -241,14 +247,19 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
     found = Findings()
     parted: dict[int, PartedValue] = {}
     has_format = has_state = has_end = False
+    store_format = b""
     for key, value in records:
         has_end = key == END_KEY
         has_state = has_state or key == STATE_KEY
         try:
-            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_DB:
+            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= QUEUE_DB:
                 entry, expiry = parsed_value(value)
                 if key[1] == NODE_DB:
                     found.node += 1
+                elif key[1] == QUEUE_DB:
+                    found.queues += 1
+                    if not isinstance(entry, Parts):
+                        check_queue_record(key[2:], entry)
                 else:
                     found.keys[key[1]] = found.keys.get(key[1], 0) + 1
                 found.expired += expiry is not None and expiry <= found.log_time_ms
@@ -266,8 +277,9 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
                 found.sequence, found.log_time_ms = STATE.unpack(value)
             elif key == FORMAT_KEY:
                 has_format = True
-                if value != b"%d" % FORMAT:
-                    found.wrong(f"its format is {value[:20]!r}, and this version supports {FORMAT}")
+                store_format = value
+                if value not in FORMATS:
+                    found.wrong(f"its format is {value[:20]!r}, and this version supports up to {FORMAT}")
             elif key not in (SYNCED_KEY, END_KEY):
                 found.wrong(f"a record with an unknown key: {key[:16]!r}")
         except ValueError as error:
@@ -277,8 +289,10 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
             found.wrong(f"the value of {shown(owner.key)} has {owner.length:,} of {owner.parts.length:,} bytes")
     if not has_format:
         found.wrong("the record of the format is missing")
-    if not has_state and (found.entries or found.node):  # the first commit writes it
+    if not has_state and (found.entries or found.node or found.queues):  # the first commit writes it
         found.wrong("the record of the sequence number and log time is missing")
+    if found.queues and store_format == b"%d" % FIRST_FORMAT:
+        found.wrong(f"it has records of queues, and its format is {FIRST_FORMAT}")
     if not has_end:
         found.wrong("the record of the end is missing: an unknown number of records is missing")
     return found
@@ -288,6 +302,8 @@ def shown(record_key: bytes) -> str:
     """Return a description of a record key."""
     if record_key[:2] == bytes((ENTRY, NODE_DB)):
         return repr(record_key[2:66])[1:] + " of the cluster node"
+    if record_key[:2] == bytes((ENTRY, QUEUE_DB)):
+        return repr(record_key[2:66])[1:] + " of the queues"
     if record_key[0] == ENTRY:
         return repr(record_key[2:66])[1:] + (f" of database {record_key[1]}" if record_key[1:2] != b"\0" else "")
     return "a part of a value" if record_key[0] == PART else "an internal record"

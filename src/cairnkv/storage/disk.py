@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -104,7 +104,7 @@ class DiskStorage:
         self._reader: Reader | None = None  # after `restore`
         self._backing_up = threading.Lock()
 
-    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Mapping[int, Database], memory_limit: int | None = None) -> int:
         """Load all entries into their databases, except expired ones. Raises `OptionError` for damage."""
         try:
             self._rocksdb = self._open_first()

@@ -1,6 +1,6 @@
 """Storage of the in-memory mode: it keeps nothing, so every entry is committed at once."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cairnkv.commands import Step
 from cairnkv.engine import Database
@@ -24,7 +24,7 @@ class InMemoryStorage:
     def listen(self, listener: CommitListener) -> None:
         """Do nothing: entries are committed when `append` returns."""
 
-    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Mapping[int, Database], memory_limit: int | None = None) -> int:
         """Load nothing."""
         return self.sequence
 

@@ -6,14 +6,16 @@ are deleted, like parts of values without an entry.
 Out of scope: the format of records (`record_format`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cairnkv.engine import Database
 from cairnkv.engine.table import ENTRY_BYTES, USE_BYTES
+from cairnkv.limits import QUEUE_DB
 from cairnkv.storage.record_format import (
     END_KEY,
     ENTRY,
+    FORMAT,
     FORMAT_KEY,
     NODE_DB,
     PART,
@@ -42,12 +44,14 @@ class Restored(NamedTuple):
     """The result of loading, besides the databases.
 
     sequence, time: of the newest entry. parted: values in parts. number: the first unused number of parts.
+    store_format: of the store.
     """
 
     sequence: int
     time: int
     parted: dict[tuple[int, bytes], Parts]
     number: int
+    store_format: int
 
 
 class _Parted(PartedValue):
@@ -94,15 +98,20 @@ class _Room:
 
 
 def restore(
-    rocksdb: RocksDB, databases: Sequence[Database], progress: Callable[[int], None], memory_limit: int | None = None
+    rocksdb: RocksDB,
+    databases: Mapping[int, Database],
+    progress: Callable[[int], None],
+    memory_limit: int | None = None,
 ) -> Restored:
     """Load all entries into their databases, and set log time.
 
-    memory_limit: maximum bytes of entries; values beyond it stay cold. None: no limit. progress: called with the number
+    databases: by number. memory_limit: maximum bytes of entries; values beyond it stay cold, except those of queues.
+    None: no limit. progress: called with the number
     of records read, at intervals. Raises `ValueError` for invalid records, `NodeRecords` for a node's own records if
     there is no database for them, and exceptions of RocksDB.
     """
     records = sequence = time = 0
+    store_format = FORMAT
     parted: dict[int, _Parted] = {}
     numbers: set[int] = set()
     useless: list[bytes] = []
@@ -110,15 +119,16 @@ def restore(
     key = b""
     for key, value in rocksdb.items():
         kind = key[0] if key else None
-        if kind == ENTRY and len(key) > 2 and key[1] < len(databases):  # after the state
+        if kind == ENTRY and len(key) > 2 and key[1] in databases:  # after the state
             entry, expiry = parsed_value(value)
             if expiry is not None and expiry <= time:
                 useless.append(key)
             elif isinstance(entry, Parts):
-                cold = not room.take(key, entry.length)
+                cold = not room.take(key, entry.length) and key[1] != QUEUE_DB
                 parted[entry.number] = _Parted(key[1], key[2:], expiry, entry, cold=cold)
             else:
-                databases[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), expiry)
+                stays = room.take(key, len(entry)) or key[1] == QUEUE_DB
+                databases[key[1]].load(key[2:], entry if stays else len(entry), expiry)
         elif kind == PART:  # after all entries
             number, index = parsed_part_key(key)
             numbers.add(number)
@@ -131,7 +141,9 @@ def restore(
             databases[0].advance(time)
         elif kind == ENTRY and key[1:2] == bytes((NODE_DB,)):
             raise NodeRecords
-        elif key not in (FORMAT_KEY, SYNCED_KEY, END_KEY):
+        elif key == FORMAT_KEY:
+            store_format = int(value)
+        elif key not in (SYNCED_KEY, END_KEY):
             raise ValueError(f"a record with an unknown key: {key[:16]!r}")
         records += 1
         if records % PROGRESS_RECORDS == 0:
@@ -142,7 +154,7 @@ def restore(
         owner.load(databases[owner.db])
     _delete(rocksdb, useless)
     in_parts = {(owner.db, owner.key): owner.parts for owner in parted.values()}
-    return Restored(sequence, time, in_parts, max(numbers, default=0) + 1)
+    return Restored(sequence, time, in_parts, max(numbers, default=0) + 1, store_format)
 
 
 def newest(rocksdb: RocksDB) -> tuple[int, int]:

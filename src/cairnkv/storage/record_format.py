@@ -10,8 +10,15 @@ from typing import Final, NamedTuple
 from cairnkv.limits import DATABASES
 from cairnkv.storage.base import LARGE_VALUE_BYTES
 
-FORMAT: Final = 1
-"""The version of the format. Other versions are refused."""
+FORMAT: Final = 2
+"""The newest version of the format: with records of queues. The batch with the first of them raises the version of a
+store, so that earlier releases can open stores without queues."""
+
+FIRST_FORMAT: Final = 1
+"""The version of a store without queues. Versions that are neither are refused."""
+
+FORMATS: Final = frozenset({b"%d" % FIRST_FORMAT, b"%d" % FORMAT})
+"""The values of the record with `FORMAT_KEY`."""
 
 FORMAT_KEY: Final = b"\x00format"
 STATE_KEY: Final = b"\x00state"

@@ -2,7 +2,8 @@
 
 Invariants: a value that is too long for its entry's record is written in parts, before the batch with the entry. Each
 part has its own write, so that no write holds the GIL for long. The batch that replaces a value deletes its parts,
-except if only the expiry changes. The next start deletes parts that a crash has left without an entry.
+except if only the expiry changes. The next start deletes parts that a crash has left without an entry. The batch with
+the first record of a queue raises the format of the store.
 
 Out of scope: writing batches (`writer`).
 """
@@ -12,8 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from cairnkv.installation import native_path_in_use
+from cairnkv.limits import QUEUE_DB
 from cairnkv.storage.base import Effect, Redated
 from cairnkv.storage.record_format import (
+    FIRST_FORMAT,
+    FORMAT,
+    FORMAT_KEY,
     INLINE_BYTES,
     PART_BYTES,
     STATE,
@@ -33,14 +38,25 @@ SMALL_BYTES: Final = 4 * 1024
 """See `LARGE_ENTRY_BYTES`."""
 
 
-NativeFill: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int], int]
+ANY_DB: Final = 256
+"""More than the number of any database."""
+
+NativeFill: TypeAlias = Callable[
+    [Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int, int], int
+]
 
 
 class Recorder:
     """Fills batches. Knows the values that are in parts."""
 
-    def __init__(self, rocksdb: RocksDB, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
-        """parted: the values in parts. number: the first unused number of parts."""
+    def __init__(
+        self,
+        rocksdb: RocksDB,
+        parted: dict[tuple[int, bytes], Parts],
+        number: int,
+        store_format: int = FIRST_FORMAT,
+    ) -> None:
+        """parted: the values in parts. number: the first unused number of parts. store_format: of the store."""
         self._rocksdb = rocksdb
         self._parted = parted
         self._number = number
@@ -51,6 +67,8 @@ class Recorder:
             self._native_fill = fill
         self._before: list[tuple[tuple[int, bytes], Parts | None]] = []  # parts before this batch
         self._first = number  # number of the first parts of this batch
+        self._format = store_format
+        self._raises_format = False  # in this batch
         self.cleared: set[int] = set()
         """Databases that this batch clears."""
 
@@ -59,6 +77,7 @@ class Recorder:
         self._before.clear()
         self._first = self._number
         self.cleared.clear()
+        self._raises_format = False
         return self._rocksdb.batch()
 
     def resume(self, rocksdb: RocksDB, *, happened: bool) -> None:
@@ -75,6 +94,8 @@ class Recorder:
             else:
                 self._parted[place] = parts
         self._before.clear()
+        if self._raises_format:
+            self._format, self._raises_format = FIRST_FORMAT, False
         if self._number > self._first:
             batch = rocksdb.batch()
             batch.delete_range(part_key(self._first, 0), part_key(self._number, 0))
@@ -85,12 +106,16 @@ class Recorder:
         put = batch.put
         longest = INLINE_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
         if self._native_fill is not None and not self._parted:
-            done = self._native_fill(put, batch.delete, effects, longest)
+            left = ANY_DB if self._format == FORMAT else QUEUE_DB
+            done = self._native_fill(put, batch.delete, effects, longest, left)
             if done == len(effects):
                 return
             effects = effects[done:]
         for effect in effects:
             db, key, value, expiry = effect
+            if db == QUEUE_DB and self._format < FORMAT:
+                put(FORMAT_KEY, b"%d" % FORMAT)
+                self._format, self._raises_format = FORMAT, True
             if key is None:
                 self._clear(batch, db)
                 continue

@@ -12,10 +12,10 @@ cdef char ENTRY = _ENTRY
 cdef char PLAIN = _PLAIN
 
 
-def fill(put, delete, effects, Py_ssize_t longest):
+def fill(put, delete, effects, Py_ssize_t longest, int left):
     """Put and delete the records of effects, up to the first effect that needs the pure path. Returns their number.
 
-    longest: maximum bytes of a value in its entry's record.
+    longest: maximum bytes of a value in its entry's record. left: the number of a database that needs the pure path.
     """
     cdef Py_ssize_t done = 0
     cdef tuple effect
@@ -26,7 +26,7 @@ def fill(put, delete, effects, Py_ssize_t longest):
             break
         effect = <tuple>item
         key, value, expiry = effect[1], effect[2], effect[3]
-        if key is None or (value is not None and PyBytes_GET_SIZE(value) > longest):
+        if key is None or <int>effect[0] == left or (value is not None and PyBytes_GET_SIZE(value) > longest):
             break
         record = PyBytes_FromStringAndSize(NULL, 2 + PyBytes_GET_SIZE(key))
         PyBytes_AS_STRING(record)[0] = ENTRY

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.errors import OptionError
+from cairnkv.limits import QUEUE_DB
 from cairnkv.storage.base import no_progress
 from cairnkv.storage.check import (
     Findings,
@@ -35,6 +36,7 @@ from cairnkv.storage.record_format import (
     ENTRY,
     FORMAT,
     FORMAT_KEY,
+    FORMATS,
     NODE_DB,
     PART,
     STATE,
@@ -114,11 +116,13 @@ def _write(rocksdb: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: l
     key = b""
     for key, value in records:
         try:
-            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_DB:
+            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= QUEUE_DB:
                 entry, _ = parsed_value(value)
                 if key[1] == NODE_DB:
                     node += 1
                     continue
+                if key[1] == QUEUE_DB:
+                    batch.put(FORMAT_KEY, b"%d" % FORMAT)
                 if isinstance(entry, Parts):  # written after its parts
                     parted[entry.number] = PartedValue(key, entry), value
                     continue
@@ -129,9 +133,10 @@ def _write(rocksdb: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: l
             elif key == STATE_KEY and len(value) == STATE.size:
                 state = value
             elif key == FORMAT_KEY:
-                if value != b"%d" % FORMAT:
-                    raise OptionError(f"it has format {value[:20]!r}, and this version of cairnkv supports {FORMAT}")
-                continue
+                if value not in FORMATS:
+                    raise OptionError(
+                        f"it has format {value[:20]!r}, and this version of cairnkv supports up to {FORMAT}"
+                    )
             elif key in (SYNCED_KEY, END_KEY):
                 continue
             else:

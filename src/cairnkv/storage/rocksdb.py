@@ -25,7 +25,7 @@ from cairnkv.paths import os_error_text
 from cairnkv.storage import lock, wal
 from cairnkv.storage.base import STORAGE_PART
 from cairnkv.storage.files import sync
-from cairnkv.storage.record_format import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
+from cairnkv.storage.record_format import END_KEY, FIRST_FORMAT, FORMAT, FORMAT_KEY, FORMATS, SYNCED, SYNCED_KEY
 from cairnkv.storage.space import total_room
 
 if TYPE_CHECKING:
@@ -549,7 +549,7 @@ def _check_format(directory: Path, rocksdb: RocksDB, database: Any) -> None:
             if next(rocksdb.items(), None) is not None:
                 raise OptionError(f"{directory} is a RocksDB of another program: it has no format record of cairnkv")
             batch = rocksdb.batch()
-            batch.put(FORMAT_KEY, b"%d" % FORMAT)
+            batch.put(FORMAT_KEY, b"%d" % FIRST_FORMAT)
             batch.put(END_KEY, b"")
             rocksdb.write(batch)
             rocksdb.sync()
@@ -559,10 +559,10 @@ def _check_format(directory: Path, rocksdb: RocksDB, database: Any) -> None:
         raise
     except Exception as error:
         raise _cannot_open(directory, str(error)) from None
-    if stored != b"%d" % FORMAT:
+    if stored not in FORMATS:
         raise OptionError(
-            f"{directory} has format {stored.decode(errors='replace')}, and this version of cairnkv supports {FORMAT}: "
-            "open it with the version that wrote it, or a newer one"
+            f"{directory} has format {stored.decode(errors='replace')}, and this version of cairnkv supports up to "
+            f"{FORMAT}: open it with the version that wrote it, or a newer one"
         )
 
 

@@ -202,7 +202,7 @@ class Writer:
         self._sync = sync
         self._gather = gather
         self._queued_bytes_max = queued_bytes_max
-        self._recorder = Recorder(rocksdb, restored.parted, restored.number)
+        self._recorder = Recorder(rocksdb, restored.parted, restored.number, restored.store_format)
         self._found = found
         self._sequence = restored.sequence
         self._time = restored.time  # log time in RocksDB

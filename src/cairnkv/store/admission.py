@@ -16,6 +16,9 @@ from cairnkv.commands import (
     GetWith,
     Incr,
     IncrFloat,
+    Put,
+    PutMany,
+    QueueSet,
     Rename,
     Scope,
     Set,
@@ -28,6 +31,20 @@ from cairnkv.commands import (
 from cairnkv.engine import Database
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.extended_float import text_of_sum
+from cairnkv.engine.queue import GROUP_INDEX_BYTES, MESSAGE_INDEX_BYTES, QUEUE_INDEX_BYTES, QueueDatabase, queues_of
+from cairnkv.engine.queue_records import (
+    COUNTERS,
+    COUNTERS_BYTES,
+    MESSAGE_BYTES,
+    NUMBER,
+    QUEUE_BYTES,
+    SETTINGS_BYTES,
+    group_key,
+    message_key,
+    queue_key,
+    settings_key,
+    unique_key,
+)
 from cairnkv.engine.table import ENTRY_BYTES, EXPIRY_BYTES, length_of, memory_of
 
 
@@ -42,6 +59,8 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
     if not command.spec.grows:
         return 0
     match command:
+        case Put() | PutMany() | QueueSet():
+            return _of_queue_command(queues_of(database.shared), command)
         case Set(key, value):
             return _of_put(database, key, len(value), per_key, expires=False)
         case SetWith(key, value):  # and SWAP
@@ -87,6 +106,28 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
         _of_put(databases[db], key, _length(databases[db], key) + brought, per_key, expires=True)
         for db, key in command.places(database.number)
     )
+
+
+def _of_queue_command(database: QueueDatabase, command: Put | PutMany | QueueSet) -> int:
+    """Return the growth by a command on a queue, as if the queue and the group of its messages were new."""
+    name = command.queue
+    grown = QUEUE_INDEX_BYTES
+    records: list[tuple[bytes, int]] = [(COUNTERS, COUNTERS_BYTES), (queue_key(name), QUEUE_BYTES)]
+    if isinstance(command, QueueSet):
+        records.append((settings_key(name), SETTINGS_BYTES))
+    else:
+        bodies = (command.body,) if isinstance(command, Put) else command.bodies
+        fixed = MESSAGE_BYTES + len(name)
+        if isinstance(command, Put):
+            group, unique = command.group or b"", command.unique or b""
+            fixed += len(group) + len(unique)
+            records.append((unique_key(name, unique), NUMBER.size))
+            if group:
+                records.append((group_key(name, group), NUMBER.size))
+                grown += GROUP_INDEX_BYTES
+        grown += sum(map(len, bodies))
+        grown += len(bodies) * (MESSAGE_INDEX_BYTES + 2 * (ENTRY_BYTES + len(message_key(0))) + fixed)
+    return grown + sum(ENTRY_BYTES + len(key) + size for key, size in records if not database.has(key))
 
 
 def _of_put(database: Database, key: bytes, length: int, per_key: int, *, expires: bool) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from cairnkv.commands import Command, Reply, Step
-from cairnkv.engine import Database, Watched
+from cairnkv.engine import Database, QueueDatabase, Watched
 from cairnkv.protocol.native import BatchExecutor
 from cairnkv.storage import Deliver, MakeBackup
 from cairnkv.store.clock import Clock
@@ -34,6 +34,7 @@ class Loaded(NamedTuple):
     """Databases that storage has loaded and the store does not use yet, and the sequence number of its newest entry."""
 
     databases: tuple[Database, ...]
+    queues: QueueDatabase
     sequence: int
 
 

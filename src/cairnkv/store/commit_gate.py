@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cairnkv.commands import Failure, Reply, Scope, Step
 from cairnkv.engine import Journal
 from cairnkv.engine.database import Before, Change, Cleared
-from cairnkv.limits import DATABASES
+from cairnkv.limits import QUEUE_DB
 from cairnkv.storage import Effect
 from cairnkv.store.pending import PendingReply
 
@@ -57,7 +57,7 @@ class CommitGate:
     def __init__(self) -> None:
         self.uncommitted: Final[dict[int, UncommittedEntry]] = {}
         """Oldest first. While it is empty and log time is not later than `recorded_time`, no reply waits."""
-        self.pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(DATABASES))
+        self.pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(QUEUE_DB + 1))
         """By database: the newest uncommitted entry that changed a key."""
         self._cleared: dict[int, int] = {}  # by database: the newest uncommitted entry that deleted all keys
         self._changed: dict[int, int] = {}  # by database: the newest uncommitted entry that changed it
@@ -123,7 +123,7 @@ class CommitGate:
                 return 0
             case Scope.TABLE:
                 return max(self._changed.get(step.db, 0), self._time_recorded_by)
-            case Scope.KEYS:
+            case Scope.KEYS | Scope.QUEUES:
                 return max(self.newest_of(*place) for place in step.command.places(step.db))
 
     def newest_of(self, db: int, key: bytes) -> int:
@@ -185,7 +185,7 @@ class CommitGate:
                 return False
             case Scope.TABLE:
                 return step.db in self._unresolved
-            case Scope.KEYS:
+            case Scope.KEYS | Scope.QUEUES:
                 return any(self.is_key_unresolved(*place) for place in step.command.places(step.db))
 
     def is_key_unresolved(self, db: int, key: bytes) -> bool:

@@ -1,7 +1,7 @@
 """Eviction: which key a store in memory deletes to make room for a write.
 
-Invariants: every visible key can be evicted. A key is in the LRU order, or in the part of the databases that the search
-for keys outside the order has not passed yet.
+Invariants: every visible key can be evicted, except the records of queues. A key is in the LRU order, or in the part of
+the databases that the search for keys outside the order has not passed yet.
 
 Out of scope: when keys are evicted (`memory`), and values that leave memory and stay on disk (`value_cache`).
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from cairnkv.engine import Database, Journal
 from cairnkv.engine.database import Change, Cleared
-from cairnkv.limits import DATABASES
+from cairnkv.limits import DATABASES, QUEUE_DB
 from cairnkv.store.lru import Lru, Place
 
 KEYS_PER_LOOK: Final = 100
@@ -66,6 +66,8 @@ class Eviction(Lru):
     def note_use(self, places: Iterable[Place]) -> None:
         """Note that a command has used these keys."""
         for place in places:
+            if place[0] == QUEUE_DB:
+                continue
             if self._databases[place[0]].get(place[1]) is None:
                 self.forget(place)
             else:

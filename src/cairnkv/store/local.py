@@ -13,7 +13,7 @@ from typing import Final
 
 from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Reply, Step, failures
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
-from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, undo
+from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, VALUE_MAX
 from cairnkv.storage import Deliver, Effect, InMemoryStorage, MakeBackup, Storage, StorageRefused
@@ -54,6 +54,8 @@ class LocalStore:
         """
         self._shared: Final = Shared()
         self.databases: Final = tuple(Database(self._shared) for _ in range(DATABASES))
+        self.queues: Final = QueueDatabase(self._shared)
+        """The records of queues."""
         self._storage: Storage = storage if storage is not None else InMemoryStorage()
         self.loading = True
         """Whether storage has yet to be loaded."""
@@ -64,7 +66,9 @@ class LocalStore:
         self.log_clock = LogClock(clock, self._shared)
         """Advances log time by the clock."""
         self.gate: Final = CommitGate()
-        self.memory: Final = Memory(self.databases, self._storage, memory_limit, value_max, evict=self._evict)
+        self.memory: Final = Memory(
+            (*self.databases, self.queues), self._storage, memory_limit, value_max, evict=self._evict
+        )
         if memory_limit is not None and when_full is WhenFull.EVICT and not self._storage.keeps_effects:
             self.memory.eviction = Eviction(self.databases)
         self._steps: list[Step] | None = None  # of the current entry: those that have changed a database
@@ -96,19 +100,21 @@ class LocalStore:
         """Read what storage has kept; see `Store`."""
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES))
-        return Loaded(databases, self._storage.restore(databases, self.memory.limit))
+        queues = QueueDatabase(aside)
+        return Loaded(databases, queues, self._storage.restore(aside.databases, self.memory.limit))
 
     def begin(self, loaded: Loaded) -> None:
         """Use what `load` returned, and execute commands from now on."""
         for database, kept in zip(self.databases, loaded.databases, strict=True):
             database.take_over(kept)
+        self.queues.take_over(loaded.queues)
         self.gate.recorded_time = loaded.databases[0].now
         self._shared.advance(self.gate.recorded_time)
         self.gate.committed = loaded.sequence
         self.loading = False
         if self.memory.limit is not None and self._storage.keeps_effects:
             self.memory.cache = ValueCache(
-                self.databases,
+                (*self.databases, self.queues),
                 self._storage.fetch,
                 self.memory.limit,
                 is_pending=self.gate.is_pending,
@@ -353,7 +359,7 @@ class LocalStore:
     def resolved(self, happened: Sequence[Effect]) -> None:
         """Storage has read the outcome of failed writes: set these effects, as changes that happen now."""
         for db, key, value, expiry in happened:
-            database = self.databases[db]
+            database = self._shared.databases[db]
             if key is None:
                 database.clear_all()
             elif value is None:
@@ -400,6 +406,7 @@ class LocalStore:
         )
         for copy, database in zip(store.databases, self.databases, strict=True):
             copy.copy_undone(database, self.under_way or [])
+        store.queues.copy_undone(self.queues, self.under_way or [])
         store._shared.now, store._shared.lead = self._shared.now, self._shared.lead
         store.log_clock.go_on_from(self.log_clock)
         if store.memory.eviction is not None:
@@ -494,7 +501,7 @@ class LocalStore:
     @property
     def needs_no_housekeeping(self) -> bool:
         """Whether `housekeep` finds nothing to do until another command executes."""
-        return self.memory.eviction is None and self.memory.cache is None and self.database.tidy
+        return self.memory.eviction is None and self.memory.cache is None and self.database.tidy and self.queues.tidy
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""

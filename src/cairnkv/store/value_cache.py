@@ -4,6 +4,7 @@ Keys and expiry times are always in memory, so only a command that needs a value
 waits before it has done anything: storage reads the values, and then the store executes the command.
 
 Invariants:
+- The values of records of queues stay in memory.
 - A cold value is committed: uncommitted values stay in memory.
 - A value is read once for all commands that wait for it, and used only if no command has changed the key meanwhile.
 - The values that a command needs stay in memory from their arrival until the command is executed.
@@ -22,7 +23,7 @@ from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.engine import Database, Journal
 from cairnkv.engine.database import Cleared
 from cairnkv.engine.table import USE_BYTES
-from cairnkv.limits import MIB, READ_TOGETHER_MAX
+from cairnkv.limits import MIB, QUEUE_DB, READ_TOGETHER_MAX
 from cairnkv.storage import Effect
 from cairnkv.store.lru import Lru, Place
 from cairnkv.store.pending import PendingReply, do_nothing
@@ -207,6 +208,8 @@ class ValueCache:
         self._hits = self._misses = self._reads = self._cooled = 0
         self._batches = 0  # of the native path
         for database in databases:
+            if database.number == QUEUE_DB:
+                continue
             for key in database.keys_in_memory():
                 self._order.used((database.number, key))
         while self.cool_some():
@@ -347,7 +350,7 @@ class ValueCache:
 
     def _resolve(self, place: Place) -> None:
         """Let a value leave memory from now on, if it is committed."""
-        if self._is_hot(place) and not self._is_pending(*place):
+        if place[0] != QUEUE_DB and self._is_hot(place) and not self._is_pending(*place):
             self._order.used(place)
 
     def _outdate(self, place: Place) -> None:
