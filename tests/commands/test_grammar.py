@@ -28,7 +28,18 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place
-from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SCAN_COUNT_MAX, TTL_MAX
+from cairnkv.limits import (
+    ATTEMPTS_MAX,
+    BACKOFF_FACTOR_MAX,
+    DELAY_MAX,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    KEY_MAX,
+    LEASE_MAX,
+    SCAN_COUNT_MAX,
+    TAKE_MAX,
+    TTL_MAX,
+)
 from cairnkv.records import replace
 from tests.support.strategies import commands
 
@@ -227,6 +238,20 @@ def test_kinds_of_numbers_are_documented() -> None:
         ("unix-milliseconds", 1, 2**53),
         ("database", 0, 15),
         ("backups", 1, 1_000),
+        ("id", 1, INTEGER_MAX),
+        ("lease", 1, INTEGER_MAX),
+        ("priority", 0, 2**32 - 1),
+        ("milliseconds", 0, DELAY_MAX),
+        ("milliseconds", 1, DELAY_MAX),
+        ("milliseconds-or-0", 0, DELAY_MAX),
+        ("milliseconds", 1, LEASE_MAX),
+        ("milliseconds-or-0", 0, LEASE_MAX),
+        ("count", 1, TAKE_MAX),
+        ("cursor", 0, INTEGER_MAX),
+        ("n", 1, ATTEMPTS_MAX),
+        ("n", 1, BACKOFF_FACTOR_MAX),
+        ("n-or-0", 0, INTEGER_MAX),
+        ("1-or-0", 0, 1),
     }
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import find
 
 from cairnkv import commands as commands_module
 from cairnkv.commands import (
@@ -26,10 +27,13 @@ from cairnkv.commands import (
     Scope,
     SetMany,
 )
+from cairnkv.commands import queue_vocabulary as queue_vocabulary_module
 from cairnkv.commands import vocabulary as vocabulary_module
 from cairnkv.commands.grammar import KeyKind, Place, argument, command_spec
 from cairnkv.commands.vocabulary import KEY
 from cairnkv.engine import can_apply
+from cairnkv.limits import QUEUE_DB
+from tests.support import strategies
 
 SPECS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
 
@@ -37,7 +41,8 @@ SPECS = [pytest.param(command.spec, id=command.spec.name) for command in COMMAND
 def test_declared_commands_are_registered_and_exported() -> None:
     declared = {
         thing
-        for _, thing in inspect.getmembers(vocabulary_module, inspect.isclass)
+        for module in (vocabulary_module, queue_vocabulary_module)
+        for _, thing in inspect.getmembers(module, inspect.isclass)
         if issubclass(thing, Command) and thing is not Command
     }
     assert declared == set(COMMANDS)
@@ -85,7 +90,8 @@ def test_a_taken_number_or_name_is_refused() -> None:
 
 def test_only_commands_of_several_keys_are_declared_so() -> None:
     several = {spec.name for spec in BY_NUMBER.values() if spec.stores_several}
-    assert several == {"SET_MANY", "SET_MANY_IF_ABSENT", "RENAME", "COPY"}
+    of_queues = {spec.name for spec in BY_NUMBER.values() if spec.scope is Scope.QUEUES and spec.writes}
+    assert several == {"SET_MANY", "SET_MANY_IF_ABSENT", "RENAME", "COPY"} | of_queues
 
 
 def test_only_commands_that_change_a_part_of_a_value_resize_it() -> None:
@@ -131,6 +137,11 @@ def test_published_commands_keep_their_numbers() -> None:
         SET_MANY_IF_ABSENT RANDOM_KEY BACKUP
     """
     assert [BY_NUMBER[number].name for number in range(16, 44)] == published.split()
+    of_queues = """
+        PUT PUT_MANY TAKE TAKE_ANY ACK NACK EXTEND PEEK LOOK REQUEUE REQUEUE_IDS REMOVE PURGE QUEUE_SET QUEUE_DROP
+        QUEUE_STATS QUEUES
+    """
+    assert [BY_NUMBER[number].name for number in range(64, 81)] == of_queues.split()
 
 
 def test_places_are_the_keys_in_order_with_their_databases() -> None:
@@ -146,6 +157,13 @@ def test_places_are_the_keys_in_order_with_their_databases() -> None:
 class TestEachSpec:
     def test_has_keys_if_its_scope_is_keys(self, spec: CommandSpec) -> None:
         assert bool(spec.key_fields) == (spec.scope is Scope.KEYS)
+
+    def test_of_queues_touches_only_records_of_queues(self, spec: CommandSpec) -> None:
+        """Otherwise a reply could show a message without waiting for its commit."""
+        if spec.scope is Scope.QUEUES:
+            places = find(strategies.commands([spec.command]), lambda _: True).places(3)
+            assert places
+            assert {db for db, _ in places} == {QUEUE_DB}
 
     def test_lists_all_its_key_fields(self, spec: CommandSpec) -> None:
         """Otherwise a reply could show a key without waiting for its commit."""

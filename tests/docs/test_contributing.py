@@ -76,8 +76,8 @@ def test_a_command_needs_four_source_files_and_one_table_of_cases() -> None:
 def test_the_command_of_the_page_works_in_pure_python(tmp_path: Path) -> None:
     copy = copied(tmp_path, ["*.so"])
     run(copy, sys.executable, "-P", "tools/generate_clients.py", "--check")
-    run_tests(copy, "tests/commands", "-k", "take or TAKE or not test_cases", CAIRNKV__PURE="1")
-    code = "import cairnkv; kv = cairnkv.open(); kv['a'] = '1'; print(cairnkv.__file__, kv.take('a'), kv.take('a'))"
+    run_tests(copy, "tests/commands", "-k", "pull or PULL or not test_cases", CAIRNKV__PURE="1")
+    code = "import cairnkv; kv = cairnkv.open(); kv['a'] = '1'; print(cairnkv.__file__, kv.pull('a'), kv.pull('a'))"
     run(copy, sys.executable, "-P", "-c", f"{code}; assert cairnkv.__file__.startswith({str(copy)!r})")
 
 
@@ -93,8 +93,8 @@ def test_the_command_of_the_page_works_on_the_native_path(tmp_path: Path) -> Non
     served = (
         "from cairnkv.session.native import frames_native as a; from cairnkv.session.resp import frames_native as b"
     )
-    run(copy, sys.executable, "-P", "-c", f"{served}; assert a.SERVED['TAKE'] == 44; assert 'TAKE' in b.SERVED")
-    run_tests(copy, "tests/commands/test_cases.py", "-k", "take")
+    run(copy, sys.executable, "-P", "-c", f"{served}; assert a.SERVED['PULL'] == 44; assert 'PULL' in b.SERVED")
+    run_tests(copy, "tests/commands/test_cases.py", "-k", "pull")
     run_tests(
         copy,
         "tests/native/test_native_frames.py",

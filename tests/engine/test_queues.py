@@ -2,12 +2,12 @@
 
 from hypothesis import note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cairnkv.commands import Command, Failure, QueueStats
 from cairnkv.engine import Journal, QueueDatabase, Shared, apply, discard, undo
 from tests.support.queue_model import QueueModel, same
-from tests.support.queue_strategies import ANY, QUEUES, START, STEPS, USUAL, about_messages
+from tests.support.queue_strategies import ANY, QUEUES, SETTINGS, START, STEPS, USUAL, about_messages
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -23,12 +23,22 @@ class QueueMachine(RuleBasedStateMachine):
         reply, expected = apply(self.database, command, self.clock), self.model.apply(command, self.clock)
         assert same(reply, expected), f"{command}: {reply} instead of {expected}"
 
+    @initialize(changes=st.lists(SETTINGS, max_size=2))
+    def set_up(self, changes: list[Command]) -> None:
+        for command in changes:
+            self._tell(command)
+
     @rule(command=USUAL, step=STEPS)
     def say(self, command: Command, step: int) -> None:
         self.clock += step
         self._tell(command)
 
-    @rule(command=ANY)
+    @rule(commands=st.lists(USUAL, min_size=2, max_size=6))
+    def say_much(self, commands: list[Command]) -> None:
+        for command in commands:
+            self._tell(command)
+
+    @rule(command=ANY | SETTINGS)
     def say_anything(self, command: Command) -> None:
         self._tell(command)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cairnkv.commands import (
+    COMMANDS,
     MISSING,
     OK,
     Ack,
@@ -225,7 +226,7 @@ class QueueModel:
 
     def _put_many(self, command: PutMany) -> Reply:
         name, due = command.queue, self.now + command.delay
-        message = Message(0, name, b"", b"", command.priority, due, self.now, 0, 0, 0, False, b"")  # noqa: FBT003
+        message = Message(0, name, b"", b"", command.priority, due, self.now, 0, 0, 0, False, b"")
         return self._put_all(message, command.bodies, b"%d" % len(command.bodies))
 
     def _put_all(self, message: Message, bodies: Iterable[bytes], count: bytes) -> Reply:
@@ -453,6 +454,9 @@ class QueueModel:
         found = later[: command.count]
         following = found[-1][0] if len(found) == command.count else 0
         return Items((b"%d" % following, *(name for _, name in found)))
+
+
+MODELLED_QUEUE_COMMANDS = [command for command in COMMANDS if hasattr(QueueModel, f"_{command.spec.name.lower()}")]
 
 
 def same(reply: Reply, expected: Reply) -> bool:

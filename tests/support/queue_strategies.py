@@ -44,10 +44,44 @@ KINDS: Final = Kinds(
 
 QUEUE_COMMANDS: Final = [command for command in COMMANDS if command.spec.scope is Scope.QUEUES]
 ANY: Final = commands(QUEUE_COMMANDS, KINDS)
-USUAL: Final = st.one_of(
-    commands([Put], KINDS), commands([Put], KINDS), commands([Take], KINDS), commands([Take, QueueSet], KINDS), ANY
+
+_PUTS: Final = st.builds(
+    Put,
+    KINDS[words.QUEUE],
+    KINDS[words.BODY],
+    group=st.sampled_from([None, b"g", b"h", b"i"]),
+    priority=st.sampled_from([None, None, None, 0, 2_000]),
+    delay=st.sampled_from([None, None, None, 700]),
+    expires=st.sampled_from([None, None, None, 40, 1_500]),
 )
-"""Mostly commands that put and take."""
+_UNIQUE_PUTS: Final = st.builds(
+    Put,
+    KINDS[words.QUEUE],
+    KINDS[words.BODY],
+    group=st.sampled_from([None, b"g"]),
+    unique=KINDS[words.UNIQUE_NAME],
+    unique_for=st.sampled_from([None, None, 1_500]),
+    until_taken=st.booleans(),
+    expires=st.sampled_from([None, None, 40]),
+)
+_TAKES: Final = st.builds(Take, KINDS[words.QUEUE], KINDS[words.MESSAGE_COUNT], lease=st.sampled_from([None, 40, 700]))
+USUAL: Final = st.one_of(_PUTS, _PUTS, _UNIQUE_PUTS, _TAKES, _TAKES)
+"""Commands that put and take."""
+
+SETTINGS: Final = st.builds(
+    QueueSet,
+    st.sampled_from(QUEUES),
+    lease=st.sampled_from([None, 1_500]),
+    attempts=st.sampled_from([1, 2, 3, 20]),
+    per_group=st.sampled_from([0, 1, 1, 2, 2]),
+    max_messages=st.sampled_from([None, None, None, 4]),
+    max_bytes=st.sampled_from([None, None, None, 30]),
+    max_age=st.sampled_from([None, None, None, 3_000]),
+    dead_max=st.sampled_from([None, None, 2]),
+    dead_age=st.sampled_from([None, None, 1_500]),
+    when_full=st.sampled_from([None, b"drop"]),
+)
+"""Settings with which commands meet limits."""
 
 
 @st.composite

@@ -1,7 +1,7 @@
 """The subcommands that the registry of commands adds: `cairn append`, `cairn rename`, `cairn get-many`.
 
-A command without a subcommand of its own gets one from its declaration (`cairnkv.commands`): positional fields become
-arguments, other fields become options. The command line prints the reply.
+A command on keys without a subcommand of its own gets one from its declaration (`cairnkv.commands`): positional fields
+become arguments, other fields become options. The command line prints the reply.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from cairnkv.cli.arguments import Parser, StoreCommand, durability_option, durat
 from cairnkv.cli.main import FOUND, NOT_FOUND, SUBCOMMANDS
 from cairnkv.cli.output import named, negative, put_bytes, put_json
 from cairnkv.client.calls import Call
-from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, CommandSpec, Deadline, Items, Reply
+from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, CommandSpec, Deadline, Items, Reply, Scope
 from cairnkv.commands.grammar import Kind, NumberKind, Place, Slot
 from cairnkv.commands.vocabulary import MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, TIME, UNIX_MILLISECONDS
 
@@ -64,7 +64,8 @@ def commands() -> Mapping[str, StoreCommand]:
 
 
 def _specs() -> dict[str, CommandSpec]:
-    specs = {spec.name.lower().replace("_", "-"): spec for spec in BY_NAME.values() if spec.name not in COVERED}
+    registered = (spec for spec in BY_NAME.values() if spec.name not in COVERED and spec.scope is not Scope.QUEUES)
+    specs = {spec.name.lower().replace("_", "-"): spec for spec in registered}
     return {name: spec for name, spec in specs.items() if name not in SUBCOMMANDS}
 
 

@@ -222,7 +222,7 @@ class _Changes:
         else:
             changes.own_turn = changes.turn
 
-    def take_turn(self, changes: _QueueChanges, group: bytes) -> None:
+    def advance_turn(self, changes: _QueueChanges, group: bytes) -> None:
         """Give a group the newest turn. A group alone needs none."""
         if len(changes.queue.groups) > 1:
             changes.turn += 1
@@ -445,7 +445,7 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
             changes.free_name(number, message)
             leased = leased._replace(until_taken=False, unique=b"")
         changes.put(number, leased)
-        changes.take_turn(of_queue, message.group)
+        changes.advance_turn(of_queue, message.group)
         taken.append(
             (
                 b"%d" % number,

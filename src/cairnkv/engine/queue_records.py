@@ -6,7 +6,7 @@
     m ID                            message
     b ID                            its body
     g LENGTH QUEUE GROUP            group: its turn. Only while it has messages that are not dead
-    u LENGTH QUEUE NAME             unique name: the id of its message. It has an expiry if the message is gone
+    u LENGTH QUEUE NAME             unique name: the id of its message. It has an expiry if there is no such message
 
 Integers are unsigned and big-endian. Times are log time in milliseconds.
 
