@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from cairnkv.commands import Command, Items, Look, Put, QueueStats, Take
 from cairnkv.storage.record_format import FORMAT
 from cairnkv.testing import EPOCH_MS, ManualClock
 from tests.storage.formats.make import HERE, LARGE
@@ -27,9 +28,10 @@ CONTENT: Final = {
         (15, b"plain"): (b"the last keyspace of a Redis client", None),
     }
 }
+CONTENT["2"] = CONTENT["1"]
 """What stands in each, 20 ms after it was made."""
 
-POSITIONS: Final = {"1": 17}
+POSITIONS: Final = {"1": 17, "2": 24}
 """Of the newest entry: one for each write, and one as log time was noted."""
 
 
@@ -53,3 +55,25 @@ def test_store_of_another_version_opens(tmp_path: Path, number: str) -> None:
                 for key in database.slice(0, 1_000, b"")[1]
             }
             assert found == CONTENT[number]
+            disk.store.queues.check()
+
+
+def test_queues_of_another_version_open(tmp_path: Path) -> None:
+    shutil.copytree(HERE / "2", tmp_path / "data")
+    clock = ManualClock()
+    clock.advance(0.02)
+    with OnDisk(tmp_path / "data", clock=clock) as disk:
+
+        def reply(command: Command) -> tuple[bytes | None, ...]:
+            items = disk.reply(disk.store.execute(command))
+            assert isinstance(items, Items)
+            return items.values
+
+        first = b"4", b"plain", b"delayed", b"5", b"%d" % (EPOCH_MS + 500_000), b"0", b"1", b"%d" % EPOCH_MS, b"0"
+        assert reply(Look(4)) == (*first, b"", b"", b"a reason", b"first")
+        assert reply(Put(b"with settings", b"other", unique=b"n")) == (b"7", b"0")
+        stats = dict(zip(*[iter(reply(QueueStats(b"with settings")))] * 2, strict=True))
+        counts = (b"ready", b"put", b"attempts", b"per_group", b"lease")
+        assert [stats[name] for name in counts] == [b"2", b"2", b"3", b"2", b"60000"]
+        taken = reply(Take(b"plain", 2))
+        assert [taken[at] for at in (0, 1, 6, 7, 8, 13)] == [b"5", b"3", b"second", b"6", b"4", LARGE]

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from cairnkv.engine.database import Database, Journal, Shared
 from cairnkv.engine.queue_records import (
+    BODIES,
     COUNTERS,
     GROUPS,
     MESSAGES,
@@ -519,7 +520,7 @@ class QueueDatabase(Database):
         super().check()
         assert self.index.content() == self._new_index().content()
         keys = {key for key, _, _ in self._table}
-        bodies = {key[1:] for key in keys if key[:1] == b"b"}
+        bodies = {key[1:] for key in keys if key[:1] == BODIES}
         assert bodies == {key[1:] for key in keys if key[:1] == MESSAGES}
         for name, queue in self.index.queues.items():
             assert queue.record is not None, f"queue {name!r} has no record"

@@ -35,6 +35,7 @@ from cairnkv.limits import (
     QUEUE_BYTES_DEFAULT,
 )
 
+BODIES: Final = b"b"
 SETTINGS: Final = b"s"
 GROUPS: Final = b"g"
 
@@ -241,7 +242,7 @@ def settings_key(queue: bytes) -> bytes:
 
 def body_key(message: int) -> bytes:
     """Return the key of the body of a message."""
-    return b"b" + message.to_bytes(8)
+    return BODIES + message.to_bytes(8)
 
 
 def group_key(queue: bytes, group: bytes) -> bytes:
@@ -275,5 +276,5 @@ def check_queue_record(key: bytes, value: bytes) -> None:
     elif kind in (GROUPS, b"u") and len(key) > 2 and len(key) > key[1] + 2 > 2:
         if len(value) != NUMBER.size:
             raise ValueError("an invalid record of a group or a unique name")
-    elif kind != b"b" or not numbered:
+    elif kind != BODIES or not numbered:
         raise ValueError("a record of queues with an unknown key")

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
+from cairnkv.engine.queue_records import BODIES
+from cairnkv.limits import QUEUE_DB
 from cairnkv.own_threads import OwnThread
 from cairnkv.records import record
 from cairnkv.storage.base import Effect, StorageRefused, size_of_effects
@@ -155,6 +157,15 @@ class Entry:
         self.size = EFFECT_BYTES * len(effects) + size
 
 
+def _needs_space(effect: Effect) -> bool:
+    """Return whether a full disk refuses an effect: it adds an entry, or a message to a queue.
+
+    The other records of queues only change. A full disk accepts them, so that a queue can be emptied.
+    """
+    db, key, value, _ = effect
+    return value is not None and (db != QUEUE_DB or (key is not None and key.startswith(BODIES)))
+
+
 def queued_bytes_max(memory_limit: int | None) -> int:
     """Return the maximum bytes of entries in the queue for the disk, with this memory limit."""
     if memory_limit is None:
@@ -247,7 +258,7 @@ class Writer:
                 raise StorageRefused(self.why, failures.READONLY if lasting else failures.RECOVERING)
             if self._ending:
                 raise StorageRefused(f"{self._directory} is closed", failures.READONLY)
-            if self._space.full is not None and any(value is not None for _, _, value, _ in entry.effects):
+            if self._space.full is not None and any(map(_needs_space, entry.effects)):
                 raise StorageRefused(f"{self._directory}: {self._space.full}", failures.DISKFULL)
             waiting = len(self._queue)
             behind = self.queued_bytes >= self._queued_bytes_max // 2

@@ -1,4 +1,4 @@
-"""Makes the directory of this version's format: with tables and a log, values in parts, deadlines, and keyspaces."""
+"""Makes the directory of this version's format: tables and a log, values in parts, deadlines, keyspaces and queues."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from cairnkv.commands import Clear, ClearAll, Command, Set, SetWith
+from cairnkv.commands import Ack, Clear, ClearAll, Command, Nack, Put, PutMany, QueueSet, Set, SetWith, Take
 from cairnkv.storage.record_format import FORMAT, PART_BYTES
 from tests.storage.test_disk import OnDisk
 
@@ -30,6 +30,10 @@ IN_TABLES: Final[tuple[tuple[int, Command], ...]] = (
     (1, Set(b"plain", b"another keyspace")),
     (2, Set(b"cleared with its keyspace", b"1")),
     (15, Set(b"plain", b"the last keyspace of a Redis client")),
+    (0, QueueSet(b"with settings", attempts=3, per_group=2)),
+    (0, PutMany(b"plain", 0, 5, (b"acknowledged", b"first", b"second", LARGE))),
+    (0, Take(b"plain", 2)),
+    (0, Put(b"with settings", b"grouped", group=b"g", unique=b"n", unique_for=1_000_000)),
 )
 
 IN_LOG: Final[tuple[tuple[int, Command], ...]] = (
@@ -37,9 +41,12 @@ IN_LOG: Final[tuple[tuple[int, Command], ...]] = (
     (0, Clear(b"cleared")),
     (2, ClearAll()),
     (2, Set(b"after", b"it was cleared")),
+    (0, Ack(((3, 1),))),
+    (0, Nack(4, 2, reason=b"a reason", delay=500_000)),
+    (0, Put(b"with settings", b"", expires=1_000_000, priority=7)),
 )
 
-NEEDLESS: Final = ("LOG*", "LOCK")
+NEEDLESS: Final = ("LOG*", "LOCK", "reserve")
 """Files that say nothing of the store."""
 
 
