@@ -187,6 +187,10 @@ QUEUE_NAME_MAX: Final = 255
 PRIORITY_MAX: Final = 2**32 - 1
 """The priority that TAKE takes last. 0 comes first."""
 
+GROUP_PRIORITIES_MAX: Final = 64
+"""Maximum priorities of the messages that a group has at once, if PERGROUP limits its leases: the end of a lease may
+make messages of each ready."""
+
 PRIORITY_DEFAULT: Final = 1_000
 """The priority of a message without one: there is room on both sides."""
 

@@ -21,7 +21,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _tell(self, command: Command) -> None:
         reply, expected = apply(self.database, command, self.clock), self.model.apply(command, self.clock)
-        assert same(reply, expected), f"{command}: {reply} instead of {expected}"
+        assert same(reply, expected), f"{command}: {reply!r} instead of {expected!r}"
 
     @initialize(changes=st.lists(SETTINGS, max_size=2))
     def set_up(self, changes: list[Command]) -> None:
@@ -108,7 +108,7 @@ class QueueMachine(RuleBasedStateMachine):
             command = QueueStats(name)
             reply, expected = apply(self.database, command, self.clock), self.model.apply(command, self.clock)
             note(f"{name!r} has {len(self.model.of(name, b'ready'))} ready messages")
-            assert same(reply, expected), f"{reply} instead of {expected}"
+            assert same(reply, expected), f"{reply!r} instead of {expected!r}"
 
 
 TestQueueMachine = QueueMachine.TestCase

@@ -204,8 +204,8 @@ def test_expired_keys_stay_expired_if_log_time_is_lost(tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(data: Path, tmp_path: Path) -> None:
-    _operate(data, (FORMAT_KEY, b"2"))
-    assert "its format is b'2'" in check_directory(data).problems[0]
+    _operate(data, (FORMAT_KEY, b"3"))
+    assert "its format is b'3'" in check_directory(data).problems[0]
     with pytest.raises(OptionError, match="format"):
         repair(data, tmp_path / "repaired")
     assert not (tmp_path / "repaired").exists()

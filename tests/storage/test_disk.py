@@ -271,10 +271,10 @@ def test_other_directories_and_newer_formats_are_refused(tmp_path: Path) -> None
         cairnkv.open(tmp_path)
     engine = open_rocksdb(tmp_path / "data")
     batch = engine.batch()
-    batch.put(FORMAT_KEY, b"2")
+    batch.put(FORMAT_KEY, b"3")
     engine.write(batch)
     engine.close()
-    with pytest.raises(OptionError, match="has format 2"):
+    with pytest.raises(OptionError, match="has format 3"):
         cairnkv.open(tmp_path / "data")
 
 

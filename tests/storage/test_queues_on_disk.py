@@ -66,7 +66,7 @@ class QueuesOnDiskMachine(RuleBasedStateMachine):
     def _tell(self, command: Command) -> None:
         reply = self.disk.reply(self.disk.store.execute(command))
         expected = self.model.apply(command, self.disk.store.database.now)
-        assert same(reply, expected), f"{command}: {reply} instead of {expected}"
+        assert same(reply, expected), f"{command}: {reply!r} instead of {expected!r}"
 
     @initialize(changes=st.lists(SETTINGS, max_size=2))
     def set_up(self, changes: list[Command]) -> None:

@@ -89,7 +89,7 @@ class LateQueueMachine(RuleBasedStateMachine):
         if isinstance(outcome, PendingReply):
             self.waiting.append(Waiting(command, outcome, expected, newest))
         else:
-            assert same(outcome, expected), f"{command}: {outcome} instead of {expected}"
+            assert same(outcome, expected), f"{command}: {outcome!r} instead of {expected!r}"
 
     @rule(command=USUAL)
     def say_while_storage_refuses(self, command: Command) -> None:
@@ -139,7 +139,9 @@ class LateQueueMachine(RuleBasedStateMachine):
             if one.held.reply is None:
                 left.append(one)
             else:
-                assert same(one.held.reply, one.expected), f"{one.command}: {one.held.reply} not {one.expected}"
+                assert same(one.held.reply, one.expected), (
+                    f"{one.command}: {one.held.reply!r} instead of {one.expected!r}"
+                )
         self.waiting = left
 
     @invariant()
@@ -229,6 +231,16 @@ def test_names_of_queues_wait_for_a_new_queue(late: Late) -> None:
 def test_a_duplicate_waits_for_the_message_with_its_name(late: Late) -> None:
     late.store.execute(Put(b"q", b"three", unique=b"n"))
     assert late.waits(Put(b"q", b"four", unique=b"n"))
+
+
+def test_new_ids_and_leases_wait_for_their_commit_in_any_case(late: Late) -> None:
+    """With durability `memory`, a crash could give the same lease to two workers."""
+    for command in (Put(b"q", b"three"), Take(b"q", 1)):
+        pending = late.store.execute(command)
+        assert isinstance(pending, PendingReply)
+        assert pending.from_memory() is pending
+        late.storage.commit()
+        assert isinstance(pending.from_memory(), Items)
 
 
 def test_changes_of_one_command_are_one_entry(late: Late) -> None:

@@ -38,7 +38,7 @@ from cairnkv.commands import (
     failures,
 )
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "lease": 60_000,
     "attempts": 20,
     "backoff": 1_000,
@@ -89,13 +89,13 @@ class Message:
 
 @dataclasses.dataclass
 class Queue:
-    """A queue. turns: of the groups that have live messages."""
+    """A queue. turns: by priority and group of the live messages."""
 
     number: int
     settings: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(DEFAULTS))
     totals: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(TOTALS, 0))
     turn: int = 0
-    turns: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    turns: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
 
 
 class QueueModel:
@@ -143,8 +143,9 @@ class QueueModel:
 
     def _leave(self, message: Message) -> None:
         turns = self.queues[message.queue].turns
-        for group in [group for group in turns if all(it.group != group for it in self._live(message.queue))]:
-            del turns[group]
+        live = {(it.priority, it.group) for it in self._live(message.queue)}
+        for line in turns.keys() - live:
+            del turns[line]
         self._free_name(message)
 
     def _free_name(self, message: Message) -> None:
@@ -174,8 +175,9 @@ class QueueModel:
             self._delete(message, "expired")
         self._limit_dead(name)
 
-    def _join(self, queue: Queue, group: bytes) -> None:
-        queue.turns.setdefault(group, queue.turn)
+    def _join(self, queue: Queue, message: Message) -> None:
+        others = any(priority == message.priority for priority, _ in queue.turns)
+        queue.turns.setdefault((message.priority, message.group), queue.turn if others else 0)
 
     def _make(self, name: bytes) -> Queue:
         if name not in self.queues:
@@ -244,7 +246,7 @@ class QueueModel:
         self._sweep(name)
         if age := settings["max_age"]:
             message.expires = min(message.expires or self.now + age, self.now + age)
-        self._join(queue, message.group)
+        self._join(queue, message)
         first = self.newest + 1
         for body in bodies:
             self.newest += 1
@@ -279,7 +281,7 @@ class QueueModel:
             self._sweep(name)
         while len(taken) < count and (eligible := self._eligible(name)):
             turns = queue.turns
-            it = min(eligible, key=lambda it: (it.priority, turns[it.group], it.group, it.due, it.number))
+            it = min(eligible, key=lambda it: (it.priority, turns[it.priority, it.group], it.group, it.due, it.number))
             if it.attempts >= queue.settings["attempts"]:
                 self._die(it)
                 continue
@@ -289,9 +291,9 @@ class QueueModel:
             if it.until_taken:
                 self._free_name(it)
                 it.until_taken, it.unique = False, b""
-            if len(turns) > 1:
+            if sum(priority == it.priority for priority, _ in turns) > 1:
                 queue.turn += 1
-                turns[it.group] = queue.turn
+                turns[it.priority, it.group] = queue.turn
             numbers = it.number, it.lease, it.attempts, milliseconds, it.put_at
             taken.append((*(b"%d" % number for number in numbers), it.group, it.body))
         queue.totals["taken"] += len(taken)
@@ -330,7 +332,11 @@ class QueueModel:
         if command.priority is not None:
             if it.group and settings["per_group"] == 1:
                 return Failure(failures.BADARGS, "")
-            it.priority = command.priority
+            if it.priority != command.priority:
+                it.priority, before = command.priority, it.priority
+                self._join(queue, it)
+                if all((other.priority, other.group) != (before, it.group) for other in self._live(it.queue)):
+                    del queue.turns[before, it.group]
         if command.reason is not None:
             it.reason = command.reason
         queue.totals["nacked"] += 1
@@ -390,10 +396,10 @@ class QueueModel:
                 continue
             queue = self.queues[it.queue]
             if it.dead:
-                self._join(queue, it.group)
                 it.dead, it.expires, it.unique, it.until, it.until_taken = False, 0, b"", 0, False
                 if it.group and queue.settings["per_group"] == 1:
                     it.priority = 1_000
+                self._join(queue, it)
             it.due, it.lease, it.attempts = self.now, 0, 0
             queue.totals["requeued"] += 1
             count += 1
@@ -442,7 +448,7 @@ class QueueModel:
         name, states = command.queue, (b"ready", b"delayed", b"leased", b"dead")
         shown: dict[str, Any] = {state.decode(): len(self.of(name, state)) for state in states}
         shown["bytes"] = sum(len(it.body) for it in self.messages if it.queue == name)
-        shown["groups"] = len(set(queue.turns) - {b""})
+        shown["groups"] = len({group for _, group in queue.turns} - {b""})
         shown |= queue.totals
         shown["expired"] += len(self.of(name, None))
         shown |= queue.settings

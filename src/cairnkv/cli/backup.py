@@ -301,6 +301,7 @@ def _counts(found: "Findings") -> dict[str, Any]:
     return {
         "entries": found.entries,
         "node_records": found.node,
+        "queue_records": found.queues,
         "databases": {str(number): count for number, count in sorted(found.keys.items())},
         "expired": found.expired,
         "values_in_parts": found.in_parts,
@@ -315,7 +316,8 @@ def _summary(found: "Findings") -> str:
     parts = f", {found.in_parts:,} with values in parts" if found.in_parts else ""
     one = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
     node = f"; state of a cluster's node, {counted(found.node, 'record')} about the node" if found.node else ""
-    return f"{one}{databases}{expired}{parts}; sequence {found.sequence:,}{node}"
+    queues = f"; {counted(found.queues, 'record')} of queues" if found.queues else ""
+    return f"{one}{databases}{expired}{parts}{queues}; sequence {found.sequence:,}{node}"
 
 
 def _show_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:

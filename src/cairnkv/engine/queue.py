@@ -18,11 +18,11 @@ from cairnkv.engine.database import Database, Journal, Shared
 from cairnkv.engine.queue_records import (
     BODIES,
     COUNTERS,
-    GROUPS,
     MESSAGES,
     NUMBER,
     QUEUES,
     SETTINGS,
+    TURNS,
     Counters,
     Message,
     QueueRecord,
@@ -30,10 +30,10 @@ from cairnkv.engine.queue_records import (
     body_key,
     message_key,
     parsed_counters,
-    parsed_group_key,
     parsed_message,
     parsed_queue,
     parsed_settings,
+    parsed_turn_key,
 )
 from cairnkv.engine.sorted_list import SortedList
 from cairnkv.engine.table import Stored
@@ -43,8 +43,8 @@ MESSAGE_INDEX_BYTES: Final = 400
 """Estimated bytes of memory of a message in the index. Measured with 200,000 messages: 240 bytes if they are ready, 380
 if they are leased and expire."""
 
-GROUP_INDEX_BYTES: Final = 1_200
-"""Estimated bytes of memory of a group in the index. Measured with 100,000 groups of one message each."""
+LINE_INDEX_BYTES: Final = 1_200
+"""Estimated bytes of memory of a line in the index. Measured with 100,000 groups of one message each."""
 
 QUEUE_INDEX_BYTES: Final = 4_000
 """Estimated bytes of memory of a queue in the index."""
@@ -53,7 +53,7 @@ DEFAULTS: Final = Settings()
 
 
 class Turn(NamedTuple):
-    """The messages of a group with one priority, in the order of turns. at: the time from which on one is ready."""
+    """The place of a line in the order of a queue. at: the time from which on it has a ready message."""
 
     priority: int
     turn: int
@@ -78,6 +78,10 @@ class Turns:
 
     def __init__(self) -> None:
         self._chunks: list[_Chunk] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
 
     def _chunk_of(self, turn: Turn) -> int:
         low, high = 0, len(self._chunks) - 1
@@ -91,6 +95,7 @@ class Turns:
 
     def add(self, turn: Turn) -> None:
         """Add a turn."""
+        self._length += 1
         if not self._chunks:
             self._chunks.append(_Chunk((turn,)))
             return
@@ -104,6 +109,7 @@ class Turns:
 
     def remove(self, turn: Turn) -> None:
         """Remove a turn."""
+        self._length -= 1
         at = self._chunk_of(turn)
         chunk = self._chunks[at]
         chunk.remove(turn)
@@ -125,22 +131,33 @@ class Turns:
             yield from chunk
 
 
+class Line:
+    """The live messages of a group with one priority.
+
+    messages: (due, id); (id, due) if the group is strictly ordered. turn: the line with the least turn comes first, of
+    those with its priority. recorded: whether the turn has a record. place: its place among the turns of the queue.
+    """
+
+    __slots__ = ("messages", "place", "recorded", "turn")
+
+    def __init__(self) -> None:
+        self.messages: SortedList[tuple[int, int]] = SortedList()
+        self.turn = 0
+        self.recorded = False
+        self.place: Turn | None = None
+
+
 class Group:
     """The live messages of one group of a queue, or those without a group.
 
-    lines: by priority, (due, id) of each message; (id, due) if the group is strictly ordered. turns: by priority.
-    leases: (due, id) of the leased messages, if the queue limits their number to more than one.
-    recorded: whether the group has a record.
+    lines: by priority. leases: (due, id) of the leased messages, if the queue limits their number to more than one.
     """
 
-    __slots__ = ("leases", "lines", "recorded", "turn", "turns")
+    __slots__ = ("leases", "lines")
 
     def __init__(self) -> None:
-        self.turn = 0
-        self.recorded = False
-        self.lines: dict[int, SortedList[tuple[int, int]]] = {}
+        self.lines: dict[int, Line] = {}
         self.leases: SortedList[tuple[int, int]] = SortedList()
-        self.turns: dict[int, Turn] = {}
 
 
 class Queue:
@@ -148,7 +165,7 @@ class Queue:
 
     record, settings: None: there is none. live, dead: ids. delayed, leased: (due, id), also if that time is past.
     expiring: (time, id) of live messages that expire; the time is not before their delay or lease ends. dead_expiring:
-    the same of dead messages. size: bytes of all bodies.
+    the same of dead messages. lines: number of lines with messages, by priority. size: bytes of all bodies.
     """
 
     __slots__ = (
@@ -158,6 +175,7 @@ class Queue:
         "expiring",
         "groups",
         "leased",
+        "lines",
         "live",
         "record",
         "settings",
@@ -175,6 +193,7 @@ class Queue:
         self.expiring: SortedList[tuple[int, int]] = SortedList()
         self.dead_expiring: SortedList[tuple[int, int]] = SortedList()
         self.groups: dict[bytes, Group] = {}
+        self.lines: dict[int, int] = {}
         self.turns = Turns()
         self.size = 0
 
@@ -203,49 +222,45 @@ class Queue:
 
     def head(self, turn: Turn) -> int:
         """Return the id of the first message of a turn."""
-        first = self.groups[turn.group].lines[turn.priority].first()
+        first = self.groups[turn.group].lines[turn.priority].messages.first()
         assert first is not None
-        return first[0 if self._is_ordered(turn.group) else 1]
+        return first[0 if self.is_ordered(turn.group) else 1]
 
-    def _is_ordered(self, group: bytes) -> bool:
+    def line(self, group: bytes, priority: int) -> Line | None:
+        """Return the line of a group with a priority, or None."""
+        of_group = self.groups.get(group)
+        return None if of_group is None else of_group.lines.get(priority)
+
+    def is_ordered(self, group: bytes) -> bool:
+        """Return whether the messages of a group are taken strictly in the order of their ids."""
         return bool(group) and self.rules.per_group == 1
+
+    def limits_leases(self, group: bytes) -> bool:
+        """Return whether a group may have a limited number of leases, but more than one."""
+        return bool(group) and self.rules.per_group > 1
 
     def set_settings(self, settings: Settings | None, messages: "QueueDatabase") -> None:
         """Replace the settings. Another limit of leases changes the order of messages."""
         before = self.rules.per_group
         self.settings = settings
         if self.rules.per_group != before and self.live:
-            self.turns = Turns()
+            self.turns, self.lines = Turns(), {}
             for group in self.groups.values():
-                group.lines, group.turns, group.leases = {}, {}, SortedList()
+                group.leases = SortedList()
+                for line in group.lines.values():
+                    line.messages, line.place = SortedList(), None
             for number in self.live:
                 message = messages.message(number)
                 assert message is not None
                 self._join(number, message)
-                self._set_turn(message.group, message.priority)
+                self._set_places(message.group, message.priority)
 
-    def group(self, name: bytes) -> Group:
-        """Return a group. Makes it if there is none."""
-        group = self.groups.get(name)
-        if group is None:
-            group = self.groups[name] = Group()
-            if not name and self.record is not None:
-                group.turn = self.record.own_turn
-        return group
-
-    def set_group_turn(self, name: bytes, turn: int, *, recorded: bool) -> None:
-        """Set the turn of a group."""
-        group = self.group(name)
-        group.turn, group.recorded = turn, recorded
-        for priority in list(group.turns):
-            self._set_turn(name, priority)
-        self._discard_empty(name)
-
-    def _discard_empty(self, name: bytes) -> None:
-        """Remove a group without messages and record."""
-        group = self.groups.get(name)
-        if group is not None and not group.lines and not group.recorded:
-            del self.groups[name]
+    def set_turn(self, name: bytes, priority: int, turn: int, *, recorded: bool) -> None:
+        """Set the turn of a line."""
+        line = self._made_line(name, priority)
+        line.turn, line.recorded = turn, recorded
+        self._set_places(name, priority)
+        self._discard_empty(name, priority)
 
     def replace(self, number: int, old: Message | None, new: Message | None) -> None:
         """Replace a message in the index."""
@@ -253,11 +268,11 @@ class Queue:
             self._remove(number, old)
         if new is not None:
             self._add(number, new)
-        for message in (old, new):
-            if message is not None and not message.dead:
-                self._set_turn(message.group, message.priority)
-        if old is not None:
-            self._discard_empty(old.group)
+        if new is not None and not new.dead:
+            self._set_places(new.group, new.priority)
+        if old is not None and not old.dead:
+            self._set_places(old.group, old.priority)
+            self._discard_empty(old.group, old.priority)
 
     def _add(self, number: int, message: Message) -> None:
         self.size += message.size
@@ -290,69 +305,89 @@ class Queue:
         if message.expires:
             self.expiring.remove((max(message.expires, message.due), number))
         group = self.groups[message.group]
-        line = group.lines[message.priority]
-        line.remove((number, message.due) if self._is_ordered(message.group) else (message.due, number))
+        line = group.lines[message.priority].messages
+        line.remove((number, message.due) if self.is_ordered(message.group) else (message.due, number))
         if not line:
-            del group.lines[message.priority]
-        if message.lease and self._limits_leases(message.group):
+            self.lines[message.priority] -= 1
+            if not self.lines[message.priority]:
+                del self.lines[message.priority]
+        if message.lease and self.limits_leases(message.group):
             group.leases.remove((message.due, number))
 
     def _join(self, number: int, message: Message) -> None:
-        """Add a live message to its group."""
-        group = self.group(message.group)
-        line = group.lines.get(message.priority)
+        """Add a live message to its line."""
+        line = self._made_line(message.group, message.priority).messages
+        if not line:
+            self.lines[message.priority] = self.lines.get(message.priority, 0) + 1
+        line.add((number, message.due) if self.is_ordered(message.group) else (message.due, number))
+        if message.lease and self.limits_leases(message.group):
+            self.groups[message.group].leases.add((message.due, number))
+
+    def _made_line(self, name: bytes, priority: int) -> Line:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group()
+        line = group.lines.get(priority)
         if line is None:
-            line = group.lines[message.priority] = SortedList()
-        line.add((number, message.due) if self._is_ordered(message.group) else (message.due, number))
-        if message.lease and self._limits_leases(message.group):
-            group.leases.add((message.due, number))
+            line = group.lines[priority] = Line()
+        return line
 
-    def _limits_leases(self, group: bytes) -> bool:
-        return bool(group) and self.rules.per_group > 1
+    def _discard_empty(self, name: bytes, priority: int) -> None:
+        """Remove a line without messages and record, and its group if that has no other."""
+        line = self.line(name, priority)
+        if line is not None and not line.messages and not line.recorded:
+            group = self.groups[name]
+            del group.lines[priority]
+            if not group.lines:
+                del self.groups[name]
 
-    def _set_turn(self, name: bytes, priority: int) -> None:
-        """Set the turns of a group's messages with a priority, or with any if the number of leases may block them."""
-        group = self.groups[name]
+    def _set_places(self, name: bytes, priority: int) -> None:
+        """Set the place of a line, and of the other lines of its group if the number of leases may block them."""
+        group = self.groups.get(name)
+        if group is None:
+            return
+        if not self.limits_leases(name):
+            if priority in group.lines:
+                self._set_place(name, priority, group.lines[priority], 0)
+            return
         limit = self.rules.per_group
-        blocked = 0
-        priorities: Any = (priority,)
-        if name and limit > 1:
-            priorities = {*group.lines, *group.turns}
-            if len(group.leases) >= limit:
-                blocked = group.leases.from_end(limit)[0]
-        for each in priorities:
-            line, old = group.lines.get(each), group.turns.get(each)
-            new = None
-            if line is not None:
-                first = line.first()
-                assert first is not None
-                due = first[1 if self._is_ordered(name) else 0]
-                new = Turn(each, group.turn, name, max(due, blocked))
-            if new == old:
-                continue
-            if old is not None:
-                self.turns.remove(old)
-                del group.turns[each]
-            if new is not None:
-                self.turns.add(new)
-                group.turns[each] = new
+        blocked = group.leases.from_end(limit)[0] if len(group.leases) >= limit else 0
+        for each, line in group.lines.items():
+            self._set_place(name, each, line, blocked)
+
+    def _set_place(self, name: bytes, priority: int, line: Line, blocked: int) -> None:
+        """Set the place of a line. blocked: the time until which its group has too many leases."""
+        first = line.messages.first()
+        place = None
+        if first is not None:
+            due = first[1 if self.is_ordered(name) else 0]
+            place = Turn(priority, line.turn, name, max(due, blocked))
+        if place != line.place:
+            if line.place is not None:
+                self.turns.remove(line.place)
+            if place is not None:
+                self.turns.add(place)
+            line.place = place
 
     def content(self) -> object:
         """Return all of it in comparable form, for checks."""
         groups = {
-            name: (group.turn, {priority: list(line) for priority, line in group.lines.items()}, list(group.leases))
+            name: (
+                {priority: (list(line.messages), line.turn, line.recorded) for priority, line in group.lines.items()},
+                list(group.leases),
+            )
             for name, group in self.groups.items()
         }
         ids = list(self.live), list(self.dead)
         times = list(self.delayed), list(self.leased), list(self.expiring), list(self.dead_expiring)
-        return self.record, self.settings, ids, times, groups, list(self.turns), self.size
+        return self.record, self.settings, ids, times, groups, self.lines, list(self.turns), self.size
 
 
 class QueueIndex:
     """The index of all queues.
 
     numbers: (number, name) of each queue. idle: (time of the last change, name) of each queue without messages and
-    settings. messages, groups: their number in all queues.
+    settings. messages: their number in all queues. lines: number of lines with messages.
     """
 
     def __init__(self) -> None:
@@ -360,7 +395,7 @@ class QueueIndex:
         self.numbers: SortedList[tuple[int, bytes]] = SortedList()
         self.idle: SortedList[tuple[int, bytes]] = SortedList()
         self.messages = 0
-        self.groups = 0
+        self.lines = 0
 
     def replace(self, key: bytes, old: bytes | None, new: bytes | None, messages: "QueueDatabase") -> None:
         """Replace a record in the index."""
@@ -369,8 +404,8 @@ class QueueIndex:
             self._replace_message(int.from_bytes(key[1:]), old, new)
         elif kind == QUEUES:
             self._replace_queue(key[1:], new)
-        elif kind == GROUPS:
-            self._replace_group(*parsed_group_key(key), old, new)
+        elif kind == TURNS:
+            self._replace_turn(key, new)
         elif kind == SETTINGS:
             queue = self._queue(key[1:])
             self._forget_idle(key[1:], queue)
@@ -391,7 +426,9 @@ class QueueIndex:
         assert message is not None
         queue = self._queue(message.queue)
         self._forget_idle(message.queue, queue)
+        lines = len(queue.turns)
         queue.replace(number, before, after)
+        self.lines += len(queue.turns) - lines
         self._tidy(message.queue, queue)
 
     def _replace_queue(self, name: bytes, new: bytes | None) -> None:
@@ -400,19 +437,16 @@ class QueueIndex:
         before, queue.record = queue.record, None if new is None else parsed_queue(new)
         if before is not None and (queue.record is None or queue.record.number != before.number):
             self.numbers.remove((before.number, name))
-        if queue.record is not None:
-            if before is None or queue.record.number != before.number:
-                self.numbers.add((queue.record.number, name))
-            if b"" in queue.groups:
-                queue.set_group_turn(b"", queue.record.own_turn, recorded=False)
+        if queue.record is not None and (before is None or queue.record.number != before.number):
+            self.numbers.add((queue.record.number, name))
         self._tidy(name, queue)
 
-    def _replace_group(self, name: bytes, group: bytes, old: bytes | None, new: bytes | None) -> None:
-        self.groups += (new is not None) - (old is not None)
+    def _replace_turn(self, key: bytes, new: bytes | None) -> None:
+        name, priority, group = parsed_turn_key(key)
         queue = self._queue(name)
         self._forget_idle(name, queue)
         turn = 0 if new is None else NUMBER.unpack(new)[0]
-        queue.set_group_turn(group, turn, recorded=new is not None)
+        queue.set_turn(group, priority, turn, recorded=new is not None)
         self._tidy(name, queue)
 
     def _forget_idle(self, name: bytes, queue: Queue) -> None:
@@ -431,15 +465,13 @@ class QueueIndex:
     def used_bytes(self) -> int:
         """The estimated memory of the index."""
         return (
-            MESSAGE_INDEX_BYTES * self.messages
-            + GROUP_INDEX_BYTES * self.groups
-            + QUEUE_INDEX_BYTES * len(self.numbers)
+            MESSAGE_INDEX_BYTES * self.messages + LINE_INDEX_BYTES * self.lines + QUEUE_INDEX_BYTES * len(self.numbers)
         )
 
     def content(self) -> object:
         """Return all of it in comparable form, for checks."""
         queues = {name: queue.content() for name, queue in self.queues.items()}
-        return queues, list(self.numbers), list(self.idle), self.messages, self.groups
+        return queues, list(self.numbers), list(self.idle), self.messages, self.lines
 
 
 class QueueDatabase(Database):
@@ -530,7 +562,7 @@ class QueueDatabase(Database):
                 assert message.queue == name
                 assert len(self.body(number)) == message.size
             for group, of_group in queue.groups.items():
-                assert of_group.lines, f"group {group!r} has no messages"
+                assert all(line.messages for line in of_group.lines.values()), f"a turn of {group!r} has no messages"
 
 
 def _record(entry: tuple[Stored, int | None]) -> bytes:

@@ -49,14 +49,15 @@ from cairnkv.engine.queue_records import (
     Message,
     QueueRecord,
     body_key,
-    group_key,
     message_key,
     queue_key,
     settings_key,
+    turn_key,
     unique_key,
 )
 from cairnkv.limits import (
     DELAY_MAX,
+    GROUP_PRIORITIES_MAX,
     PRIORITY_DEFAULT,
     QUEUES_MAX,
     STEPS_PER_TAKE,
@@ -80,7 +81,7 @@ def _operation(command: type[_C]) -> Callable[[Callable[[QueueDatabase, _C], Rep
 class _QueueChanges:
     """The changes of one queue by one command."""
 
-    __slots__ = ("name", "own_turn", "queue", "record", "totals", "turn")
+    __slots__ = ("name", "queue", "record", "totals", "turn")
 
     def __init__(self, name: bytes, queue: Queue, record: QueueRecord) -> None:
         self.name = name
@@ -88,7 +89,6 @@ class _QueueChanges:
         self.record = record
         self.totals: dict[str, int] = {}
         self.turn = record.turn
-        self.own_turn = record.own_turn
 
     def count(self, total: str, more: int = 1) -> None:
         """Add to a total."""
@@ -97,7 +97,7 @@ class _QueueChanges:
     def new_record(self, now: int) -> QueueRecord:
         """Return the record after the command."""
         totals = {total: getattr(self.record, total) + more for total, more in self.totals.items()}
-        return self.record._replace(turn=self.turn, own_turn=self.own_turn, used_at=now, **totals)
+        return self.record._replace(turn=self.turn, used_at=now, **totals)
 
 
 class _Changes:
@@ -206,37 +206,42 @@ class _Changes:
         """Make a delayed or dead message ready."""
         changes = self.of_message(message)
         if message.dead:
-            self.join(changes, message.group)
             message = message._replace(dead=False, expires=0, unique=b"", until_taken=False, unique_until=0)
-            if message.group and changes.queue.rules.per_group == 1:  # the queue may have had another limit
+            if _refused_priority(changes.queue, message.group, message.priority):  # the settings may have changed
                 message = message._replace(priority=PRIORITY_DEFAULT)
+            self.join(message)
         self.put(number, message._replace(due=self.now, lease=0, attempts=0))
         changes.count("requeued")
 
-    def join(self, changes: _QueueChanges, group: bytes) -> None:
-        """Give a group its turn before its first message. It comes after the groups that wait."""
-        if group in changes.queue.groups:
-            return
-        if group:
-            self.database.put(group_key(changes.name, group), NUMBER.pack(changes.turn), None)
-        else:
-            changes.own_turn = changes.turn
+    def join(self, message: Message) -> None:
+        """Give a message its place in the order, if it is the first of its group and priority.
 
-    def advance_turn(self, changes: _QueueChanges, group: bytes) -> None:
-        """Give a group the newest turn. A group alone needs none."""
-        if len(changes.queue.groups) > 1:
+        It comes after all that wait, so that no group gets more than its share by being empty now and then.
+        """
+        changes = self.of_message(message)
+        queue = changes.queue
+        line = queue.line(message.group, message.priority)
+        if line is None and changes.turn and message.priority in queue.lines:
+            key = turn_key(message.queue, message.priority, message.group)
+            self.database.put(key, NUMBER.pack(changes.turn), None)
+
+    def advance_turn(self, message: Message) -> None:
+        """Give the group of a leased message the newest turn among those with the same priority."""
+        changes = self.of_message(message)
+        if changes.queue.lines[message.priority] > 1:
             changes.turn += 1
-            if group:
-                self.database.put(group_key(changes.name, group), NUMBER.pack(changes.turn), None)
-            else:  # the next message of the command depends on it
-                changes.own_turn = changes.turn
-                changes.record = changes.record._replace(turn=changes.turn, own_turn=changes.turn)
-                self.database.put(queue_key(changes.name), changes.record.packed(), None)
+            key = turn_key(message.queue, message.priority, message.group)
+            self.database.put(key, NUMBER.pack(changes.turn), None)
+
+    def quit(self, message: Message) -> None:
+        """Delete the turn of a group and priority if a message that has left was the last."""
+        line = self.of_message(message).queue.line(message.group, message.priority)
+        if line is not None and not line.messages:
+            self.database.delete(turn_key(message.queue, message.priority, message.group))
 
     def _leave(self, number: int, message: Message) -> None:
-        """Free the group and the unique name of a message that has become dead or was deleted."""
-        if message.group and not self.of_message(message).queue.groups[message.group].lines:
-            self.database.delete(group_key(message.queue, message.group))
+        """Free the turn and the unique name of a message that has become dead or was deleted."""
+        self.quit(message)
         if message.unique:
             self.free_name(number, message)
 
@@ -279,8 +284,10 @@ def _put(database: QueueDatabase, command: Put) -> Reply:
         if due - now > DELAY_MAX:
             return Failure(failures.BADARGS, f"AT is more than {DELAY_MAX:,} milliseconds from now")
     known = database.index.queues.get(command.queue)
-    if command.priority is not None and command.group is not None and known is not None and known.rules.per_group == 1:
-        return Failure(failures.BADARGS, "the messages of a group with PERGROUP 1 have no priority")
+    if known is not None and command.group is not None and command.priority is not None:
+        refusal = _refused_priority(known, command.group, command.priority)
+        if refusal is not None:
+            return refusal
     if command.unique is not None and (taken := _holder(database, command.queue, command.unique)) is not None:
         return Items((b"%d" % taken, b"0"))
     message = Message(
@@ -324,6 +331,18 @@ def _holder(database: QueueDatabase, queue: bytes, name: bytes) -> int | None:
     return number if message.state(database.now) is not None or message.unique_until > database.now else None
 
 
+def _refused_priority(queue: Queue, group: bytes, priority: int) -> Failure | None:
+    """Return a failure if a message of a group cannot have a priority."""
+    if queue.is_ordered(group):
+        return Failure(failures.BADARGS, "the messages of a group with PERGROUP 1 have no priority")
+    if queue.limits_leases(group) and queue.line(group, priority) is None:
+        of_group = queue.groups.get(group)
+        if of_group is not None and len(of_group.lines) >= GROUP_PRIORITIES_MAX:
+            text = f"a group with PERGROUP has messages of at most {GROUP_PRIORITIES_MAX} priorities at once"
+            return Failure(failures.BADARGS, text)
+    return None
+
+
 def _put_all(database: QueueDatabase, message: Message, bodies: Sequence[bytes]) -> int | Failure:
     """Put a message with each of these bodies. Returns the id of the first."""
     changes = _Changes(database)
@@ -344,7 +363,7 @@ def _put_all(database: QueueDatabase, message: Message, bodies: Sequence[bytes])
     if age:
         oldest = database.shared.after(age)
         message = message._replace(expires=min(message.expires or oldest, oldest))
-    changes.join(of_queue, message.group)
+    changes.join(message)
     first = changes.counters.id + 1
     for number, body in enumerate(bodies, first):
         database.put(body_key(number), body, None)
@@ -445,7 +464,7 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
             changes.free_name(number, message)
             leased = leased._replace(until_taken=False, unique=b"")
         changes.put(number, leased)
-        changes.advance_turn(of_queue, message.group)
+        changes.advance_turn(message)
         taken.append(
             (
                 b"%d" % number,
@@ -488,15 +507,16 @@ def _ack(database: QueueDatabase, command: Ack) -> Reply:
 @_operation(Nack)
 def _nack(database: QueueDatabase, command: Nack) -> Reply:
     number = command.message
-    message = _owned(database, number, command.lease)
-    if message is None:
+    message = before = _owned(database, number, command.lease)
+    if message is None or before is None:
         return 0
     changes = _Changes(database)
     of_queue = changes.of_message(message)
     rules = of_queue.queue.rules
     if command.priority is not None:
-        if message.group and rules.per_group == 1:
-            return Failure(failures.BADARGS, "the messages of a group with PERGROUP 1 have no priority")
+        refusal = _refused_priority(of_queue.queue, message.group, command.priority)
+        if refusal is not None:
+            return refusal
         message = message._replace(priority=command.priority)
     if command.reason is not None:
         message = message._replace(reason=command.reason)
@@ -510,7 +530,9 @@ def _nack(database: QueueDatabase, command: Nack) -> Reply:
         elif delay is None:
             delay = backoff(number, message.attempts, rules.backoff, rules.factor, rules.backoff_max)
         due = database.shared.after(delay) if delay else database.now
+        changes.join(message)
         changes.put(number, message._replace(due=due, lease=0))
+    changes.quit(before)
     changes.write()
     return 1
 

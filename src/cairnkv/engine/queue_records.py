@@ -5,7 +5,7 @@
     s NAME                          its settings, if QUEUE_SET was used
     m ID                            message
     b ID                            its body
-    g LENGTH QUEUE GROUP            group: its turn. Only while it has messages that are not dead
+    t LENGTH QUEUE PRIORITY GROUP   turn of the group's messages with a priority, if any is live and there are others
     u LENGTH QUEUE NAME             unique name: the id of its message. It has an expiry if there is no such message
 
 Integers are unsigned and big-endian. Times are log time in milliseconds.
@@ -37,7 +37,8 @@ from cairnkv.limits import (
 
 BODIES: Final = b"b"
 SETTINGS: Final = b"s"
-GROUPS: Final = b"g"
+NAMES: Final = b"u"
+TURNS: Final = b"t"
 
 _MESSAGE: Final = struct.Struct(">BIQQIQQQIIBBBH")
 MESSAGE_BYTES: Final = _MESSAGE.size
@@ -46,7 +47,7 @@ MESSAGE_BYTES: Final = _MESSAGE.size
 _DEAD: Final = 1
 _UNTIL_TAKEN: Final = 2
 NUMBER: Final = struct.Struct(">Q")
-"""The turn of a group, and the id of a unique name's message."""
+"""A turn, and the id of a unique name's message."""
 
 
 class Message(NamedTuple):
@@ -142,19 +143,18 @@ def parsed_message(record: bytes) -> Message:
     )
 
 
-_QUEUE: Final = struct.Struct(">13Q")
+_QUEUE: Final = struct.Struct(">12Q")
 QUEUE_BYTES: Final = _QUEUE.size
 
 
 class QueueRecord(NamedTuple):
     """A queue: its number in the order of creation, turns, and totals since its creation.
 
-    turn: the newest turn of a group. own_turn: that of the messages without a group. used_at: time of its last change.
+    turn: the newest turn of a group's messages with a priority. used_at: time of its last change.
     """
 
     number: int
     turn: int = 0
-    own_turn: int = 0
     used_at: int = 0
     put: int = 0
     taken: int = 0
@@ -245,20 +245,20 @@ def body_key(message: int) -> bytes:
     return BODIES + message.to_bytes(8)
 
 
-def group_key(queue: bytes, group: bytes) -> bytes:
-    """Return the key of the turn of a group."""
-    return b"g%c%b%b" % (len(queue), queue, group)
+def turn_key(queue: bytes, priority: int, group: bytes) -> bytes:
+    """Return the key of the turn of a group's messages with a priority."""
+    return TURNS + b"%c%b%b%b" % (len(queue), queue, priority.to_bytes(4), group)
 
 
-def parsed_group_key(key: bytes) -> tuple[bytes, bytes]:
-    """Return the queue and the group of the key of a turn."""
+def parsed_turn_key(key: bytes) -> tuple[bytes, int, bytes]:
+    """Return the queue, the priority and the group of the key of a turn."""
     end = 2 + key[1]
-    return key[2:end], key[end:]
+    return key[2:end], int.from_bytes(key[end : end + 4]), key[end + 4 :]
 
 
 def unique_key(queue: bytes, name: bytes) -> bytes:
     """Return the key of a unique name."""
-    return b"u%c%b%b" % (len(queue), queue, name)
+    return NAMES + b"%c%b%b" % (len(queue), queue, name)
 
 
 def check_queue_record(key: bytes, value: bytes) -> None:
@@ -273,8 +273,8 @@ def check_queue_record(key: bytes, value: bytes) -> None:
         parsed_settings(value)
     elif key == COUNTERS:
         parsed_counters(value)
-    elif kind in (GROUPS, b"u") and len(key) > 2 and len(key) > key[1] + 2 > 2:
+    elif kind in (TURNS, NAMES) and len(key) > 2 and len(key) >= key[1] + (6 if kind == TURNS else 3) and key[1]:
         if len(value) != NUMBER.size:
-            raise ValueError("an invalid record of a group or a unique name")
+            raise ValueError("an invalid record of a turn or a unique name")
     elif kind != BODIES or not numbered:
         raise ValueError("a record of queues with an unknown key")

@@ -31,7 +31,7 @@ from cairnkv.commands import (
 from cairnkv.engine import Database
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.extended_float import text_of_sum
-from cairnkv.engine.queue import GROUP_INDEX_BYTES, MESSAGE_INDEX_BYTES, QUEUE_INDEX_BYTES, QueueDatabase, queues_of
+from cairnkv.engine.queue import LINE_INDEX_BYTES, MESSAGE_INDEX_BYTES, QUEUE_INDEX_BYTES, QueueDatabase, queues_of
 from cairnkv.engine.queue_records import (
     COUNTERS,
     COUNTERS_BYTES,
@@ -39,10 +39,10 @@ from cairnkv.engine.queue_records import (
     NUMBER,
     QUEUE_BYTES,
     SETTINGS_BYTES,
-    group_key,
     message_key,
     queue_key,
     settings_key,
+    turn_key,
     unique_key,
 )
 from cairnkv.engine.table import ENTRY_BYTES, EXPIRY_BYTES, length_of, memory_of
@@ -118,14 +118,13 @@ def _of_queue_command(database: QueueDatabase, command: Put | PutMany | QueueSet
     else:
         bodies = (command.body,) if isinstance(command, Put) else command.bodies
         fixed = MESSAGE_BYTES + len(name)
+        group = b""
         if isinstance(command, Put):
-            group, unique = command.group or b"", command.unique or b""
+            group, unique = command.group or group, command.unique or b""
             fixed += len(group) + len(unique)
             records.append((unique_key(name, unique), NUMBER.size))
-            if group:
-                records.append((group_key(name, group), NUMBER.size))
-                grown += GROUP_INDEX_BYTES
-        grown += sum(map(len, bodies))
+        records.append((turn_key(name, 0, group), NUMBER.size))
+        grown += LINE_INDEX_BYTES + sum(map(len, bodies))
         grown += len(bodies) * (MESSAGE_INDEX_BYTES + 2 * (ENTRY_BYTES + len(message_key(0))) + fixed)
     return grown + sum(ENTRY_BYTES + len(key) + size for key, size in records if not database.has(key))
 

@@ -17,7 +17,7 @@ from cairnkv.engine import Journal
 from cairnkv.engine.database import Before, Change, Cleared
 from cairnkv.limits import QUEUE_DB
 from cairnkv.storage import Effect
-from cairnkv.store.pending import PendingReply
+from cairnkv.store.pending import CommittedReply, PendingReply
 
 if TYPE_CHECKING:
     from cairnkv.store.pending_native import PendingBatch
@@ -72,14 +72,17 @@ class CommitGate:
 
     def add(self, sequence: int, journal: Journal, reply: Reply) -> PendingReply:
         """Add an entry; return the pending reply to its write."""
+        kind: type[PendingReply] = PendingReply
         for change in journal:
             number = change.database.number
             self._changed[number] = sequence
+            if number == QUEUE_DB:
+                kind = CommittedReply
             if isinstance(change, Before):
                 self.pending_keys[number][change.key] = sequence
             elif isinstance(change, Cleared):
                 self._cleared[number] = sequence
-        pending_reply = PendingReply(reply)
+        pending_reply = kind(reply)
         self.uncommitted[sequence] = UncommittedEntry(sequence, journal, pending_reply)
         return pending_reply
 

@@ -64,6 +64,19 @@ class PendingReply:
         self.reply = failure
 
 
+class CommittedReply(PendingReply):
+    """A pending reply with ids of messages or numbers of leases, which must not be used again after a crash.
+
+    It waits for its commit, also with durability `memory`.
+    """
+
+    __slots__ = ()
+
+    def from_memory(self) -> "Reply | PendingReply":
+        """Return this reply, or the released one."""
+        return self if self.reply is None else self.reply
+
+
 def size_of(reply: Reply) -> int:
     """Return the estimated bytes that a reply keeps in memory."""
     if isinstance(reply, bytes):
