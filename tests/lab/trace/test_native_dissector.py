@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, CommandSpec, Get, GetMany, Ping, Set, SetMany, SetWith
+from cairnkv.commands.queue_vocabulary import ChoiceKind
 from cairnkv.lab.trace import native_dissector
 from cairnkv.lab.trace.native_dissector import (
     CommandDissector,
@@ -135,8 +136,9 @@ def test_all_bytes_of_any_input_are_shown(data: bytes, cuts: list[int], server: 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.spec.name)
 def test_every_registered_command_has_named_fields(command: type[Get], width: Width) -> None:
     word = command.spec
-    count = sum(len(slot.kinds) for _, slot in word.fields if not slot.keyword)
-    example = command.from_arguments([b"1"] * count)  # which is of every kind
+    kinds = [kind for _, slot in word.fields if not slot.keyword for kind in slot.kinds]
+    strings = [kind.choices[0] if isinstance(kind, ChoiceKind) else b"1" for kind in kinds]  # 1 is of every other kind
+    example = command.from_arguments(strings)
     frame = write_command(example, width=width)
     fields = command_fields(frame, width=width)
     assert joined(fields) == frame
