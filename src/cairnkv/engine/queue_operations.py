@@ -172,20 +172,12 @@ class _Changes:
             self._leave(number, message)
         changes.count(total)
 
-    def die(self, number: int, message: Message, reason: bytes | None = None) -> None:
+    def die(self, number: int, message: Message) -> None:
         """Make a live message dead."""
         changes = self.of_message(message)
         age = changes.queue.rules.dead_age
-        self.put(
-            number,
-            message._replace(
-                dead=True,
-                due=self.now,
-                lease=0,
-                expires=self.database.shared.after(age) if age else 0,
-                reason=message.reason if reason is None else reason,
-            ),
-        )
+        expires = self.database.shared.after(age) if age else 0
+        self.put(number, message._replace(dead=True, due=self.now, lease=0, expires=expires))
         self._leave(number, message)
         changes.count("died")
         self.limit_dead(changes, 1)
