@@ -287,7 +287,7 @@ def test_an_ended_lease_can_acknowledge_until_another_take(store: Store) -> None
     assert store.say(Ack(((number, lease),))) == Items((b"1",))
 
 
-def test_the_time_of_a_lease_is_of_take_then_of_the_message_then_of_the_queue(store: Store) -> None:
+def test_the_time_of_a_lease_is_of_take_then_message_then_queue(store: Store) -> None:
     store.say(QueueSet(b"q", lease=3))
     store.put(lease=2)
     store.put()
@@ -551,9 +551,7 @@ def test_a_leased_or_delayed_message_does_not_expire(store: Store) -> None:
     assert store.counts("ready", "expired") == (0, 2)
 
 
-def test_a_new_queue_replaces_the_queue_that_is_unused_for_longest(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_queue_replaces_the_queue_unused_for_longest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_operations, "QUEUES_MAX", 3)
     for name in (b"a", b"b", b"c"):
         ((number, lease),) = [*store.taken(queue=name)] or [(store.put(queue=name), 0)]
