@@ -238,9 +238,9 @@ def test_new_ids_and_leases_wait_for_their_commit_in_any_case(late: Late) -> Non
     for command in (Put(b"q", b"three"), Take(b"q", 1)):
         pending = late.store.execute(command)
         assert isinstance(pending, PendingReply)
-        assert pending.from_memory() is pending
+        assert pending.reply_before_commit() is pending
         late.storage.commit()
-        assert isinstance(pending.from_memory(), Items)
+        assert isinstance(pending.reply_before_commit(), Items)
 
 
 def test_changes_of_one_command_are_one_entry(late: Late) -> None:

@@ -40,8 +40,8 @@ from cairnkv.engine.table import Stored
 from cairnkv.limits import QUEUE_DB
 
 MESSAGE_INDEX_BYTES: Final = 180
-"""Estimated bytes of memory of a message in the index. Measured with 100,000 messages of 100 bytes, besides the estimate
-for their records: 90 bytes if they expire, 170 if they are leased, too."""
+"""Estimated bytes of memory of a message in the index. Measured with 100,000 messages of 100 bytes, besides the
+estimate for their records: 90 bytes if they expire, 170 if they are leased, too."""
 
 LINE_INDEX_BYTES: Final = 1_100
 """Estimated bytes of memory of a line in the index. Measured with 100,000 groups of one message each: 1,080."""

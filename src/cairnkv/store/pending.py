@@ -72,7 +72,7 @@ class CommittedReply(PendingReply):
 
     __slots__ = ()
 
-    def from_memory(self) -> "Reply | PendingReply":
+    def reply_before_commit(self) -> "Reply | PendingReply":
         """Return this reply, or the released one."""
         return self if self.reply is None else self.reply
 
