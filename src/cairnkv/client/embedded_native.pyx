@@ -32,6 +32,8 @@ from cairnkv.engine.table_native cimport (
 
 from cairnkv.store.clock_native cimport NativeClock
 
+from functools import partial
+
 from cairnkv.client import process
 from cairnkv.client.calls import UNSET as _UNSET
 from cairnkv.client.codec import Bytes, Text
@@ -190,30 +192,33 @@ cdef class DirectCalls:
             self._busy -= 1
         return 0
 
-    cdef object _in_turn(self, function, tuple arguments):
-        """Call a function on the pure path."""
+    def _around(self, function):
+        """Call a function that uses the store on the pure path."""
         self._leave()
         try:
-            return function(*arguments)
+            return function()
         finally:
             self._come_back()
 
-    cdef object _pure(self, function, tuple arguments):
+    cdef object _pure(self, function, argument):
         """Call a method of `PURE`. For a store on disk, its thread calls `_around`."""
-        return self._in_turn(function, arguments) if self._uncommitted is None else function(*arguments)
-
-    def _around(self, function):
-        """Call a function that uses a store on disk."""
-        self._in_turn(function, ())
+        if self._uncommitted is not None:
+            return function(self, argument)
+        self._leave()
+        try:
+            return function(self, argument)
+        finally:
+            self._come_back()
 
     def _do(self, call):
-        return self._pure(PURE._do, (self, call))
+        return self._pure(PURE._do, call)
 
     def _execute_all(self, pending):
-        self._pure(PURE._execute_all, (self, pending))
+        self._pure(PURE._execute_all, pending)
 
     def close(self):
-        self._pure(PURE.close, (self,))
+        close = partial(PURE.close, self)
+        return close() if self._uncommitted is not None else self._around(close)
 
     # -- values -----------------------------------------------------------------------------------------------
 

@@ -269,7 +269,7 @@ class FrameDecoder(abc.ABC):
         own_writes_there: bool = True,
     ) -> bool:
         """Let an executor execute frames from the buffer. Return whether it executed any. See `BatchExecutor`."""
-        if not self.at_frame or len(self._buffer) < self._wanted:
+        if len(self._buffer) < self._wanted or not self.at_frame:
             return False
         used = executor.run(
             self._buffer,

@@ -130,6 +130,12 @@ class Conversation(abc.ABC):
 
     _decoder: CommandDecoder | RequestDecoder
 
+    reads_locally = False
+    """Whether all reads may return a value that is not the newest."""
+
+    _statuses = (0, 0)
+    """The status bytes of success and failure, in the native protocol."""
+
     def __init__(self, store: Store, *, auth: Authentication, limits: DecoderLimits) -> None:
         self.store: Final = store
         self.limits: Final = limits
@@ -155,25 +161,43 @@ class Conversation(abc.ABC):
 
     def execute_natively(self) -> "FrameExecutor | None":
         """Let the native path execute the first commands. Returns its executor, which has the replies, or None."""
-        settings = self._settings
-        if settings is None:
+        executor = self._executor
+        if executor is None:
             return None
-        executor, width, statuses, _, _, reads_locally = settings
-        own_writes_there = self.own_writes.are_executed
         executed = self._decoder.execute_batch(
-            executor, width, statuses, reads_locally=reads_locally, own_writes_there=own_writes_there
+            executor,
+            self._width,
+            self._statuses,
+            reads_locally=self.reads_locally,
+            own_writes_there=self.own_writes.are_executed,
         )
         return executor if executed else None
 
     @property
     @abc.abstractmethod
-    def _settings(self) -> NativePathSettings | None:
-        """The settings for the native path, one object until one changes; None in a state that it does not know."""
+    def _executor(self) -> "FrameExecutor | None":
+        """The executor of the native path; None in a state that the path does not know."""
+
+    @property
+    @abc.abstractmethod
+    def _width(self) -> int:
+        """The width of command numbers, or the version of the Redis protocol."""
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:
-        """The settings with which a transport may use the native path for the next bytes; None: it may not."""
-        return None if self._decoder.pending else self._settings
+        """The settings with which a transport may use the native path for the next bytes; None: it may not.
+
+        One object until a setting changes.
+        """
+        executor, made = self._executor, self._native_path_settings
+        if executor is None or self._decoder.pending or (made is None and not self._decoder.at_frame):
+            return None
+        width = self._width
+        if made is None or made[0] is not executor or made[1] != width or made[5] != self.reads_locally:
+            limits = self.limits
+            made = executor, width, self._statuses, limits.value, limits.frame, self.reads_locally
+            self._native_path_settings = made
+        return made
 
     @property
     @abc.abstractmethod

@@ -94,6 +94,7 @@ class RequestDecoder(FrameDecoder):
             self._begin()
             return
         if self._start > COMPACTED_BYTES and 2 * self._start > len(self._buffer):
+            self._searched -= self._start
             self._compact()
         if not isinstance(self._buffer, bytearray):
             self._buffer = bytearray(self._buffer)
@@ -122,6 +123,7 @@ class RequestDecoder(FrameDecoder):
         else:
             return []
         if self._start:
+            self._searched -= self._start
             self._compact()  # now, because the next bytes may take long
         return None
 
@@ -129,10 +131,6 @@ class RequestDecoder(FrameDecoder):
     def missing(self) -> int:
         """Missing bytes of a string of at least `LONG_STRING`; 0 for a shorter one."""
         return max(0, self._wanted - len(self._buffer)) if self._length >= LONG_STRING else 0
-
-    def _compact(self) -> None:
-        self._searched -= self._start
-        super()._compact()
 
     def _refuse(self, text: str) -> ProtocolFault:
         self.broken = True

@@ -15,7 +15,6 @@ from cairnkv.session.conversation import (
     AHEAD_COMMANDS,
     ARGUMENTS_PER_COST,
     Conversation,
-    NativePathSettings,
     QueuedReply,
     cost_of,
 )
@@ -45,6 +44,7 @@ class NativeConversation(Conversation):
     ) -> None:
         """auth: if the server has a password, no command executes here: the protocol has no command to send one."""
         super().__init__(store, auth=auth, limits=limits)
+        self._statuses = status_byte.value
         self._status_byte = status_byte
         self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
@@ -99,15 +99,14 @@ class NativeConversation(Conversation):
         return (head, payload) if payload else (head,)
 
     @property
-    def _settings(self) -> NativePathSettings | None:
-        executor = self._frame_executor
-        if executor is None or executor.off or not self.authenticated or not self._decoder.at_frame:
+    def _executor(self) -> "FrameExecutor | None":
+        if self._frame_executor is None or self._frame_executor.off or not self.authenticated:
             return None
-        if self._native_path_settings is None:  # the width is known from now on
-            width, limits = self._decoder.width or 2, self.limits
-            statuses = self._status_byte.value
-            self._native_path_settings = executor, width, statuses, limits.value, limits.frame, False
-        return self._native_path_settings
+        return self._frame_executor
+
+    @property
+    def _width(self) -> int:
+        return self._decoder.width or 2
 
     @property
     def authenticated(self) -> bool:

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
@@ -30,7 +30,6 @@ from cairnkv.session.conversation import (
     WHOLE_TABLE_COST,
     Conversation,
     Encode,
-    NativePathSettings,
     QueuedReply,
     Unfinished,
     bytes_of_outcome,
@@ -53,6 +52,9 @@ from cairnkv.session.resp.command_spec import (
 from cairnkv.session.resp.transaction import Transaction
 from cairnkv.session.resp.values import NOTHING, Job, Later, PushEncoder, Several, bytes_of, shown
 from cairnkv.store import Store, bytes_made
+
+if TYPE_CHECKING:
+    from cairnkv.session.executor_native import FrameExecutor
 
 logger: Final = logging.getLogger("cairnkv.session")
 
@@ -81,7 +83,6 @@ class RespConversation(Conversation):
         self.peer: Final = peer
         self._push = push
         self._decoder: RequestDecoder = RequestDecoder(limits)
-        self._settings_for = (0, 0, False)  # database, protocol and `reads_locally` of these settings
         self._job: Job | None = None
         self._ended = False
         self.last_command = ""
@@ -108,8 +109,7 @@ class RespConversation(Conversation):
         self.context.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
-        self.reads_locally = False
-        """Whether reads may return a value that is not the newest: READONLY."""
+        self.reads_locally = False  # READONLY
         self.no_touch = False
         self.no_evict = False
         self.closing = False  # whether the conversation ends after the reply to this command
@@ -174,26 +174,15 @@ class RespConversation(Conversation):
         return QueuedReply(failure, partial(self._encode, error, self.protocol), closes=failure.code.closes)
 
     @property
-    def _settings(self) -> NativePathSettings | None:
+    def _executor(self) -> "FrameExecutor | None":
         plain = self._auth.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
-        executor = self.context.frame_executor(self.db)
-        if executor is None:
-            return None
-        chosen = self.db, self.protocol, self.reads_locally
-        if self._native_path_settings is None or self._settings_for != chosen:
-            self._settings_for = chosen
-            limits = self.limits
-            self._native_path_settings = (
-                executor,
-                self.protocol,
-                (0, 0),
-                limits.value,
-                limits.frame,
-                self.reads_locally,
-            )
-        return self._native_path_settings
+        return self.context.frame_executor(self.db)
+
+    @property
+    def _width(self) -> int:
+        return self.protocol
 
     @property
     def kept(self) -> int:
