@@ -217,8 +217,7 @@ cdef class DirectCalls:
         self._pure(PURE._execute_all, pending)
 
     def close(self):
-        close = partial(PURE.close, self)
-        return close() if self._uncommitted is not None else self._around(close)
+        return PURE.close(self) if self._uncommitted is not None else self._around(partial(PURE.close, self))
 
     # -- values -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from cairnkv.session.context import OptionRefused, Options, Peer, ServerContext
 from cairnkv.session.conversation import NativePathSettings
-from cairnkv.session.native_path import native_frame_executor, resp_frame_executor
+from cairnkv.session.native_path import native_frame_executor
 from cairnkv.session.session import TRANSITIONS, Event, Session, State
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "Session",
     "State",
     "native_frame_executor",
-    "resp_frame_executor",
 ]

@@ -194,8 +194,7 @@ class Conversation(abc.ABC):
             return None
         width = self._width
         if made is None or made[0] is not executor or made[1] != width or made[5] != self.reads_locally:
-            limits = self.limits
-            made = executor, width, self._statuses, limits.value, limits.frame, self.reads_locally
+            made = executor, width, self._statuses, self.limits.value, self.limits.frame, self.reads_locally
             self._native_path_settings = made
         return made
 

@@ -36,7 +36,6 @@ __all__ = [
     "NULL_ARRAY",
     "OK",
     "Error",
-    "NullArray",
     "Push",
     "Resp",
     "SetOf",

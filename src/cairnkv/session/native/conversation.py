@@ -100,9 +100,8 @@ class NativeConversation(Conversation):
 
     @property
     def _executor(self) -> "FrameExecutor | None":
-        if self._frame_executor is None or self._frame_executor.off or not self.authenticated:
-            return None
-        return self._frame_executor
+        executor = self._frame_executor
+        return None if executor is None or executor.off or not self.authenticated else executor
 
     @property
     def _width(self) -> int:
