@@ -29,6 +29,8 @@ TO_SYNC: Final = (
     (r"\bcairnkv\.client\.aio\.client\b", "cairnkv.client.sync"),
     (r"\bcairnkv\.client\.aio\b", "cairnkv.client"),
     (r"\bcairnkv\.aio\b", "cairnkv"),
+    (r"\bimport asyncio\n", "import time\n"),
+    (r"\basyncio\.sleep\b", "time.sleep"),
 )
 """Regular expressions that turn asyncio code with its docstrings into sync code, and their replacements."""
 
@@ -42,6 +44,7 @@ class AsyncMethods(abc.ABC, Generic[K, V]):
     """The methods of stores that are one call each."""
 
     _calls: StoreCalls[K, V]
+    _survives_forks = False  # whether a forked process can use the same store
 
     @abc.abstractmethod
     async def _do(self, call: Call[T]) -> T:
@@ -140,6 +143,9 @@ GENERATED: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
     f"{CLIENT}/methods.py": (f"{CLIENT}/calls.py", lambda source: sync(async_methods(source))),
     f"{CLIENT}/pipeline_methods.py": (f"{CLIENT}/calls.py", pipeline_methods),
     f"{CLIENT}/keyvalue.py": (f"{CLIENT}/aio/keyvalue.py", sync),
+    f"{CLIENT}/jobs.py": (f"{CLIENT}/aio/jobs.py", sync),
+    f"{CLIENT}/leases.py": (f"{CLIENT}/aio/leases.py", sync),
+    f"{CLIENT}/queues.py": (f"{CLIENT}/aio/queues.py", sync),
     f"{CLIENT}/pipeline.py": (f"{CLIENT}/aio/pipeline.py", sync),
     f"{CLIENT}/entry.py": (
         "src/cairnkv/aio.py",

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from cairnkv import aio
     from cairnkv.client.embedded import Embedded
     from cairnkv.client.entry import connect
+    from cairnkv.client.jobs import Job
     from cairnkv.client.keyvalue import KeyValue
     from cairnkv.client.opening import open
     from cairnkv.client.pending import Pending
     from cairnkv.client.pipeline import Pipeline
+    from cairnkv.client.queues import Queue
     from cairnkv.client.sync import Client
+    from cairnkv.client.worker import Worker
     from cairnkv.errors import (
         AddressError,
         BadCommand,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         CodecError,
         IncompleteFrame,
         InternalError,
+        LeaseLost,
         OptionError,
         OutcomeUnknown,
         PeerError,
@@ -53,15 +57,19 @@ __all__ = [
     "Embedded",
     "IncompleteFrame",
     "InternalError",
+    "Job",
     "KeyValue",
+    "LeaseLost",
     "OptionError",
     "OutcomeUnknown",
     "PeerError",
     "Pending",
     "Pipeline",
+    "Queue",
     "Refused",
     "TimedOut",
     "Unavailable",
+    "Worker",
     "WrongServer",
     "__version__",
     "aio",
@@ -74,9 +82,12 @@ _MODULES = {
     "aio": "cairnkv.aio",
     "Client": "cairnkv.client.sync",
     "Embedded": "cairnkv.client.embedded",
+    "Job": "cairnkv.client.jobs",
     "KeyValue": "cairnkv.client.keyvalue",
     "Pending": "cairnkv.client.pending",
     "Pipeline": "cairnkv.client.pipeline",
+    "Queue": "cairnkv.client.queues",
+    "Worker": "cairnkv.client.worker",
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",
     "open": "cairnkv.client.opening",

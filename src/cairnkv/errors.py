@@ -10,7 +10,8 @@
     │   ├── IncompleteFrame    the end of a frame is missing
     │   └── WrongServer        the server at the address has another protocol
     ├── Refused            the server did not execute the command; `code` is the reason, and `retry`
-    │                      whether it may succeed later
+    │   │                  whether it may succeed later
+    │   └── LeaseLost          the lease of a job has ended, and another worker may have the message
     ├── Unavailable        no reply, and certainly no effect: safe to repeat (also a ConnectionError)
     │   └── TimedOut           the same after a timeout                       (also a TimeoutError)
     ├── OutcomeUnknown     a write without a reply, which the server may have executed
@@ -84,6 +85,10 @@ class Refused(CairnError):
     """The server did not execute the command. `retry`: whether it may succeed later."""
 
     fault = Fault.SERVER
+
+
+class LeaseLost(Refused):
+    """The lease of a job has ended, or is not the newest one of its message: another worker may have the message."""
 
 
 class Unavailable(CairnError, ConnectionError):

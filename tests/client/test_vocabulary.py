@@ -18,7 +18,7 @@ def path_in_use() -> None:
 
 
 MAPPING = {"keys", "values", "items", "pop", "popitem", "setdefault", "update"}
-NOT_IN_PIPELINES = {"scan", "clear_prefix", "close", "pipeline"} | MAPPING
+NOT_IN_PIPELINES = {"queue", "queues", "scan", "clear_prefix", "close", "pipeline"} | MAPPING
 
 
 def methods(kind: type) -> dict[str, inspect.Signature]:
@@ -41,6 +41,8 @@ def test_methods_are_the_calls_and_those_of_the_list() -> None:
     assert set(methods(cairnkv.KeyValue)) == calls | {"scan", "clear_prefix", "close"} | MAPPING | {
         "durability",
         "local",
+        "queue",
+        "queues",
         "pipeline",
     }
 

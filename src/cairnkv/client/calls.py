@@ -57,6 +57,7 @@ from cairnkv.units import duration
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
+C = TypeVar("C", bound=Command)
 T = TypeVar("T", covariant=True)  # the result of a call: a Call[int] is a Call[int | None]
 
 Key: TypeAlias = str | bytes
@@ -150,14 +151,14 @@ def memory_is_enough(how: Durability) -> bool:
     return how == "memory"
 
 
-class _Codecs(Generic[K, V]):
+class Codecs(Generic[K, V]):
     """Encodes values, and decodes replies."""
 
     def __init__(self, keys: KeyCodec[K], values: Codec[V], *, value_max: int | None = None) -> None:
         """value_max: maximum bytes of a value; None: the server checks it."""
         self._keys = keys
         self._values = values
-        self._value_max = value_max
+        self.value_max = value_max
 
     def _value_or(self, default: D) -> Callable[[Reply], V | D]:
         return functools.partial(self._value, default)
@@ -167,7 +168,7 @@ class _Codecs(Generic[K, V]):
             return default
         if isinstance(reply, bytes):
             return self._values.decode(reply)
-        raise _unexpected(reply)
+        raise unexpected(reply)
 
     def _encode(self, value: V) -> bytes:
         data = self._values.encode(value)
@@ -175,15 +176,15 @@ class _Codecs(Generic[K, V]):
         if not isinstance(made, bytes):
             codec = type(self._values).__name__
             raise CodecError(f"the codec's encode returns bytes; {codec} returned {data!r:.40}")
-        if self._value_max is not None and len(data) > self._value_max:
-            raise _bad(failures.TOOBIG, f"a value of {len(data):,} bytes; the limit is {self._value_max:,}")
+        if self.value_max is not None and len(data) > self.value_max:
+            raise bad_command(failures.TOOBIG, f"a value of {len(data):,} bytes; the limit is {self.value_max:,}")
         return data
 
     def _equals(self, value: V | Unset) -> bytes | None:
         return None if isinstance(value, Unset) else self._encode(value)
 
 
-class Calls(_Codecs[K, V]):
+class Calls(Codecs[K, V]):
     """The calls that are methods of stores and of pipelines."""
 
     # -- one key --------------------------------------------------------------------------------------------
@@ -211,9 +212,9 @@ class Calls(_Codecs[K, V]):
         """
         name = _key(key)
         if clear or ttl is not None or persist:
-            _flags(clear=clear, persist=persist)
+            check_flags(clear=clear, persist=persist)
             milliseconds = _milliseconds(ttl)
-            return Call(_valid(GetWith(name, clear, milliseconds, persist)), self._value_or(default))
+            return Call(valid(GetWith(name, clear, milliseconds, persist)), self._value_or(default))
         return Call(Get(name), self._value_or(default))
 
     def set(
@@ -236,9 +237,9 @@ class Calls(_Codecs[K, V]):
         name, data = _key(key), self._encode(value)
         if ttl is None and not (keep_ttl or if_absent or if_present) and if_equals is UNSET:
             return Call(Set(name, data), _yes)
-        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
+        check_flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
         return Call(
-            _valid(SetWith(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
+            valid(SetWith(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
             _bool,
         )
 
@@ -255,9 +256,9 @@ class Calls(_Codecs[K, V]):
     ) -> Call[V | None]:
         """Store a value as `set` does. Returns the value before, or None, whether or not the new value was stored."""
         name, data = _key(key), self._encode(value)
-        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
+        check_flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
         return Call(
-            _valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
+            valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
             self._value_or(None),
         )
 
@@ -275,7 +276,7 @@ class Calls(_Codecs[K, V]):
 
     def incr(self, key: Key, n: int = 1) -> Call[int]:
         """Add n to a number that is stored as decimal text, and return the sum. An absent key counts as 0."""
-        return Call(_valid(Incr(_key(key), n)), _number)
+        return Call(valid(Incr(_key(key), n)), number_of)
 
     def ttl(self, key: Key) -> Call[float | None]:
         """Return the seconds until a key expires: `math.inf` if it does not expire, None if it is absent."""
@@ -298,14 +299,14 @@ class Calls(_Codecs[K, V]):
             return _nothing_to_ask({})
 
         def decode(reply: Reply) -> dict[K, V]:
-            values = _items(reply, len(names))
+            values = items_of(reply, len(names))
             return {
                 self._keys.decode(name): self._values.decode(value)
                 for name, value in zip(names, values, strict=True)
                 if value is not None
             }
 
-        return Call(_valid(GetMany(names)), decode)
+        return Call(valid(GetMany(names)), decode)
 
     def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
         """Store several values. Atomic."""
@@ -314,18 +315,18 @@ class Calls(_Codecs[K, V]):
         pairs = tuple((_key(key), self._encode(value)) for key, value in values.items())
         if not pairs:
             return _nothing_to_ask(None)
-        return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
+        return Call(valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
 
     def clear_many(self, keys: Iterable[Key]) -> Call[int]:
         """Delete several keys. Returns the number of keys that existed. Atomic."""
         names = _keys(keys)
-        return Call(_valid(ClearMany(names)), _number) if names else _nothing_to_ask(0)
+        return Call(valid(ClearMany(names)), number_of) if names else _nothing_to_ask(0)
 
     # -- the whole store ------------------------------------------------------------------------------------
 
     def count(self) -> Call[int]:
         """Return the exact number of keys."""
-        return Call(Count(), _number)
+        return Call(Count(), number_of)
 
     def clear_all(self) -> Call[None]:
         """Delete all keys. Atomic."""
@@ -341,7 +342,7 @@ class Calls(_Codecs[K, V]):
         """Return facts about the store and its server, as the command INFO has them."""
 
         def decode(reply: Reply) -> dict[str, str | int]:
-            texts = [(item or b"").decode("utf-8", "replace") for item in _items(reply)]
+            texts = [(item or b"").decode("utf-8", "replace") for item in items_of(reply)]
             return {
                 name: int(text) if text.isascii() and text.isdecimal() else text
                 for name, text in zip(texts[::2], texts[1::2], strict=False)
@@ -375,29 +376,29 @@ class StoreCalls(Calls[K, V]):
 
     def scan_slice(self, cursor: int, prefix: Key, count: int) -> Call[tuple[int, list[K]]]:
         def decode(reply: Reply) -> tuple[int, list[K]]:
-            following, *keys = _items(reply)
-            return _integer(following), [self._keys.decode(key) for key in keys if key is not None]
+            following, *keys = items_of(reply)
+            return integer_of(following), [self._keys.decode(key) for key in keys if key is not None]
 
-        return Call(_valid(Scan(cursor, count, _prefix(prefix))), decode)
+        return Call(valid(Scan(cursor, count, _prefix(prefix))), decode)
 
     def clear_prefix_slice(self, cursor: int, prefix: Key) -> Call[tuple[int, int]]:
         def decode(reply: Reply) -> tuple[int, int]:
-            following, cleared = _items(reply, 2)
-            return _integer(following), _integer(cleared)
+            following, cleared = items_of(reply, 2)
+            return integer_of(following), integer_of(cleared)
 
         return Call(ClearPrefix(_prefix(prefix), cursor), decode)
 
     def backup(self, name: str, keep: int | None) -> Call[int]:
         if not isinstance(name, str):
             raise OptionError(f"a backup at a server has a name, as text, below its --backup-dir; not {name!r:.80}")
-        return Call(_valid(Backup(utf8(name), keep)), _number)
+        return Call(valid(Backup(utf8(name), keep)), number_of)
 
 
 def _key(key: Key) -> bytes:
     data = key if isinstance(key, bytes) else key_bytes(key)
     if 1 <= len(data) <= KEY_MAX:
         return data
-    raise _bad(failures.BADKEY, f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}")
+    raise bad_command(failures.BADKEY, f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}")
 
 
 def pairs_of(values: Any, named: Mapping[str, V]) -> Iterable[Any]:
@@ -416,7 +417,7 @@ def too_large_together(error: BadCommand, keys: Sequence[object]) -> bool:
     return error.code == failures.BIGREPLY.name and len(keys) > 1
 
 
-def _bad(code: Code, text: str) -> BadCommand:
+def bad_command(code: Code, text: str) -> BadCommand:
     """Return the error that a server would return."""
     return BadCommand(Failure(code, text).message, code=code)
 
@@ -436,7 +437,7 @@ def _prefix(prefix: Key) -> bytes:
     return key_bytes(prefix, "a prefix")
 
 
-def _flags(**flags: object) -> None:
+def check_flags(**flags: object) -> None:
     for name, flag in flags.items():
         if flag is not True and flag is not False:
             raise OptionError(f"{name} is True or False, not {flag!r:.40}")
@@ -456,25 +457,25 @@ def _some_milliseconds(ttl: Seconds) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _valid(command: Command) -> Command:
+def valid(command: C) -> C:
     """Return the command. Raises `BadCommand` if a server would refuse its arguments."""
     for group in command.spec.exclusive:
         given = [name for name in group if getattr(command, name) not in (None, False)]
         if len(given) > 1:
-            raise _bad(failures.BADARGS, f"{' and '.join(given)} exclude each other; use one of them")
+            raise bad_command(failures.BADARGS, f"{' and '.join(given)} exclude each other; use one of them")
     try:
         strings = command.arguments()
         if len(strings) > ARGUMENTS_MAX:
             raise ArgumentFault(failures.TOOBIG, f"{len(strings):,} arguments; the limit is {ARGUMENTS_MAX:,}")
         return type(command).from_arguments(strings)
     except ArgumentFault as fault:
-        raise _bad(fault.code, fault.text) from None
+        raise bad_command(fault.code, fault.text) from None
 
 
 # -- replies ---------------------------------------------------------------------------------------------
 
 
-def _unexpected(reply: Reply) -> PeerError:
+def unexpected(reply: Reply) -> PeerError:
     return PeerError(f"a reply of an unexpected kind: {reply!r:.80}")
 
 
@@ -486,37 +487,37 @@ def _yes(reply: Reply) -> bool:
     return True
 
 
-def _number(reply: Reply) -> int:
+def number_of(reply: Reply) -> int:
     if isinstance(reply, int):
         return reply
-    raise _unexpected(reply)
+    raise unexpected(reply)
 
 
 def _bool(reply: Reply) -> bool:
-    return _number(reply) > 0
+    return number_of(reply) > 0
 
 
 def _seconds(reply: Reply) -> float | None:
     if reply is MISSING:
         return None
-    milliseconds = _number(reply)
+    milliseconds = number_of(reply)
     return math.inf if milliseconds < 0 else milliseconds / 1000
 
 
 def _text(reply: Reply) -> str:
     if isinstance(reply, bytes):
         return reply.decode("utf-8", "replace")
-    raise _unexpected(reply)
+    raise unexpected(reply)
 
 
-def _integer(text: bytes | None) -> int:
+def integer_of(text: bytes | None) -> int:
     try:
         return int(text or b"")
     except ValueError:
         raise PeerError(f"a reply has {text!r:.40} where a number should be") from None
 
 
-def _items(reply: Reply, expected: int | None = None) -> tuple[bytes | None, ...]:
+def items_of(reply: Reply, expected: int | None = None) -> tuple[bytes | None, ...]:
     if isinstance(reply, Items) and (expected is None or len(reply.values) == expected):
         return reply.values
-    raise _unexpected(reply)
+    raise unexpected(reply)

@@ -8,7 +8,7 @@ which is `_do` of each kind of store.
 import abc
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from cairnkv.client.calls import (
     UNSET,
@@ -28,11 +28,14 @@ from cairnkv.client.calls import (
     too_large_together,
     with_leeway,
 )
-from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.codec import Codec, CodecName, KeyCodec, value_codec
 from cairnkv.client.mapping import MappingSyntax
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
+
+if TYPE_CHECKING:
+    from cairnkv.client.queues import Queue
 
 
 class KeyValue(MappingSyntax[K, V], NotCopied):
@@ -127,6 +130,36 @@ class KeyValue(MappingSyntax[K, V], NotCopied):
     def _view(self, *, memory: bool, local: bool) -> "KeyValue[K, V]":
         return _View(self, memory=memory, local=local) if memory or local else self
 
+    # -- queues ---------------------------------------------------------------------------------------------
+
+    @overload
+    def queue(self, name: Key, *, codec: Literal["json", "msgpack"] = "json") -> "Queue[Any]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Literal["text"]) -> "Queue[str]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Literal["bytes"]) -> "Queue[bytes]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Codec[D]) -> "Queue[D]": ...
+    def queue(self, name: Key, *, codec: CodecName | Codec[Any] = "json") -> "Queue[Any]":
+        """Return the queue with a name. Queues have names of their own, apart from keys.
+
+        codec: the type of bodies: "json", "text", "bytes", "msgpack", or an object with encode and decode.
+        """
+        from cairnkv.client.queues import Queue  # with slow imports that only queues need
+
+        return Queue(self, name, value_codec(codec), value_max=self._calls.value_max)
+
+    def queues(self) -> Iterator[str]:
+        """Iterate over the names of all queues, in the order of their creation."""
+        from cairnkv.client.queue_calls import queues_slice
+
+        cursor = 0
+        while True:
+            cursor, names = self._do(queues_slice(cursor))
+            yield from names
+            if cursor == 0:
+                return
+
     # -- as a dict ------------------------------------------------------------------------------------------
 
     @overload
@@ -175,6 +208,7 @@ class _View(KeyValue[K, V]):
         self._calls = store._calls
         self._store = store
         self._memory, self._local = memory, local
+        self._survives_forks = store._survives_forks
 
     def __repr__(self) -> str:
         durability = ".durability('memory')" if self._memory else ""

@@ -17,6 +17,8 @@ FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 1.0
 """Maximum seconds before any repetition."""
 
+_LASTING: Final = (failures.FULL, failures.DISKFULL, failures.QUEUEFULL, failures.QUEUEBUSY)
+
 NO_ANSWER: Final = "it accepts connections but does not answer"
 """The reason of failure of an endpoint that does not answer a PING in time."""
 
@@ -31,9 +33,9 @@ def pause_before(attempt: int) -> float:
 def worth_repeating(reply: Reply) -> bool:
     """Return whether a reply means that the command was not executed, for a reason that ends by itself.
 
-    A full memory or disk does not end by itself: a client must delete keys first.
+    A full memory, disk or queue does not end by itself: a client must delete keys or take messages first.
     """
-    return isinstance(reply, Failure) and reply.code.passing and reply.code not in (failures.FULL, failures.DISKFULL)
+    return isinstance(reply, Failure) and reply.code.passing and reply.code not in _LASTING
 
 
 def lost(spec: CommandSpec, where: str, why: str, *, timed_out: bool, wrong: PeerError | None = None) -> CairnError:

@@ -79,6 +79,8 @@ class Client(KeyValue[K, V]):
     next one, also if a node refuses what another node may execute.
     """
 
+    _survives_forks = True
+
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values)
         self._address = address

@@ -79,14 +79,14 @@ BIGREPLY = Code(
 NOQUEUE = Code("NOQUEUE", Fault.CALLER, "The queue does not exist. The first PUT or QUEUE_SET makes it.")
 QUEUEFULL = Code(
     "QUEUEFULL",
-    Fault.CALLER,
+    Fault.SERVER,
     "The queue has the maximum of messages or bytes that QUEUE_SET allows, or the store has the maximum of queues. "
     "TAKE and ACK continue.",
     passing=True,
 )
 QUEUEBUSY = Code(
     "QUEUEBUSY",
-    Fault.CALLER,
+    Fault.SERVER,
     "The queue has messages. QUEUE_DROP, and QUEUE_SET of the limit per group, need an empty queue.",
     passing=True,
 )

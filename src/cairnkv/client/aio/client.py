@@ -44,6 +44,8 @@ class Client(AsyncKeyValue[K, V]):
     addresses it connects to the next one, also if a node is silent or refuses what another node may execute.
     """
 
+    _survives_forks = True
+
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values)
         self._address = address

@@ -8,7 +8,7 @@ which is `_do` of each kind of store.
 import abc
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from cairnkv.client.aio.mapping import AsyncMappingSyntax
 from cairnkv.client.aio.pipeline import AsyncPipeline
@@ -30,9 +30,12 @@ from cairnkv.client.calls import (
     too_large_together,
     with_leeway,
 )
-from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.codec import Codec, CodecName, KeyCodec, value_codec
 from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
+
+if TYPE_CHECKING:
+    from cairnkv.client.aio.queues import AsyncQueue
 
 
 class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
@@ -129,6 +132,37 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
     def _view(self, *, memory: bool, local: bool) -> "AsyncKeyValue[K, V]":
         return _View(self, memory=memory, local=local) if memory or local else self
 
+    # -- queues ---------------------------------------------------------------------------------------------
+
+    @overload
+    def queue(self, name: Key, *, codec: Literal["json", "msgpack"] = "json") -> "AsyncQueue[Any]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Literal["text"]) -> "AsyncQueue[str]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Literal["bytes"]) -> "AsyncQueue[bytes]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Codec[D]) -> "AsyncQueue[D]": ...
+    def queue(self, name: Key, *, codec: CodecName | Codec[Any] = "json") -> "AsyncQueue[Any]":
+        """Return the queue with a name. Queues have names of their own, apart from keys.
+
+        codec: the type of bodies: "json", "text", "bytes", "msgpack", or an object with encode and decode.
+        """
+        from cairnkv.client.aio.queues import AsyncQueue  # with slow imports that only queues need
+
+        return AsyncQueue(self, name, value_codec(codec), value_max=self._calls.value_max)
+
+    async def queues(self) -> AsyncIterator[str]:
+        """Iterate over the names of all queues, in the order of their creation."""
+        from cairnkv.client.queue_calls import queues_slice
+
+        cursor = 0
+        while True:
+            cursor, names = await self._do(queues_slice(cursor))
+            for name in names:
+                yield name
+            if cursor == 0:
+                return
+
     # -- as a dict ------------------------------------------------------------------------------------------
 
     @overload
@@ -177,6 +211,7 @@ class _View(AsyncKeyValue[K, V]):
         self._calls = store._calls
         self._store = store
         self._memory, self._local = memory, local
+        self._survives_forks = store._survives_forks
 
     def __repr__(self) -> str:
         durability = ".durability('memory')" if self._memory else ""

@@ -24,6 +24,7 @@ class AsyncMethods(abc.ABC, Generic[K, V]):
     """The methods of stores that are one call each."""
 
     _calls: StoreCalls[K, V]
+    _survives_forks = False  # whether a forked process can use the same store
 
     @abc.abstractmethod
     async def _do(self, call: Call[T]) -> T:

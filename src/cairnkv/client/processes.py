@@ -1,0 +1,246 @@
+"""Workers with processes: each child process takes and runs one job at a time.
+
+    parent: one thread. Extends the leases of all children, replaces children that died, ends jobs that run too long.
+    child:  one thread. Takes a job, sends its lease to the parent, runs the handler, acks, sends that it is done.
+
+So a handler in C that keeps the interpreter's lock does not stop the extension of its lease. The state of a lease is in
+memory that a child shares with its parent (`lease_state`).
+
+Invariants: the parent has no other threads, so it can fork at any time. If a child dies, the parent nacks its job at
+once. If the parent dies, a child ends after its job, and the job's lease ends by itself.
+
+Out of scope: threads (`worker`), and stores in this process, which children cannot use.
+"""
+
+import contextlib
+import gc
+import mmap
+import multiprocessing.connection
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Final, Generic
+
+from cairnkv.client.handling import Handler, Source, give_back, work_on
+from cairnkv.client.jobs import Job
+from cairnkv.client.lease_state import SharedLeaseState, shared_memory
+from cairnkv.client.leases import Leases
+from cairnkv.client.queue_calls import B, Taken
+from cairnkv.client.working import STOPPED, WAIT_SECONDS, Pauses, WorkerOptions, log_stop, logger, too_long
+from cairnkv.errors import CairnError
+
+RESTART_SECONDS: Final = 1.0
+"""Minimum seconds between two starts of the same child, so that a child that dies at once does not use all the CPU."""
+
+KILL_SECONDS: Final = 5.0
+"""Seconds after which the parent kills a child that stopped and still runs."""
+
+
+class _Child(Generic[B]):
+    """A child process, as its parent sees it.
+
+    job: the job that it runs, or None. began: the time at which it took the job.
+    """
+
+    def __init__(self, pid: int, connection: Connection, memory: mmap.mmap) -> None:
+        self.pid = pid
+        self.connection = connection
+        self.memory = memory
+        self.started = time.monotonic()
+        self.began = 0.0
+        self.job: Job[B] | None = None
+
+
+class ProcessWorker(Generic[B]):
+    """A worker that runs its jobs in processes."""
+
+    def __init__(self, source: Source[B], handler: Handler[B], options: WorkerOptions) -> None:
+        self._source = source
+        self._handler = handler
+        self._options = options
+        self._leases = Leases(source._kv)
+        self._children: list[_Child[B]] = []
+        self._restarts: list[float] = []  # when to start children instead of dead ones
+        self._stops = 0
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    def stop(self) -> None:
+        self._stops += 1
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b".")
+
+    def run(self) -> None:
+        try:
+            for _ in range(self._options.slots):
+                self._start()
+            while not self._stops and (self._children or self._restarts):
+                self._step(None)
+            self._stop_children()
+        finally:
+            for child in list(self._children):
+                self._kill(child)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _stop_children(self) -> None:
+        """Let the children finish their jobs. After that time, or at a second stop, kill them."""
+        for child in self._children:
+            _send(child, signal.SIGTERM)
+        log_stop(sum(child.job is not None for child in self._children))
+        until = time.monotonic() + self._options.stop_timeout
+        while self._stops < 2 and any(child.job for child in self._children) and time.monotonic() < until:
+            self._step(until)
+        until = min(until, time.monotonic() + KILL_SECONDS)
+        while self._stops < 2 and any(not child.job for child in self._children) and time.monotonic() < until:
+            self._step(until)
+
+    def _step(self, until: float | None) -> None:
+        """Wait for news of children, at most until a time, and do what is due."""
+        now = time.monotonic()
+        times = [now + 60.0 if until is None else until, *self._restarts]
+        if (beat := self._leases.next_beat()) is not None:
+            times.append(beat)
+        times += [child.began + self._options.max_runtime for child in self._children if child.job]
+        sources = [child.connection for child in self._children]
+        ready = multiprocessing.connection.wait([*sources, self._wake_read], max(0.0, min(times) - now))
+        if self._wake_read in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 1024)
+        for child in [child for child in self._children if child.connection in ready]:
+            self._read(child)
+        self._leases.beat()
+        now = time.monotonic()
+        for child in list(self._children):
+            if child.job and now - child.began >= self._options.max_runtime:
+                self._kill(child, too_long(self._options.max_runtime))
+        while self._restarts and self._restarts[0] <= now and not self._stops:
+            self._restarts.pop(0)
+            self._start()
+
+    def _read(self, child: _Child[B], reason: str | None = None) -> None:
+        """Read one message of a child, or notice its end. reason: why the parent has killed it, or None."""
+        try:
+            message: tuple[Taken, float] | None = child.connection.recv()
+        except (EOFError, OSError):
+            self._ended(child, reason)
+            return
+        self._clear_job(child)
+        if message is not None:
+            taken, sent = message
+            job: Job[B] = Job(self._source._kv, self._source._calls, taken, sent)
+            job._share(SharedLeaseState(child.memory, taken.token))
+            child.job, child.began = job, time.monotonic()
+            self._leases.add(job)
+
+    def _clear_job(self, child: _Child[B]) -> None:
+        if child.job is not None:
+            self._leases.discard(child.job)
+            child.job = None
+
+    def _ended(self, child: _Child[B], reason: str | None) -> None:
+        """Nack the job of a child that has ended, and start another one."""
+        self._children.remove(child)
+        child.connection.close()
+        _, status = os.waitpid(child.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        job = child.job
+        self._clear_job(child)
+        if job is not None:
+            why = reason or _end_of(code)
+            logger.warning("job %d of the queue %r: %s", job.id, job.queue, why)
+            give_back(job, None if why == STOPPED else why)
+        if code or job is not None:
+            self._restarts.append(max(time.monotonic(), child.started + RESTART_SECONDS))
+            self._restarts.sort()
+        child.memory.close()
+
+    def _kill(self, child: _Child[B], reason: str = STOPPED) -> None:
+        """Kill a child, and read what it has sent before: it may have finished its job."""
+        _send(child, signal.SIGKILL)
+        while child in self._children:
+            self._read(child, reason)
+
+    # -- in a child ---------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Fork a child."""
+        receiving, sending = multiprocessing.connection.Pipe(duplex=False)
+        memory = shared_memory()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            sending.close()
+            self._children.append(_Child(pid, receiving, memory))
+            return
+        code = 1
+        try:
+            receiving.close()
+            for child in self._children:
+                child.connection.close()
+            self._work(sending, memory)
+            code = 0
+        except BaseException:
+            logger.exception("a process of a worker ended")
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _work(self, parent: Connection, memory: mmap.mmap) -> None:
+        """Run jobs until SIGTERM or the end of the parent."""
+        stops: list[int] = []  # `self._stops` counts signals that came before the next line
+        signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+        gc.freeze()  # the objects of the parent stay in memory that both share
+        pauses = Pauses()
+        drain = self._options.drain
+        while not stops and not self._stops and not _has_ended(parent):
+            try:
+                jobs = self._source.take_many(1, lease=self._options.lease, wait=0 if drain else WAIT_SECONDS)
+            except CairnError as error:
+                _pause(pauses.after(error), lambda: bool(stops))
+                continue
+            pauses.reset()
+            if drain and not jobs:
+                return
+            for job in jobs:
+                if stops or _has_ended(parent):
+                    give_back(job)
+                    return
+                job._share(SharedLeaseState(memory, job.token))
+                parent.send((job._taken, job._sent))
+                work_on(job, self._handler)
+                parent.send(None)
+
+
+def _send(child: _Child[Any], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, number)
+
+
+def _has_ended(parent: Connection) -> bool:
+    """Return whether the parent has closed its end of a pipe."""
+    poll = select.poll()
+    poll.register(parent.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not stopped() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
+
+
+def _end_of(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}"

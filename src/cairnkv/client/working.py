@@ -1,0 +1,130 @@
+"""Parts that all workers share: their options, their signals, and the texts of their log.
+
+Out of scope: taking jobs and running handlers (`worker`, `processes`, `aio.worker`).
+"""
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from cairnkv.client.address import Seconds
+from cairnkv.client.queue_calls import lease_milliseconds
+from cairnkv.errors import CairnError, CallerError, OptionError
+from cairnkv.records import record
+from cairnkv.units import duration
+
+logger: Final = logging.getLogger("cairnkv.worker")
+
+SLOTS_MAX: Final = 1_000
+"""Maximum jobs that one worker runs at the same time: one TAKE can lease as many."""
+
+STOP_SECONDS: Final = 25.0
+"""Default for the seconds that a worker waits for its running jobs after it was stopped: less than the 30 seconds that
+Kubernetes waits before it kills."""
+
+WAIT_SECONDS: Final = 2.0
+"""Seconds that a TAKE of a worker waits for messages. A worker that stops waits for the end of its TAKE."""
+
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+"""Seconds before a worker takes again after a failure, and their maximum. They double each time."""
+
+
+@record
+class WorkerOptions:
+    """The options of a worker, in seconds.
+
+    slots: maximum jobs at the same time. lease: the time of leases, or None for that of the message or the queue.
+    max_runtime: the time after which a job counts as failed. stop_timeout: the time for running jobs after a stop.
+    drain: end when no message is ready.
+    """
+
+    slots: int
+    lease: float | None
+    max_runtime: float
+    stop_timeout: float
+    drain: bool
+
+
+def worker_options(
+    what: str,
+    slots: int,
+    *,
+    lease: Seconds | None,
+    max_runtime: Seconds | None,
+    stop_timeout: Seconds,
+    drain: bool = False,
+) -> WorkerOptions:
+    """Return checked options. what: the name of the option for the slots. Raises `OptionError`."""
+    given: object = slots
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= SLOTS_MAX:
+        raise OptionError(f"{what} is a whole number from 1 to {SLOTS_MAX:,}, not {slots!r:.40}")
+    return WorkerOptions(
+        slots=slots,
+        lease=None if lease is None else lease_milliseconds(lease) / 1000,
+        max_runtime=math.inf if max_runtime is None else _seconds("max_runtime", max_runtime),
+        stop_timeout=_seconds("stop_timeout", stop_timeout),
+        drain=drain,
+    )
+
+
+class Pauses:
+    """The pauses of a worker after failures."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_PAUSE
+
+    def reset(self) -> None:
+        """Note a success."""
+        self._next = FIRST_PAUSE
+
+    def after(self, error: CairnError) -> float:
+        """Return the seconds to wait after a failure. Raises it if it lasts."""
+        if isinstance(error, CallerError):
+            raise error
+        pause, self._next = self._next, min(2 * self._next, LONGEST_PAUSE)
+        logger.warning("cannot take jobs, next try in %g s: %s", pause, error)
+        return pause
+
+
+def _seconds(name: str, given: Seconds) -> float:
+    try:
+        seconds = duration(given)
+    except (ValueError, OverflowError) as error:
+        raise OptionError(f"{name} is {error}") from None
+    if not seconds >= 0:
+        raise OptionError(f"{name} is 0 seconds or more, not {given!r:.40}")
+    return seconds
+
+
+def too_long(max_runtime: float) -> str:
+    """Return the reason of a job that ran longer than its maximum time."""
+    return f"ran longer than {max_runtime:g} s"
+
+
+def log_stop(running: int) -> None:
+    """Log that a worker stops, and how many jobs still run."""
+    if running:
+        logger.info("the worker stops; %d %s", running, "job still runs" if running == 1 else "jobs still run")
+
+
+STOPPED: Final = "its worker has stopped"
+"""Why a job has lost its lease that a stopped worker gave back."""
+
+
+@contextlib.contextmanager
+def signals_stop(stop: Callable[[], object]) -> Iterator[None]:
+    """Call a function at SIGTERM and SIGINT, within a `with` statement in the main thread; elsewhere do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
