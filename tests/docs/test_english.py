@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cairnkv.cli import cluster
+from cairnkv.cli import cluster, queue
 from cairnkv.cli.main import SUBCOMMANDS, main
 from cairnkv.session.resp import command_docs
 
@@ -77,6 +77,8 @@ def commands() -> Iterator[list[str]]:
         yield [name]
     for action in cluster._ACTIONS:
         yield ["cluster", action]
+    for action in (*queue.ACTIONS, "work"):
+        yield ["queue", action]
     yield ["check", "consistency"]
 
 

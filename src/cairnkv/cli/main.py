@@ -32,6 +32,7 @@ SUBCOMMANDS: Final = {
     "count": ("store", "print the number of keys"),
     "ping": ("store", "test the connection to a server"),
     "info": ("store", "print the state and statistics of a server"),
+    "queue": ("queue", "put, take and watch messages; run workers"),
     "import": ("transfer", "store the keys and values of a file"),
     "export": ("transfer", "write keys and values to a file"),
     "backup": ("backup", "make a backup of a durable store, running or not"),
