@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from cairnkv.client.address import Seconds
     from cairnkv.client.embedded import Embedded
+    from cairnkv.client.queues import Queue
     from cairnkv.server.server import Server
     from cairnkv.server.settings import Settings
     from cairnkv.storage import Storage
@@ -240,6 +241,20 @@ def cairn(cairn_clock: ManualClock) -> "Iterator[Embedded[str, str]]":
 
     with cairnkv.open(clock=cairn_clock) as store:
         yield store
+
+
+@pytest.fixture
+def cairn_queue(cairn: "Embedded[str, str]") -> "Queue[Any]":
+    """An empty queue in the store of `cairn`, for one test. `cairn_clock` ends its delays and leases.
+
+    def test_failed_mail_is_sent_again(cairn_queue, cairn_clock):
+        cairn_queue.put({"to": "anna"})
+        cairn_queue.run(send, drain=True)      # the handler of the program; here, the mail server is down
+        cairn_clock.advance("1h")              # the backoff ends
+        cairn_queue.run(send, drain=True)
+        assert cairn_queue.stats()["acked"] == 1
+    """
+    return cairn.queue("test")
 
 
 @pytest.fixture

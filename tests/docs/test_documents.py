@@ -287,7 +287,7 @@ def test_tests_on_the_page_on_testing_pass(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert "2 passed" in ran.stdout, ran.stdout
+    assert "3 passed" in ran.stdout, ran.stdout
 
 
 # -- diagrams --------------------------------------------------------------------------------------------------------

@@ -38,6 +38,24 @@ def test_manual_clock_counts_advances_of_all_threads() -> None:
     assert clock() == 40_000
 
 
+def test_fixture_cairn_queue_is_a_queue_with_a_clock(
+    cairn_queue: "cairnkv.Queue[object]", cairn: "cairnkv.Embedded[str, str]", cairn_clock: ManualClock
+) -> None:
+    failures = ["the mail server is down"]
+
+    def send(job: "cairnkv.Job[object]") -> None:
+        if failures:
+            raise OSError(failures.pop())
+
+    cairn_queue.put({"to": "anna"})
+    cairn_queue.run(send, drain=True)
+    assert [message.reason for message in cairn_queue.peek("delayed")] == ["OSError: the mail server is down"]
+    cairn_clock.advance("1h")
+    cairn_queue.run(send, drain=True)
+    assert cairn_queue.stats()["acked"] == 1
+    assert list(cairn.queues()) == ["test"]
+
+
 def test_fixture_cairn_is_a_store_with_a_clock(cairn: "cairnkv.Embedded[str, str]", cairn_clock: ManualClock) -> None:
     cairn.set("session", "42", ttl=60)
     assert cairn.get("session") == "42"
