@@ -5,7 +5,9 @@ path. `cairnkv.features()`, `make` and `cairn serve` show which path is in use, 
 successful build.
 """
 
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -21,19 +23,27 @@ class BuildWhatCanBeBuilt(build_ext):
     """
 
     def build_extensions(self) -> None:
-        """Build the extensions one by one, and keep the successful ones."""
+        """Build the extensions, one on each processor at a time, and keep the successful ones."""
         from Cython.Build import cythonize
 
         translated = cythonize(self.extensions, include_path=["src"], build_dir="build/cython")
-        built = []
         for extension, in_c in zip(self.extensions, translated, strict=True):
             extension.sources, extension.depends = in_c.sources, in_c.depends
-            try:
-                self.build_extension(extension)
-                built.append(extension)
-            except (BaseError, CCompilerError, OSError) as error:
-                self.warn(f"{extension.name} is not compiled, and plain Python takes its place: {error}")
-        self.extensions[:] = built
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self.extensions[:] = [
+                extension
+                for extension, built in zip(self.extensions, pool.map(self.builds, self.extensions), strict=True)
+                if built
+            ]
+
+    def builds(self, extension: Extension) -> bool:
+        """Build an extension. Return whether that succeeded."""
+        try:
+            self.build_extension(extension)
+        except (BaseError, CCompilerError, OSError) as error:
+            self.warn(f"{extension.name} is not compiled, and plain Python takes its place: {error}")
+            return False
+        return True
 
 
 def extensions() -> list[Extension]:
