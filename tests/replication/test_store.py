@@ -26,6 +26,8 @@ from cairnkv.commands import (
     Get,
     Incr,
     Items,
+    Put,
+    Queues,
     Rename,
     Replies,
     Reply,
@@ -35,6 +37,8 @@ from cairnkv.commands import (
     SetRange,
     SetWith,
     Step,
+    Take,
+    Together,
     failures,
 )
 from cairnkv.commands.vocabulary import RandomKey
@@ -108,6 +112,27 @@ class Intruder:
         """Append the intruder's next entry."""
         self._number += 1
         self._cluster.append(Entry(kind, 1, 1, self._number, time, body, semantics).packed())
+
+
+@pytest.mark.parametrize(
+    "command", [Put(b"q", b""), Take(b"q", 1), Queues(0, 1), Together((Set(b"k", b"v"),))], ids=str
+)
+def test_a_cluster_refuses_commands_on_queues(command: Command) -> None:
+    """Also those in the log, which all nodes ignore."""
+    cluster = settled()
+    node = cluster.nodes[0]
+    refused = node.running.execute(command)
+    assert isinstance(refused, Failure)
+    assert refused.code is failures.NOCOMMAND
+    position = node.running.position
+    Intruder(cluster).says(packed_items([command_item(Step(0, command)), command_item(Step(0, Set(b"a", b"1")))]))
+    cluster.settle()
+    assert node.running.position > position
+    assert said(cluster, node, Get(b"a"), Count()) == [b"1", 1]
+    assert len({node.running.digest for node in cluster.nodes}) == 1
+    restart(node)
+    cluster.settle()
+    assert said(cluster, node, Get(b"a")) == [b"1"]
 
 
 # -- time -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from cairnkv.commands import (
     ClearAll,
     Command,
     Count,
+    Extend,
     Failure,
     Items,
     Look,
@@ -29,6 +30,7 @@ from cairnkv.commands import (
     Set,
     Step,
     Take,
+    Together,
     failures,
 )
 from cairnkv.limits import DATABASES
@@ -48,6 +50,20 @@ class Waiting:
     expected: Reply
     after: int
     """The newest entry that it may show: its own, or the newest when it was made."""
+
+
+def together(model: QueueModel, parts: list[Command], now: int) -> Reply:
+    """Return the reply of the model to commands that are executed together."""
+    replies: list[Reply] = []
+    for part in parts:
+        reply = model.apply(part, now)
+        if isinstance(reply, Failure):
+            return reply
+        stale = reply == 0 if isinstance(part, Nack) else isinstance(reply, Items) and b"0" in reply.values
+        if isinstance(part, Ack | Nack | Extend) and stale:
+            return Failure(failures.STALE, "")
+        replies.append(reply)
+    return Replies(tuple(replies))
 
 
 class LateQueueMachine(RuleBasedStateMachine):
@@ -77,6 +93,25 @@ class LateQueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def say_about_messages(self, data: st.DataObject) -> None:
         self._say(data.draw(about_messages(self.model)))
+
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def say_together(self, data: st.DataObject, count: int) -> None:
+        usual = USUAL | SETTINGS
+        parts = [data.draw(about_messages(self.model) | usual if self.model.messages else usual) for _ in range(count)]
+        before, logged = self.model.copy(), len(self.storage.pending)
+        outcome = self.store.execute(Together(tuple(parts)))
+        newest = self.storage.pending[-1].sequence if self.storage.pending else 0
+        expected = together(self.model, parts, self.clock.now)
+        if isinstance(expected, Failure):
+            self.model = before
+            self.model.now = self.clock.now
+            assert not any(entry.steps for entry in self.storage.pending[logged:])
+        elif any(entry.steps for entry in self.storage.pending[logged:]):
+            self.pending.append((newest, self.model.copy()))
+        if isinstance(outcome, PendingReply):
+            self.waiting.append(Waiting(Together(tuple(parts)), outcome, expected, newest))
+        else:
+            assert same(outcome, expected), f"{parts}: {outcome!r} instead of {expected!r}"
 
     def _say(self, command: Command) -> None:
         logged = len(self.storage.pending)

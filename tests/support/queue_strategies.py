@@ -42,7 +42,9 @@ KINDS: Final = Kinds(
     }
 )
 
-QUEUE_COMMANDS: Final = [command for command in COMMANDS if command.spec.scope is Scope.QUEUES]
+QUEUE_COMMANDS: Final = [
+    command for command in COMMANDS if command.spec.scope is Scope.QUEUES and not command.spec.by_store
+]
 ANY: Final = commands(QUEUE_COMMANDS, KINDS)
 
 _PUTS: Final = st.builds(

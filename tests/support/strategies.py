@@ -10,9 +10,29 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, CommandSpec, Failure, InMemory, Items, Reply
+from cairnkv.commands import (
+    CODES,
+    COMMANDS,
+    MISSING,
+    OK,
+    Ack,
+    Answer,
+    ClearMany,
+    Command,
+    CommandSpec,
+    Failure,
+    Get,
+    Incr,
+    InMemory,
+    Items,
+    Nack,
+    Put,
+    Reply,
+    Set,
+    Take,
+)
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place, Slot
-from cairnkv.commands.queue_vocabulary import ChoiceKind, TextKind
+from cairnkv.commands.queue_vocabulary import ChoiceKind, FrameKind, TextKind
 from cairnkv.commands.vocabulary import DECIMAL, KEY
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
 
@@ -53,6 +73,8 @@ def of_kind(kind: Kind, kinds: Kinds) -> SearchStrategy[Any]:
         return kinds.get(KEY, KEYS)  # a source and a target are keys as well
     if isinstance(kind, NumberKind):
         return st.one_of(st.integers(kind.lowest, kind.highest), st.sampled_from([kind.lowest, kind.highest]))
+    if isinstance(kind, FrameKind):
+        return commands([Set, Get, Incr, ClearMany, Put, Take, Ack, Nack], kinds)
     if isinstance(kind, ChoiceKind):
         return st.sampled_from(kind.choices)
     if isinstance(kind, TextKind):

@@ -93,7 +93,7 @@ QUEUEBUSY = Code(
 STALE = Code(
     "STALE",
     Fault.CALLER,
-    "A lease in TOGETHER is not the newest lease of its message, or a command in it failed. Nothing is executed.",
+    "A lease in TOGETHER, or in a transaction, is not the newest lease of its message. Nothing is executed.",
 )
 FULL = Code(
     "FULL",

@@ -186,7 +186,7 @@ class CommandSpec:
     key_fields: the fields that hold a key, keys, or pairs of key and value.
     resizes: whether it changes a part of its key's value, so that `Command.length_after` is its new length.
     stores_several: whether it may store more than one key. Such a command is undone if memory runs out in between.
-    by_store: whether the store answers it about itself. Then no database applies it, and no log has it.
+    by_store: whether the store executes it itself. Then no database applies it, and no log has it.
     shape: its fields by their places, which parse and write arguments.
     """
 

@@ -11,13 +11,15 @@ waits for the commits that it may show (`cairnkv.store.commit_gate`).
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from cairnkv.commands.failures import BADARGS
 from cairnkv.commands.grammar import (
+    BY_NUMBER,
     Answer,
     ArgumentFault,
     Command,
+    CommandSpec,
     Kind,
     NumberKind,
     Scope,
@@ -27,7 +29,7 @@ from cairnkv.commands.grammar import (
     rest,
     switch,
 )
-from cairnkv.commands.vocabulary import UNIX_MILLISECONDS
+from cairnkv.commands.vocabulary import COUNTED_FROM, UNIX_MILLISECONDS
 from cairnkv.limits import (
     ATTEMPTS_MAX,
     BACKOFF_FACTOR_MAX,
@@ -60,6 +62,7 @@ __all__ = [
     "RequeueIds",
     "Take",
     "TakeAny",
+    "Together",
 ]
 
 COUNTERS: Final = b"c"
@@ -102,11 +105,53 @@ class ChoiceKind(Kind):
         return text
 
 
+@record
+class FrameKind(Kind):
+    """A command, as its frame of the native protocol with a two-byte number and without flags."""
+
+    as_it_is: ClassVar[bool] = False
+
+    def read(self, text: bytes) -> Command:
+        number = int.from_bytes(text[1:3])
+        spec = BY_NUMBER.get(number)
+        if len(text) < _NUMBER_END or text[0] or spec is None or not _may_be_together(spec):
+            raise ArgumentFault(BADARGS, f"{self.placeholder} is the frame of a command on keys or queues")
+        at = _NUMBER_END if number < COUNTED_FROM else _COUNT_END
+        count = len(spec.fields) if number < COUNTED_FROM else int.from_bytes(text[_NUMBER_END:at])
+        strings: list[bytes] = []
+        while len(strings) < count and at < len(text):
+            begin = at + 4
+            at = begin + int.from_bytes(text[at:begin])
+            strings.append(text[begin:at])
+        if at != len(text) or len(strings) < count:
+            raise ArgumentFault(BADARGS, f"the frame of a command {spec.name} has a wrong length")
+        return spec.command.from_arguments(strings)
+
+    def write(self, value: Command) -> bytes:
+        number, strings = value.spec.number, value.arguments()
+        parts = [b"\0", number.to_bytes(2)]
+        if number >= COUNTED_FROM:
+            parts.append(len(strings).to_bytes(4))
+        for string in strings:
+            parts += (len(string).to_bytes(4), string)
+        return b"".join(parts)
+
+
+_NUMBER_END: Final = 3
+_COUNT_END: Final = 7
+
+
+def _may_be_together(spec: CommandSpec) -> bool:
+    """Return whether a command may be a part of TOGETHER."""
+    return not spec.by_store and spec.scope is not Scope.TABLE
+
+
 QUEUE: Final = TextKind("queue", 1, QUEUE_NAME_MAX)
 GROUP: Final = TextKind("group", 1, QUEUE_NAME_MAX)
 UNIQUE_NAME: Final = TextKind("name", 1, QUEUE_NAME_MAX)
 REASON: Final = TextKind("text", 0, REASON_MAX)
 BODY: Final = Kind("body")
+FRAME: Final = FrameKind("frame")
 ID: Final = NumberKind("id", 1, INTEGER_MAX)
 LEASE: Final = NumberKind("lease", 1, INTEGER_MAX)
 PRIORITY: Final = NumberKind("priority", 0, PRIORITY_MAX)
@@ -444,3 +489,21 @@ class Queues(Command):
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return ((QUEUE_DB, COUNTERS),)
+
+
+@command_spec(81, scope=Scope.QUEUES, answer=Answer.ITEMS, by_store=True)
+class Together(Command):
+    """Execute several commands on keys and queues as one: all of them, or none. Returns the payload of each reply.
+
+    A frame is that of the native protocol, with a two-byte number. Nothing is executed, and the reply is a failure, if
+    one of the commands fails, or if ACK, NACK or EXTEND among them would return 0 for a lease. So a worker can delete
+    its message, store results and put further messages, and a worker with an older lease of the message cannot.
+    """
+
+    commands: tuple[Command, ...] = rest(FRAME, most=TAKE_MAX)
+
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return tuple(place for command in self.commands for place in command.places(db))
+
+    def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        return tuple(place for command in self.commands for place in command.places_read(db))

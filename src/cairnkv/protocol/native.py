@@ -37,6 +37,7 @@ from cairnkv.commands import (
     Get,
     InMemory,
     Items,
+    Replies,
     Reply,
     failures,
 )
@@ -573,6 +574,9 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
         if size <= frame_limit:
             return Response(True, pack_strings(reply.values))
         reply = Failure(failures.BIGREPLY, f"the reply has {size:,} bytes; the limit is {frame_limit:,}")
+    if isinstance(reply, Replies):
+        payloads = [None if it is MISSING else response_to(it, frame_limit=NULL).payload for it in reply.values]
+        return response_to(Items(tuple(payloads)), frame_limit=frame_limit)
     if isinstance(reply, InMemory):
         inner = response_to(reply.reply, frame_limit=frame_limit)
         return Response(inner.ok, inner.payload, int(inner.header | ResponseFlag.MEMORY_ONLY))
@@ -614,6 +618,14 @@ def _reply_in(response: Response, spec: CommandSpec) -> Reply:
             except ValueError:
                 shown = repr(response.payload[:24])
                 raise PeerError(f"the reply to {spec.name} is {shown}, which is not a number") from None
+
+
+def replies_in(payloads: Items, specs: Iterable[CommandSpec]) -> Replies:
+    """Return the replies to commands that were executed together, from their payloads. Raises `PeerError`."""
+    pairs = zip(payloads.values, specs, strict=True)
+    return Replies(
+        tuple(MISSING if payload is None else _reply_in(Response(True, payload), spec) for payload, spec in pairs)
+    )
 
 
 def _failure_in(response: Response) -> Failure:

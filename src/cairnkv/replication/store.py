@@ -240,6 +240,8 @@ class ReplicatedStore:
         self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
         """Propose a command; see `Store`. A local read executes at once."""
+        if command.spec.scope is Scope.QUEUES:
+            return _NO_QUEUES
         step = Step(db, command)
         if isinstance(command, Ping) or (command.spec.by_store and not isinstance(command, RandomKey)):
             if self.loading and isinstance(command, Ping):
@@ -250,8 +252,6 @@ class ReplicatedStore:
             return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self.reports.reply()
         if self.loading:
             return self._loads()
-        if command.spec.scope is Scope.QUEUES:
-            return _NO_QUEUES
         self.commands += 1
         writes = command.spec.writes
         if not writes and (local or self._breaks_reads):
@@ -351,6 +351,7 @@ class ReplicatedStore:
         *,
         bytes_max: int | None = None,
         blocks: bool = False,
+        whole: bool = False,
     ) -> Reply | PendingReply:
         """Propose several commands as one entry; see `Store`.
 

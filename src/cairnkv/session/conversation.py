@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Command, Failure, Reply, Scan, Scope, Step
-from cairnkv.limits import BYTES_PER_COST
+from cairnkv.commands import Command, Failure, Items, Purge, Reply, Scan, Scope, Step
+from cairnkv.limits import BYTES_PER_COST, TAKE_MAX
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
 from cairnkv.session.auth import Authentication
@@ -32,6 +32,12 @@ KEYS_PER_COST: Final = 20
 
 ARGUMENTS_PER_COST: Final = 8
 """Arguments of a command, such as keys, as work of one command of one key."""
+
+MESSAGES_PER_COST: Final = 2
+"""Messages of a command, as work of one command of one key."""
+
+STRINGS_PER_MESSAGE: Final = 7
+"""Strings for a message in the reply to TAKE."""
 
 REPORT_BYTES_PER_COST: Final = 256
 """Bytes of a reply with many small parts (reports about the server), as work of one command of one key."""
@@ -58,7 +64,19 @@ def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
     cost = WHOLE_TABLE_COST if command.spec.scope is Scope.TABLE or command.spec.by_store else 1
     if isinstance(command, Scan):
         cost = max(cost, command.count // KEYS_PER_COST)
+    elif command.spec.scope is Scope.QUEUES:
+        cost = max(cost, _messages_of(command, outcome) // MESSAGES_PER_COST)
     return cost + (made + bytes_of_outcome(outcome)) // BYTES_PER_COST
+
+
+def _messages_of(command: Command, outcome: Reply | PendingReply) -> int:
+    """Return the number of messages, or of commands, that a command on queues processes, approximately."""
+    if isinstance(command, Purge):
+        return TAKE_MAX
+    reply = outcome.outcome if isinstance(outcome, PendingReply) and outcome.executed else outcome
+    shown = len(reply.values) // STRINGS_PER_MESSAGE if isinstance(reply, Items) else 0
+    rest = command.spec.shape.rest
+    return shown if rest is None else max(shown, len(getattr(command, rest[0])))
 
 
 def bytes_of_outcome(outcome: Reply | PendingReply) -> int:

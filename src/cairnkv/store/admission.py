@@ -27,6 +27,7 @@ from cairnkv.commands import (
     SetRange,
     SetWith,
     Step,
+    Together,
 )
 from cairnkv.engine import Database
 from cairnkv.engine.expiry import TICK_BYTES
@@ -59,6 +60,8 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
     if not command.spec.grows:
         return 0
     match command:
+        case Together(commands):
+            return sum(max(0, growth(database, part, per_key)) for part in commands)
         case Put() | PutMany() | QueueSet():
             return _of_queue_command(queues_of(database.shared), command)
         case Set(key, value):

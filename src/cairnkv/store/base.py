@@ -121,10 +121,12 @@ class Store(Protocol):
         *,
         bytes_max: int | None = None,
         blocks: bool = False,
+        whole: bool = False,
     ) -> Reply | PendingReply:
         """Execute several commands as one; return their `Replies`. All of them commit, or none.
 
-        One command may fail while the others succeed.
+        One command may fail while the others succeed. If there are commands on queues among them, or with `whole`, none
+        is executed if one fails or has a lease that is not the newest; the reply is that failure.
         watched: keys with their databases; if one of them has changed, nothing is executed and the reply is `MISSING`.
         bytes_max: maximum bytes of values that the commands read or make; beyond it, all are undone. None: no maximum.
         blocks: whether the client's next commands must wait for the execution.

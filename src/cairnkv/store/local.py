@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Reply, Step, failures
+from cairnkv.commands.queue_vocabulary import Together
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
 from cairnkv.errors import OptionError
@@ -26,7 +27,7 @@ from cairnkv.store.info import DirectExecutor, StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
-from cairnkv.store.transaction import TooMuch, effects_of, execute_steps
+from cairnkv.store.transaction import TooMuch, Unexecuted, effects_of, execute_steps, is_whole
 from cairnkv.store.value_cache import ValueCache
 
 TIME_AHEAD_MS: Final = 1_000
@@ -134,6 +135,9 @@ class LocalStore:
         self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
         """Execute a command on a database; see `Store`. All reads are linearizable here, also local ones."""
+        if isinstance(command, Together):
+            parts = [Step(db, part) for part in command.commands]
+            return self.execute_all(parts, bytes_max=VALUE_MAX, whole=True)
         step = Step(db, command)
         if self.checks_commands and (failure := self._check((step,))):
             return failure
@@ -164,6 +168,7 @@ class LocalStore:
         *,
         bytes_max: int | None = None,
         blocks: bool = False,
+        whole: bool = False,
     ) -> Reply | PendingReply:
         """Execute several commands as one; see `Store`. They are one entry of storage, which undoes all if it fails."""
         if self.checks_commands and (failure := self._check(steps, watched)):
@@ -174,13 +179,22 @@ class LocalStore:
             return self.gate.hold(MISSING, newest)
         memory = self.memory
         if memory.cache is not None:
-            put_off = memory.cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
+            put_off = memory.cache.put_off(
+                steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max, whole=whole)
+            )
             if put_off is not None:
                 return put_off
         self._commands += len(steps)
 
         def work() -> Reply:
-            return execute_steps(self.databases, steps, self._execute_step, bytes_max, value_max=memory.value_max)
+            return execute_steps(
+                self.databases,
+                steps,
+                self._execute_step,
+                bytes_max,
+                whole=whole or is_whole(steps),
+                value_max=memory.value_max,
+            )
 
         return self._as_one_entry(steps, work, newest)
 
@@ -301,6 +315,10 @@ class LocalStore:
         except TooMuch as refused:
             self._undo(journal)
             return Failure(failures.UNDONE, str(refused))
+        except Unexecuted as refused:
+            self._undo(journal)
+            journal.clear()
+            return self.gate.hold(refused.failure, max([newest, *map(self.gate.newest_for, commands)]))
         except BaseException:  # a bug, or an interrupt: changes that storage does not have must not stay
             if self.under_way is None:
                 self._undo(journal)

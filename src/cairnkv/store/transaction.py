@@ -2,7 +2,19 @@
 
 from collections.abc import Callable, Sequence
 
-from cairnkv.commands import Replies, Reply, Step
+from cairnkv.commands import (
+    Ack,
+    Command,
+    Extend,
+    Failure,
+    Items,
+    Nack,
+    Replies,
+    Reply,
+    Scope,
+    Step,
+    failures,
+)
 from cairnkv.engine import Database, Journal
 from cairnkv.engine.database import Before
 from cairnkv.storage import Effect
@@ -21,29 +33,57 @@ class TooMuch(Exception):
         )
 
 
+class Unexecuted(Exception):
+    """A transaction in which a command fails, or has a lease that is not the newest."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def is_whole(steps: Sequence[Step]) -> bool:
+    """Return whether a command that fails undoes the whole transaction: it has commands on queues."""
+    return any(step.command.spec.scope is Scope.QUEUES for step in steps)
+
+
+def _failure_of(number: int, command: Command, reply: Reply) -> Failure | None:
+    """Return the failure of a whole transaction because of the reply to one of its commands, or None."""
+    name = f"command {number}, {command.spec.name}"
+    if isinstance(reply, Failure):
+        return Failure(reply.code, f"{name}: {reply.text}")
+    stale = reply == 0 if isinstance(command, Nack) else isinstance(reply, Items) and b"0" in reply.values
+    if isinstance(command, Ack | Nack | Extend) and stale:
+        return Failure(failures.STALE, f"{name}: a lease is not the newest of its message")
+    return None
+
+
 def execute_steps(
     databases: Sequence[Database],
     steps: Sequence[Step],
     execute: Callable[[Step], Reply],
     bytes_max: int | None,
     *,
+    whole: bool = False,
     value_max: int | None = None,
     size: Callable[[Step, Reply], int] = lambda _, reply: size_of(reply),
 ) -> Replies:
     """Execute commands in their order. Raises `TooMuch` if values and replies have more than `bytes_max` bytes.
 
+    whole: whether to raise `Unexecuted` if a command fails, or has a lease that is not the newest.
     value_max: bytes of a value; `execute` refuses a longer one. size: bytes of a reply that count.
     """
     replies: list[Reply] = []
     worked = 0
     if bytes_max is not None and bytes_made_together(databases, steps, value_max) > bytes_max:
         raise TooMuch(bytes_max)  # before the work is done
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         if bytes_max is not None:
             length = length_after(databases[step.db], step.command)
             worked += length if value_max is None or length <= value_max else 0
         if bytes_max is None or worked <= bytes_max:
             replies.append(execute(step))
+            if whole and (failure := _failure_of(number, step.command, replies[-1])) is not None:
+                raise Unexecuted(failure)
             worked += size(step, replies[-1])
         if bytes_max is not None and worked > bytes_max:
             raise TooMuch(bytes_max)

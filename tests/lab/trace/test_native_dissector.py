@@ -1,6 +1,7 @@
 """The dissector of the native protocol: the named fields of a frame are all of its bytes, in any pieces."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, CommandSpec, Get, GetMany, Ping, Set, SetMany, SetWith
-from cairnkv.commands.queue_vocabulary import ChoiceKind
+from cairnkv.commands.queue_vocabulary import ChoiceKind, FrameKind
 from cairnkv.lab.trace import native_dissector
 from cairnkv.lab.trace.native_dissector import (
     CommandDissector,
@@ -132,12 +133,19 @@ def test_all_bytes_of_any_input_are_shown(data: bytes, cuts: list[int], server: 
     assert frames == [piece for piece in pieces if isinstance(piece, Frame)]
 
 
+EXAMPLES: dict[type, Callable[[Any], bytes]] = {
+    ChoiceKind: lambda kind: kind.choices[0],
+    FrameKind: lambda kind: kind.write(Get(b"k")),
+}
+"""Strings of the kinds to which 1 does not belong."""
+
+
 @pytest.mark.parametrize("width", [2, 4])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.spec.name)
 def test_every_registered_command_has_named_fields(command: type[Get], width: Width) -> None:
     word = command.spec
     kinds = [kind for _, slot in word.fields if not slot.keyword for kind in slot.kinds]
-    strings = [kind.choices[0] if isinstance(kind, ChoiceKind) else b"1" for kind in kinds]  # 1 is of every other kind
+    strings = [EXAMPLES.get(type(kind), lambda _: b"1")(kind) for kind in kinds]
     example = command.from_arguments(strings)
     frame = write_command(example, width=width)
     fields = command_fields(frame, width=width)
