@@ -233,7 +233,7 @@ def clients() -> str:
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
-REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server", "cluster")
+REDIS_GROUPS = ("string", "bitmap", "generic", "queue", "transactions", "pubsub", "connection", "server", "cluster")
 """The groups of commands of the Redis protocol, in the order of the table."""
 
 REDIS_ABSENT = {

@@ -26,6 +26,7 @@ from cairnkv.commands import (
     Items,
     Look,
     Nack,
+    Purge,
     Put,
     PutMany,
     QueueSet,
@@ -45,7 +46,7 @@ from cairnkv.testing import ManualClock
 from tests.storage.test_disk import OnDisk
 from tests.storage.test_disk_space import Sized
 from tests.support.queue_model import QueueModel, same
-from tests.support.queue_strategies import ANY, SETTINGS, STEPS, USUAL, about_messages
+from tests.support.queue_strategies import ANY, QUEUES, SETTINGS, STEPS, USUAL, about_messages
 
 pytestmark = pytest.mark.usefixtures("path_in_use")
 
@@ -102,7 +103,14 @@ class QueuesOnDiskMachine(RuleBasedStateMachine):
 
     @rule()
     def keep_house(self) -> None:
-        self.disk.store.housekeep()
+        while self.disk.store.housekeep():
+            pass
+        for _ in QUEUES:
+            self.disk.store.housekeep()
+        self.model.now = self.disk.store.database.now
+        for name in self.model.queues:
+            if self.model.of(name, None):
+                self.model.apply(Purge(name, b"expired", 0), self.model.now)
 
     @invariant()
     def the_index_follows_from_the_records(self) -> None:
@@ -263,6 +271,18 @@ def test_a_full_disk_refuses_put_and_executes_the_rest(tmp_path: Path, monkeypat
         assert reply(Ack(((3, 2),))) == Items((b"1",))
         assert reply(Look(2)) != reply(Look(3))
         disk.store.queues.check()
+
+
+def test_a_take_whose_failed_write_is_on_the_disk_counts(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Put(b"q", b"one")))
+        disk.engine.fail = "after"
+        failed = disk.reply(disk.store.execute(Take(b"q", 1)))
+        assert isinstance(failed, Failure)
+        disk.recover()
+        disk.store.queues.check()
+        assert disk.store.queues.index.queues[b"q"].counts(disk.store.database.now) == (0, 0, 1, 0)
+        assert disk.reply(disk.store.execute(Ack(((2, 1),)))) == Items((b"1",))
 
 
 def test_commands_on_a_message_wait_until_its_write_is_known(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cairnkv.commands import (
     Look,
     Nack,
     Peek,
+    Purge,
     Put,
     PutMany,
     Queues,
@@ -162,7 +163,19 @@ class LateQueueMachine(RuleBasedStateMachine):
 
     @rule()
     def keep_house(self) -> None:
-        self.store.housekeep()
+        """Housekeeping removes the expired messages of a queue, as a command."""
+        self.model.now = max(self.model.now, self.clock.now)
+        while self.store.housekeep():
+            pass
+        for _ in QUEUES:
+            self.store.housekeep()
+        removed = False
+        for name in self.model.queues:
+            if self.model.of(name, None):
+                self.model.apply(Purge(name, b"expired", 0), self.clock.now)
+                removed = True
+        if removed:
+            self.pending.append((self.storage.pending[-1].sequence, self.model.copy()))
 
     @invariant()
     def replies_are_those_of_the_model(self) -> None:
@@ -344,6 +357,43 @@ def test_memory_of_queues_counts_until_it_is_free() -> None:
     leases = tuple((int(taken.values[at] or b""), int(taken.values[at + 1] or b"")) for at in range(0, 70, 7))
     store.execute(Ack(leases))
     assert store.memory.used_bytes == before
+
+
+def test_housekeeping_removes_expired_messages_of_idle_queues() -> None:
+    clock = HandClock()
+    store = LocalStore(clock=clock)
+    assert store.needs_no_housekeeping
+    for number in range(3):
+        store.execute(PutMany(b"%d" % number, 0, 0, (b"",) * 10))
+        for _ in range(1_200):
+            store.execute(Put(b"%d" % number, b"", expires=1_000, unique=None))
+    assert not store.needs_no_housekeeping
+    assert not store.housekeep()
+    clock.advance(1_000)
+    while store.housekeep():
+        pass
+    for _ in range(2):
+        store.housekeep()
+    assert store.queues.index.messages == 30
+    assert store.needs_no_housekeeping
+    stats = store.execute(QueueStats(b"1"))
+    assert isinstance(stats, Items)
+    assert stats.values[stats.values.index(b"expired") + 1] == b"1200"
+    store.queues.check()
+
+
+def test_an_interrupted_command_on_a_queue_is_undone() -> None:
+    store = LocalStore(clock=HandClock())
+    store.execute(Put(b"q", b"one"))
+    before = sorted(store.queues._table)
+    store.begin_call()
+    store.execute(Take(b"q", 1))
+    copy = store.undone()
+    assert sorted(copy.queues._table) == before
+    copy.queues.check()
+    assert isinstance(copy.execute(Take(b"q", 1)), Items)
+    store.end_call()
+    assert sorted(store.queues._table) != before
 
 
 def test_replies_of_a_transaction_are_those_of_its_commands() -> None:

@@ -414,6 +414,10 @@ class QueueModel:
     def _purge(self, command: Purge) -> Reply:
         if command.queue not in self.queues:
             return Failure(failures.NOQUEUE, "")
+        if command.state == b"expired":
+            count = len(self.of(command.queue, None))
+            self._sweep(command.queue)
+            return Items((b"0", b"%d" % count))
         examined = [it for it in self.messages if it.queue == command.queue and it.number > command.cursor]
         if command.state != b"all":
             examined = [it for it in examined if it.dead is (command.state == b"dead")]

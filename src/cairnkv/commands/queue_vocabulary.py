@@ -171,12 +171,13 @@ READY: Final = b"ready"
 DELAYED: Final = b"delayed"
 LEASED: Final = b"leased"
 DEAD: Final = b"dead"
+EXPIRED: Final = b"expired"
 ALL: Final = b"all"
 REFUSE: Final = b"refuse"
 DROP: Final = b"drop"
 
 STATE: Final = ChoiceKind("state", (READY, DELAYED, LEASED, DEAD))
-STATE_OR_ALL: Final = ChoiceKind("state", (READY, DELAYED, LEASED, DEAD, ALL))
+PURGED: Final = ChoiceKind("state", (READY, DELAYED, LEASED, DEAD, EXPIRED, ALL))
 NOT_READY: Final = ChoiceKind("state", (DELAYED, DEAD))
 WHEN_FULL: Final = ChoiceKind("refuse-or-drop", (REFUSE, DROP))
 
@@ -248,12 +249,12 @@ class PutMany(Command):
 
 @command_spec(66, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
 class Take(Command):
-    """Lease up to `count` ready messages of a queue. Returns seven strings for each message.
+    """Lease up to `count` ready messages of a queue. Returns a description of each.
 
-    These are its id, the number of the lease, the number of the attempt, the milliseconds of the lease, the time of its
-    PUT in milliseconds since 1970, its group and its body. Bodies of more than 1 MiB end the reply early. The order
-    is: priority, then the group whose turn is longest ago, then the time since when the message is ready, then the id.
-    A message that has had all its attempts becomes dead instead.
+    Seven strings describe a message: its id, the number of the lease, the number of the attempt, the milliseconds of
+    the lease, the time of its PUT in milliseconds since 1970, its group and its body. Bodies of more than 1 MiB end the
+    reply early. The order is: priority, then the group whose turn is longest ago, then the time since when the message
+    is ready, then the id. A message that has had all its attempts becomes dead instead.
 
     lease: milliseconds, instead of the time of the message or of the queue.
     """
@@ -268,10 +269,10 @@ class Take(Command):
 
 @command_spec(67, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
 class TakeAny(Command):
-    """Lease up to `count` messages of the first of these queues that has ready ones. Returns as TAKE does.
+    """Lease up to `count` messages of the first of these queues that has ready ones. Returns a description of each.
 
-    The name of the queue precedes the strings of each message. With milliseconds 0, a lease has the time of its message
-    or of the queue.
+    It is that of TAKE, after the name of the queue. With milliseconds 0, a lease has the time of its message or of the
+    queue.
     """
 
     count: int = argument(MESSAGE_COUNT)
@@ -339,10 +340,10 @@ class Extend(Command):
 
 @command_spec(71, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
 class Peek(Command):
-    """Return one slice of the messages of a queue in a state: the next cursor, then what LOOK returns for each message.
+    """Return one slice of the messages of a queue in a state: the next cursor, then the description of each message.
 
-    The first cursor is 0, and a next cursor of 0 is the end. The order is that of the ids. `count` is the number of
-    messages that a slice examines, so a slice may return fewer messages before the end.
+    A description is that of LOOK. The first cursor is 0, and a next cursor of 0 is the end. The order is that of the
+    ids. `count` is the number of messages that a slice examines, so a slice may return fewer messages before the end.
     """
 
     queue: bytes = argument(QUEUE)
@@ -356,11 +357,11 @@ class Peek(Command):
 
 @command_spec(72, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
 class Look(Command):
-    """Return a message as 13 strings.
+    """Return the description of a message.
 
-    These are its id, its queue, its state, its priority, the time at which its delay or lease ends or ended, the number
-    of its newest lease, the number of its attempts, the time of its PUT, the time at which it expires (0: never), its
-    group, its unique name, the reason of its last NACK, and its body. Times are in milliseconds since 1970.
+    It is 13 strings: its id, its queue, its state, its priority, the time at which its delay or lease ends or ended,
+    the number of its newest lease, the number of its attempts, the time of its PUT, the time at which it expires (0:
+    never), its group, its unique name, the reason of its last NACK, and its body. Times are in milliseconds since 1970.
 
     If the message does not exist, the reply is `MISSING`.
     """
@@ -413,11 +414,12 @@ class Remove(Command):
 class Purge(Command):
     """Delete one slice of the messages of a queue in a state. Returns the next cursor, then the number of deleted ones.
 
-    The cursors are those of PEEK. Each slice is atomic; the whole is not.
+    The cursors are those of PEEK. Each slice is atomic; the whole is not. `expired` deletes some of the expired
+    messages, which are invisible but take memory; a server does that itself.
     """
 
     queue: bytes = argument(QUEUE)
-    state: bytes = argument(STATE_OR_ALL)
+    state: bytes = argument(PURGED)
     cursor: int = argument(MESSAGE_CURSOR)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
@@ -469,7 +471,10 @@ class QueueDrop(Command):
 
 @command_spec(79, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
 class QueueStats(Command):
-    """Return the counts, totals and settings of a queue: names and values, alternating. All are exact."""
+    """Return the counts, totals and settings of a queue. All are exact.
+
+    The reply has names and values, alternating.
+    """
 
     queue: bytes = argument(QUEUE)
 

@@ -387,7 +387,7 @@ class QueueIndex:
     """The index of all queues.
 
     numbers: (number, name) of each queue. idle: (time of the last change, name) of each queue without messages and
-    settings. messages: their number in all queues. lines: number of lines with messages.
+    settings. messages: their number in all queues. expiring: of those that expire. lines: of lines with messages.
     """
 
     def __init__(self) -> None:
@@ -395,6 +395,7 @@ class QueueIndex:
         self.numbers: SortedList[tuple[int, bytes]] = SortedList()
         self.idle: SortedList[tuple[int, bytes]] = SortedList()
         self.messages = 0
+        self.expiring = 0
         self.lines = 0
 
     def replace(self, key: bytes, old: bytes | None, new: bytes | None, messages: "QueueDatabase") -> None:
@@ -422,6 +423,9 @@ class QueueIndex:
         before = None if old is None else parsed_message(old)
         after = None if new is None else parsed_message(new)
         self.messages += (after is not None) - (before is not None)
+        for part, sign in ((before, -1), (after, 1)):
+            if part is not None and part.expires:
+                self.expiring += sign
         message = after or before
         assert message is not None
         queue = self._queue(message.queue)
@@ -471,7 +475,7 @@ class QueueIndex:
     def content(self) -> object:
         """Return all of it in comparable form, for checks."""
         queues = {name: queue.content() for name, queue in self.queues.items()}
-        return queues, list(self.numbers), list(self.idle), self.messages, self.lines
+        return queues, list(self.numbers), list(self.idle), self.messages, self.expiring, self.lines
 
 
 class QueueDatabase(Database):
@@ -522,6 +526,24 @@ class QueueDatabase(Database):
         """Copy the entries of another database without the changes of a journal; see `Database.copy_undone`."""
         super().copy_undone(interrupted, journal)
         self._index = None
+
+    @property
+    def tidy(self) -> bool:
+        """Whether no record and no message expires, so that housekeeping has nothing to do."""
+        return super().tidy and not self.index.expiring
+
+    def next_expired(self, after: int, count: int) -> tuple[int, bytes | None]:
+        """Search the next queues, in the order of their numbers, for one with expired messages that take memory.
+
+        after: a number. count: of queues to examine. Returns the number from which to go on (0: there are no more), and
+        the name of the queue.
+        """
+        for examined, (number, name) in enumerate(self.index.numbers.since((after + 1, b"")), 1):
+            if self.index.queues[name].expired(self.now):
+                return number - 1, name
+            if examined == count:
+                return number, None
+        return 0, None
 
     @property
     def index_bytes(self) -> int:

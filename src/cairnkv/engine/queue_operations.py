@@ -39,7 +39,7 @@ from cairnkv.commands import (
     TakeAny,
     failures,
 )
-from cairnkv.commands.queue_vocabulary import ALL, DEAD, DELAYED, DROP
+from cairnkv.commands.queue_vocabulary import ALL, DEAD, DELAYED, DROP, EXPIRED
 from cairnkv.engine.operations import operation
 from cairnkv.engine.queue import Queue, QueueDatabase, queues_of
 from cairnkv.engine.queue_records import (
@@ -693,6 +693,11 @@ def _purge(database: QueueDatabase, command: Purge) -> Reply:
     of_queue = changes.of(command.queue)
     if of_queue is None:
         return _no_queue(command.queue)
+    if command.state == EXPIRED:
+        before = of_queue.queue.expired(database.now)
+        changes.sweep(of_queue, TAKE_MAX)
+        changes.write()
+        return Items((b"0", b"%d" % (before - of_queue.queue.expired(database.now))))
     found = list(_slice(database, of_queue.queue, command.state, command.cursor, TAKE_MAX))
     removed = 0
     for number, message, state in found:

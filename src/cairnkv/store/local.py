@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Reply, Step, failures
-from cairnkv.commands.queue_vocabulary import Together
+from cairnkv.commands.queue_vocabulary import EXPIRED, Purge, Together
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
 from cairnkv.errors import OptionError
@@ -33,6 +33,9 @@ from cairnkv.store.value_cache import ValueCache
 TIME_AHEAD_MS: Final = 1_000
 """How far ahead of log time storage records it, so that it does not record it for every command. If the store opens
 again sooner than this after a crash, keys may expire early by up to this time."""
+
+QUEUES_PER_SLICE: Final = 50
+"""Queues that one slice of housekeeping examines for expired messages: some tens of microseconds."""
 
 
 class LocalStore:
@@ -76,6 +79,7 @@ class LocalStore:
         self.under_way: Journal | None = None
         """The changes of the current call, if `begin_call` precedes each call; None between calls."""
         self._commands = 0
+        self._swept = 0  # number of the last queue that housekeeping has examined
         self.reports: Final = StoreInfo(self._about)
         if not loads_later:
             try:
@@ -514,7 +518,16 @@ class LocalStore:
     def housekeep(self) -> bool:
         """Do one bounded slice of background work; see `Store`."""
         self.log_clock()  # storage does not record it: no reply shows it
-        return self.memory.housekeep()
+        more = self.memory.housekeep()
+        return self._remove_expired_messages() or more
+
+    def _remove_expired_messages(self) -> bool:
+        """Remove expired messages of one queue. Returns whether there may be more.
+
+        Unlike the removal of an expired key, this is a command: it changes the totals of a queue.
+        """
+        self._swept, name = self.queues.next_expired(self._swept, QUEUES_PER_SLICE)
+        return name is not None and not isinstance(self.execute(Purge(name, EXPIRED, 0)), Failure)
 
     @property
     def needs_no_housekeeping(self) -> bool:

@@ -278,15 +278,18 @@ def on_keys(
     *,
     group: str,
     since: str,
+    summary: str | None = None,
     outside_transactions: InConversation | None = None,
 ) -> Callable[[_ToCall], _ToCall]:
     """Declare a command on keys; see `RespCommandSpec`. Without flags, it may write and may need memory.
 
+    summary: None: the first line of the handler's docstring.
     outside_transactions: a handler to use outside of transactions.
     """
 
     def declare(function: _ToCall) -> _ToCall:
-        _add(syntax, flags, group, since, function, on_keys=function, in_conversation=outside_transactions)
+        first_line = docstring(function).partition("\n")[0] if summary is None else summary
+        _add(syntax, flags, group, since, first_line, on_keys=function, in_conversation=outside_transactions)
         return function
 
     return declare
@@ -296,7 +299,7 @@ def in_conversation(syntax: str, flags: str, *, group: str, since: str) -> Calla
     """Declare a command that acts on the conversation; see `RespCommandSpec`."""
 
     def declare(function: InConversation) -> InConversation:
-        _add(syntax, flags, group, since, function, in_conversation=function)
+        _add(syntax, flags, group, since, docstring(function).partition("\n")[0], in_conversation=function)
         return function
 
     return declare
@@ -307,8 +310,8 @@ def container(name: str, *, group: str, since: str, summary: str) -> None:
     _register(RESP_COMMANDS, name, RespCommandSpec(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary))
 
 
-def _add(syntax: str, flags: str, group: str, since: str, handler: Callable[..., Any], **run: Any) -> None:
-    names = re.match(r"[A-Z]+(?:-[A-Z]+)*(?: [A-Z]+(?:-[A-Z]+)*(?= |$))?", syntax)
+def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
+    names = re.match(r"[A-Z]+(?:[-.][A-Z]+)*(?: [A-Z]+(?:-[A-Z]+)*(?= |$))?", syntax)
     assert names is not None, syntax
     name, _, second = names.group().partition(" ")
     arguments = syntax[names.end() :].strip()
@@ -321,7 +324,7 @@ def _add(syntax: str, flags: str, group: str, since: str, handler: Callable[...,
         flags=frozenset(flags.split()),
         group=group,
         since=since,
-        summary=docstring(handler).partition("\n")[0],
+        summary=summary,
         **run,
     )
     if unknown := spec.flags.difference(FLAGS, OWN_FLAGS):

@@ -1,7 +1,8 @@
 """The commands of the Redis protocol: their declarations and handlers.
 
-The handlers of `strings`, `bits`, `keys`, `expiry` and `scan` call the store; the others act on the conversation or the
-server. The import of this package declares all commands in `cairnkv.session.resp.command_spec.RESP_COMMANDS`.
+The handlers of `strings`, `bits`, `keys`, `expiry`, `queues` and `scan` call the store; the others act on the
+conversation or the server. The import of this package declares all commands in
+`cairnkv.session.resp.command_spec.RESP_COMMANDS`.
 """
 
 from cairnkv.session.resp.commands import (  # noqa: F401
@@ -15,6 +16,7 @@ from cairnkv.session.resp.commands import (  # noqa: F401
     info,
     keys,
     pubsub,
+    queues,
     scan,
     strings,
     transactions,
