@@ -60,10 +60,6 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
     if not command.spec.grows:
         return 0
     match command:
-        case Together(commands):
-            return sum(max(0, growth(database, part, per_key)) for part in commands)
-        case Put() | PutMany() | QueueSet():
-            return _of_queue_command(queues_of(database.shared), command)
         case Set(key, value):
             return _of_put(database, key, len(value), per_key, expires=False)
         case SetWith(key, value):  # and SWAP
@@ -101,6 +97,10 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
             if entry is None or (elsewhere.has(target) and not command.replace):
                 return 0
             return _of_put(elsewhere, target, len(entry[0]), per_key, expires=entry[1] is not None)
+        case Together(commands):
+            return sum(max(0, growth(database, part, per_key)) for part in commands)
+        case Put() | PutMany() | QueueSet():
+            return _of_queue_command(queues_of(database.shared), command)
         case _ if command.spec.resizes:
             (key,) = command.named_keys()
             return _of_change(database, key, length_after(database, command), per_key)
