@@ -36,10 +36,11 @@ from cairnkv.commands import (
     Take,
     failures,
 )
+from cairnkv.engine.queue_records import COUNTERS, body_key, message_key, queue_key
 from cairnkv.limits import QUEUE_DB
 from cairnkv.storage import backup
 from cairnkv.storage.check import check_directory
-from cairnkv.storage.record_format import FORMAT_KEY, PART_BYTES, record_key, record_value
+from cairnkv.storage.record_format import FORMAT_KEY, PART_BYTES, part_key, record_key, record_value
 from cairnkv.storage.repair import repair
 from cairnkv.storage.rocksdb import open_rocksdb
 from cairnkv.testing import ManualClock
@@ -200,6 +201,47 @@ def test_check_finds_invalid_records_of_queues(tmp_path: Path, key: bytes) -> No
     written(tmp_path / "data", key, b"invalid")
     (problem,) = check_directory(tmp_path / "data").problems
     assert "of the queues" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "left"),
+    [(body_key(3), 2), (message_key(3), 2), (body_key(4), 2), (message_key(4), 2), (queue_key(b"q"), 3), (COUNTERS, 3)],
+    ids=str,
+)
+def test_repair_makes_incomplete_queues_consistent(tmp_path: Path, key: bytes, left: int) -> None:
+    with_messages(tmp_path / "data")
+    rocksdb = open_rocksdb(tmp_path / "data")
+    batch = rocksdb.batch()
+    batch.delete(record_key(QUEUE_DB, key))
+    rocksdb.write(batch)
+    rocksdb.close()
+    assert any("of the queues" in problem for problem in check_directory(tmp_path / "data").problems)
+    repaired = repair(tmp_path / "data", tmp_path / "new")
+    assert repaired.found.problems == []
+    assert repaired.left_out
+    with OnDisk(tmp_path / "new") as disk:
+        disk.store.queues.check()
+        put = disk.reply(disk.store.execute(Put(b"q", b"new")))
+        assert isinstance(put, Items)
+        assert int(put.values[0] or b"") > 5
+        taken = disk.reply(disk.store.execute(Take(b"q", 5)))
+        assert isinstance(taken, Items)
+        assert len(taken.values) == 7 * (left + 1)
+        assert [int(lease or b"") for lease in taken.values[1::7]] == list(range(1, left + 2))
+
+
+def test_a_message_with_an_incomplete_body_is_not_repaired(tmp_path: Path) -> None:
+    with_messages(tmp_path / "data")
+    rocksdb = open_rocksdb(tmp_path / "data")
+    batch = rocksdb.batch()
+    batch.delete(part_key(1, 1))
+    rocksdb.write(batch)
+    rocksdb.close()
+    repaired = repair(tmp_path / "data", tmp_path / "new")
+    assert repaired.found.problems == []
+    with OnDisk(tmp_path / "new") as disk:
+        disk.store.queues.check()
+        assert disk.store.queues.index.messages == 2
 
 
 def test_repair_keeps_queues(tmp_path: Path) -> None:

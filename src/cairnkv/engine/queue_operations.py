@@ -319,7 +319,8 @@ def _holder(database: QueueDatabase, queue: bytes, name: bytes) -> int | None:
     if entry[1] is not None:
         return number
     message = database.message(number)
-    assert message is not None
+    if message is None:  # a damaged store was repaired
+        return None
     return number if message.state(database.now) is not None or message.unique_until > database.now else None
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cairnkv.engine.queue_records import check_queue_record
 from cairnkv.errors import OptionError
 from cairnkv.limits import QUEUE_DB
 from cairnkv.paths import os_error_text
@@ -22,6 +21,7 @@ from cairnkv.storage import lock, wal
 from cairnkv.storage.base import no_progress
 from cairnkv.storage.checkpoint import CONFIG, CURRENT
 from cairnkv.storage.files import Progress
+from cairnkv.storage.queue_check import QueueRecords
 from cairnkv.storage.record_format import (
     END_KEY,
     ENTRY,
@@ -246,6 +246,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
     """Check records in key order. The caller reports gaps."""
     found = Findings()
     parted: dict[int, PartedValue] = {}
+    queues = QueueRecords()
     has_format = has_state = has_end = False
     store_format = b""
     for key, value in records:
@@ -258,8 +259,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
                     found.node += 1
                 elif key[1] == QUEUE_DB:
                     found.queues += 1
-                    if not isinstance(entry, Parts):
-                        check_queue_record(key[2:], entry)
+                    queues.add(key[2:], entry)
                 else:
                     found.keys[key[1]] = found.keys.get(key[1], 0) + 1
                 found.expired += expiry is not None and expiry <= found.log_time_ms
@@ -291,6 +291,8 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
         found.wrong("the record of the format is missing")
     if not has_state and (found.entries or found.node or found.queues):  # the first commit writes it
         found.wrong("the record of the sequence number and log time is missing")
+    for problem in queues.problems():
+        found.wrong(problem)
     if found.queues and store_format == b"%d" % FIRST_FORMAT:
         found.wrong(f"it has records of queues, and its format is {FIRST_FORMAT}")
     if not has_end:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cairnkv.engine.queue_records import BODIES, body_key, message_key
 from cairnkv.errors import OptionError
 from cairnkv.limits import QUEUE_DB
 from cairnkv.storage.base import no_progress
@@ -31,6 +32,7 @@ from cairnkv.storage.check import (
     shown,
 )
 from cairnkv.storage.files import Progress, becoming, copied, linked, refuse_within
+from cairnkv.storage.queue_check import QueueRecords
 from cairnkv.storage.record_format import (
     END_KEY,
     ENTRY,
@@ -110,6 +112,7 @@ def repair(directory: Path, into: Path, progress: Progress = no_progress) -> Rep
 def _write(rocksdb: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: list[str]) -> None:
     """Write the valid records. left_out: receives descriptions of the others."""
     parted: dict[int, tuple[PartedValue, bytes]] = {}  # with the entry's record
+    queues = QueueRecords()
     state: bytes | None = None
     node = 0
     batch, size = rocksdb.batch(), 0
@@ -122,6 +125,7 @@ def _write(rocksdb: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: l
                     node += 1
                     continue
                 if key[1] == QUEUE_DB:
+                    queues.add(key[2:], entry)
                     batch.put(FORMAT_KEY, b"%d" % FORMAT)
                 if isinstance(entry, Parts):  # written after its parts
                     parted[entry.number] = PartedValue(key, entry), value
@@ -158,10 +162,19 @@ def _write(rocksdb: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: l
         )
     if not key:
         raise OptionError("cannot read anything of it: " + "; ".join(left_out))
+    loose = {record_key(QUEUE_DB, body_key(number)) for number in queues.loose}
+    for body in sorted(loose):
+        batch.delete(body)
+        left_out.append(f"{shown(body)}: a body without a message")
+    for queue_record, value in queues.missing:
+        batch.put(record_key(QUEUE_DB, queue_record), record_value(value, None))
+        left_out.append(f"{queue_record!r} of the queues: it is replaced by a new record")
     for owner, record in parted.values():
-        if owner.is_whole:
+        if owner.is_whole and owner.key not in loose:
             batch.put(owner.key, record)
         else:
+            if owner.key[:3] == record_key(QUEUE_DB, BODIES):
+                batch.delete(record_key(QUEUE_DB, message_key(int.from_bytes(owner.key[3:]))))
             batch.delete_range(*owner.parts.range)
             left_out.append(
                 f"the value of {shown(owner.key)}: {owner.length:,} of {owner.parts.length:,} bytes are readable"
