@@ -48,6 +48,8 @@ from cairnkv.storage.record_format import (
     Parts,
     parsed_part_key,
     parsed_value,
+    record_key,
+    record_value,
 )
 from cairnkv.storage.rocksdb import RocksDB, open_rocksdb, rebuild, wait_while_behind
 
