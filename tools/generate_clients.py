@@ -46,6 +46,9 @@ class AsyncMethods(abc.ABC, Generic[K, V]):
     _calls: StoreCalls[K, V]
     _survives_forks = False  # whether a forked process can use the same store
 
+    def _end_takes(self) -> None:
+        """End the TAKE commands that wait, if the store is at a server. They lease nothing."""
+
     @abc.abstractmethod
     async def _do(self, call: Call[T]) -> T:
         """Execute a call and return its result."""
@@ -72,7 +75,8 @@ def sync(source: str) -> str:
 
 def async_methods(source: str) -> str:
     """Return the methods of asyncio stores, from the module of `Calls`."""
-    return methods(source, METHODS, "{}", "await self._do({})").replace("    def ", "    async def ")
+    text = methods(source, METHODS, "{}", "await self._do({})")
+    return re.sub(r"^    def (?!_end_takes)", "    async def ", text, flags=re.MULTILINE)
 
 
 def pipeline_methods(source: str) -> str:

@@ -22,8 +22,8 @@ class Source(Protocol[B]):
     _kv: Methods[Any, Any]
     _calls: QueueCalls[B]
 
-    def take_many(self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0) -> list[Job[B]]:
-        """Lease messages."""
+    def _take(self, count: int, lease: Seconds | None, wait: float) -> list[Job[B]]:
+        """Lease messages. wait: seconds."""
 
 
 def work_on(job: Job[B], handler: Handler[B]) -> None:

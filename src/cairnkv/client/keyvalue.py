@@ -214,6 +214,9 @@ class _View(KeyValue[K, V]):
         durability = ".durability('memory')" if self._memory else ""
         return f"{self._store!r}{durability}{'.local()' if self._local else ''}"
 
+    def _end_takes(self) -> None:
+        self._store._end_takes()
+
     def _do(self, call: Call[T]) -> T:
         return self._store._do(with_leeway(call, memory=self._memory, local=self._local))
 

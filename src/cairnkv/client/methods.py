@@ -26,6 +26,9 @@ class Methods(abc.ABC, Generic[K, V]):
     _calls: StoreCalls[K, V]
     _survives_forks = False  # whether a forked process can use the same store
 
+    def _end_takes(self) -> None:
+        """End the TAKE commands that wait, if the store is at a server. They lease nothing."""
+
     @abc.abstractmethod
     def _do(self, call: Call[T]) -> T:
         """Execute a call and return its result."""

@@ -30,11 +30,13 @@ from cairnkv.client.jobs import Job
 from cairnkv.client.lease_state import SharedLeaseState, shared_memory
 from cairnkv.client.leases import Leases
 from cairnkv.client.queue_calls import B, Taken
-from cairnkv.client.working import STOPPED, WAIT_SECONDS, Pauses, WorkerOptions, log_stop, logger, too_long
+from cairnkv.client.working import STOPPED, WAIT_SECONDS, Pauses, Stops, WorkerOptions, log_stop, logger, too_long
 from cairnkv.errors import CairnError
 
 RESTART_SECONDS: Final = 1.0
 """Minimum seconds between two starts of the same child, so that a child that dies at once does not use all the CPU."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 KILL_SECONDS: Final = 5.0
 """Seconds after which the parent kills a child that stopped and still runs."""
@@ -55,38 +57,33 @@ class _Child(Generic[B]):
         self.job: Job[B] | None = None
 
 
-class ProcessWorker(Generic[B]):
+def run_processes(source: Source[B], handler: Handler[B], options: WorkerOptions, stops: Stops) -> None:
+    """Run a worker with processes until it ends or is stopped."""
+    _Processes(source, handler, options, stops).run()
+
+
+class _Processes(Generic[B]):
     """A worker that runs its jobs in processes."""
 
-    def __init__(self, source: Source[B], handler: Handler[B], options: WorkerOptions) -> None:
+    def __init__(self, source: Source[B], handler: Handler[B], options: WorkerOptions, stops: Stops) -> None:
         self._source = source
         self._handler = handler
         self._options = options
+        self._stops = stops
         self._leases = Leases(source._kv)
         self._children: list[_Child[B]] = []
         self._restarts: list[float] = []  # when to start children instead of dead ones
-        self._stops = 0
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-
-    def stop(self) -> None:
-        self._stops += 1
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b".")
 
     def run(self) -> None:
         try:
             for _ in range(self._options.slots):
                 self._start()
-            while not self._stops and (self._children or self._restarts):
+            while not self._stops.number and (self._children or self._restarts):
                 self._step(None)
             self._stop_children()
         finally:
             for child in list(self._children):
                 self._kill(child)
-            os.close(self._wake_read)
-            os.close(self._wake_write)
 
     def _stop_children(self) -> None:
         """Let the children finish their jobs. After that time, or at a second stop, kill them."""
@@ -94,10 +91,10 @@ class ProcessWorker(Generic[B]):
             _send(child, signal.SIGTERM)
         log_stop(sum(child.job is not None for child in self._children))
         until = time.monotonic() + self._options.stop_timeout
-        while self._stops < 2 and any(child.job for child in self._children) and time.monotonic() < until:
+        while self._stops.number < 2 and any(child.job for child in self._children) and time.monotonic() < until:
             self._step(until)
         until = min(until, time.monotonic() + KILL_SECONDS)
-        while self._stops < 2 and any(not child.job for child in self._children) and time.monotonic() < until:
+        while self._stops.number < 2 and any(not child.job for child in self._children) and time.monotonic() < until:
             self._step(until)
 
     def _step(self, until: float | None) -> None:
@@ -108,10 +105,8 @@ class ProcessWorker(Generic[B]):
             times.append(beat)
         times += [child.began + self._options.max_runtime for child in self._children if child.job]
         sources = [child.connection for child in self._children]
-        ready = multiprocessing.connection.wait([*sources, self._wake_read], max(0.0, min(times) - now))
-        if self._wake_read in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 1024)
+        ready = multiprocessing.connection.wait([*sources, self._stops.fileno()], max(0.0, min(times) - now))
+        self._stops.wait(0)
         for child in [child for child in self._children if child.connection in ready]:
             self._read(child)
         self._leases.beat()
@@ -119,7 +114,7 @@ class ProcessWorker(Generic[B]):
         for child in list(self._children):
             if child.job and now - child.began >= self._options.max_runtime:
                 self._kill(child, too_long(self._options.max_runtime))
-        while self._restarts and self._restarts[0] <= now and not self._stops:
+        while self._restarts and self._restarts[0] <= now and not self._stops.number:
             self._restarts.pop(0)
             self._start()
 
@@ -174,8 +169,11 @@ class ProcessWorker(Generic[B]):
         memory = shared_memory()
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal in the child must not reach the handlers and the pipe of the parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             sending.close()
             self._children.append(_Child(pid, receiving, memory))
             return
@@ -196,16 +194,25 @@ class ProcessWorker(Generic[B]):
 
     def _work(self, parent: Connection, memory: mmap.mmap) -> None:
         """Run jobs until SIGTERM or the end of the parent."""
-        stops: list[int] = []  # `self._stops` counts signals that came before the next line
-        signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+        stops: list[int] = []
+
+        def stop(number: int, _: object) -> None:
+            stops.append(number)
+            self._source._kv._end_takes()
+
+        signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+        signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         gc.freeze()  # the objects of the parent stay in memory that both share
         pauses = Pauses()
         drain = self._options.drain
-        while not stops and not self._stops and not _has_ended(parent):
+        while not stops and not _has_ended(parent):
             try:
-                jobs = self._source.take_many(1, lease=self._options.lease, wait=0 if drain else WAIT_SECONDS)
+                jobs = self._source._take(1, self._options.lease, 0 if drain else WAIT_SECONDS)
             except CairnError as error:
+                if stops:
+                    return
                 _pause(pauses.after(error), lambda: bool(stops))
                 continue
             pauses.reset()

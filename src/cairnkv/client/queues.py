@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.calls import Call, Key, NotCopied
+from cairnkv.client.calls import Key, NotCopied
 from cairnkv.client.codec import Codec
 from cairnkv.client.jobs import Job, repeated
 from cairnkv.client.methods import Methods
@@ -21,13 +21,14 @@ from cairnkv.client.queue_calls import (
     PutResult,
     QueueCalls,
     State,
-    Taken,
     name_shown,
     remove,
     requeue_ids,
     wait_seconds,
 )
+from cairnkv.client.retry import pause_before
 from cairnkv.client.worker import WorkerMethods
+from cairnkv.errors import OutcomeUnknown
 from cairnkv.limits import TAKE_MAX
 
 REPEATABLE_SECONDS: Final = 300
@@ -126,19 +127,24 @@ class Queue(WorkerMethods[B], NotCopied):
 
     def take_many(self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0) -> list[Job[B]]:
         """Lease up to `count` messages. Returns as soon as there is one. See `take`."""
-        sent, taken = self._take(self._calls.take(count, lease), wait_seconds(wait))
-        return [Job(self._kv, self._calls, one, sent) for one in taken]
+        seconds = wait_seconds(wait)
+        try:
+            return self._take(count, lease, seconds)
+        except OutcomeUnknown:
+            time.sleep(pause_before(1))
+            return self._take(count, lease, seconds)
 
-    def _take(self, call: Call[list[Taken]], wait: float) -> tuple[float, list[Taken]]:
-        """Execute a TAKE until there is a message. Returns the time before it was sent, and the messages."""
+    def _take(self, count: int, lease: Seconds | None, wait: float) -> list[Job[B]]:
+        """Take until there is a message. wait: seconds."""
+        call = self._calls.take(count, lease)
         until = time.monotonic() + wait
         pause = FIRST_POLL
         while True:
             sent = time.monotonic()
-            taken, _ = repeated(self._kv, call)
+            taken = self._kv._do(call)
             left = until - time.monotonic()
             if taken or left <= 0:
-                return sent, taken
+                return [Job(self._kv, self._calls, one, sent) for one in taken]
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_POLL)
 

@@ -10,15 +10,13 @@ Out of scope: processes (`processes`), asyncio (`aio.worker`).
 """
 
 import collections
-import contextlib
 import functools
 import inspect
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Generic, overload
+from typing import Any, Final, Generic, overload
 
 from cairnkv.client.address import Seconds
 from cairnkv.client.handling import Handler, Source, give_back, work_on
@@ -30,18 +28,15 @@ from cairnkv.client.working import (
     STOP_SECONDS,
     WAIT_SECONDS,
     Pauses,
+    Stops,
     WorkerOptions,
     log_stop,
     logger,
-    signals_stop,
     too_long,
     worker_options,
 )
 from cairnkv.errors import CairnError, OptionError
 from cairnkv.records import replace
-
-if TYPE_CHECKING:
-    from cairnkv.client.processes import ProcessWorker
 
 IDLE_BEAT_SECONDS: Final = 3_600.0
 """Seconds after which the thread that extends leases looks again without a reason."""
@@ -56,8 +51,7 @@ class WorkerMethods(Generic[B]):
     _kv: Methods[Any, Any]
     _calls: QueueCalls[B]
 
-    def take_many(self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0) -> list[Job[B]]:
-        """Lease messages."""
+    def _take(self, count: int, lease: Seconds | None, wait: float) -> list[Job[B]]:
         raise NotImplementedError
 
     @overload
@@ -147,7 +141,7 @@ class Worker(Generic[B]):
         self._options = options
         self._handler = handler
         self._in_processes = in_processes
-        self._running: _Threads[B] | ProcessWorker[B] | None = None
+        self._stops: Stops | None = None
 
     def __call__(self, job: Job[B]) -> object:
         return self._handler(job)
@@ -160,22 +154,27 @@ class Worker(Generic[B]):
         drain: return when no message is ready.
         """
         options = replace(self._options, drain=drain)
+        run: Callable[[Source[B], Handler[B], WorkerOptions, Stops], None] = _run_threads
         if self._in_processes:
-            from cairnkv.client.processes import ProcessWorker  # only this worker needs these slow imports
+            from cairnkv.client.processes import run_processes  # only this worker needs these slow imports
 
-            self._running = ProcessWorker(self._source, self._handler, options)
-        else:
-            self._running = _Threads(self._source, self._handler, options)
+            run = run_processes
+        stops = self._stops = Stops()
         try:
-            with signals_stop(self.stop):
-                self._running.run()
+            with stops.catching():
+                run(self._source, self._handler, options, stops)
         finally:
-            self._running = None
+            self._stops = None
+            stops.close()
 
     def stop(self) -> None:
         """End `run`, as SIGTERM does. Threads and signal handlers may call it."""
-        if (running := self._running) is not None:
-            running.stop()
+        if (stops := self._stops) is not None:
+            stops.stop()
+
+
+def _run_threads(source: Source[B], handler: Handler[B], options: WorkerOptions, stops: Stops) -> None:
+    _Threads(source, handler, options, stops).run()
 
 
 class _Threads(Generic[B]):
@@ -184,10 +183,11 @@ class _Threads(Generic[B]):
     One of the free threads takes jobs: one for itself, and more for the other free threads. Meanwhile these wait.
     """
 
-    def __init__(self, source: Source[B], handler: Handler[B], options: WorkerOptions) -> None:
+    def __init__(self, source: Source[B], handler: Handler[B], options: WorkerOptions, stops: Stops) -> None:
         self._source = source
         self._handler = handler
         self._options = options
+        self._stops = stops
         self._leases = Leases(source._kv)
         self._pauses = Pauses()
         lock = threading.Lock()  # guards all below
@@ -201,11 +201,7 @@ class _Threads(Generic[B]):
         self._stopped = False
         self._ended = False
         self._next_beat = 0.0
-        self._ends: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: by `stop`; re-entrant, for signal handlers
         self._error: BaseException | None = None
-
-    def stop(self) -> None:
-        self._ends.put(True)
 
     def run(self) -> None:
         beating = threading.Thread(target=self._beat, name="cairnkv worker: leases", daemon=True)
@@ -213,13 +209,13 @@ class _Threads(Generic[B]):
         for number in range(1, self._options.slots + 1):
             threading.Thread(target=self._run_jobs, name=f"cairnkv worker: {number}", daemon=True).start()
         try:
-            self._ends.get()  # in the main thread, signal handlers run meanwhile
+            self._stops.wait()
         finally:
             with self._changed:
                 self._stopped = True
                 self._wants_job.notify_all()
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._taking)
+            self._end_take()
             self._give_back(self._jobs)
             self._await_running()
             self._give_back(self._started)
@@ -230,17 +226,22 @@ class _Threads(Generic[B]):
         if self._error is not None:
             raise self._error
 
+    def _end_take(self) -> None:
+        """Wait for the end of the TAKE that may wait for messages."""
+        with self._changed:
+            while self._taking:
+                self._source._kv._end_takes()
+                self._changed.wait(SIGNAL_SECONDS)
+
     def _await_running(self) -> None:
         """Wait for the running jobs, until their time ends or the worker is stopped a second time."""
         log_stop(self._busy)
         until = time.monotonic() + self._options.stop_timeout
-        while self._busy and (left := until - time.monotonic()) > 0:
+        while self._busy and self._stops.number < 2 and (left := until - time.monotonic()) > 0:
             with self._changed:
                 if self._busy:
                     self._changed.wait(min(left, SIGNAL_SECONDS))
-            with contextlib.suppress(queue.Empty):
-                if self._ends.get_nowait():
-                    return
+            self._stops.wait(0)
 
     def _give_back(self, jobs: Iterable[Job[B]]) -> None:
         """Return jobs to the queue, uncounted: those that have not begun, or those that still run."""
@@ -280,7 +281,7 @@ class _Threads(Generic[B]):
             return self._take()
         except BaseException as error:  # the thread of `run` raises it
             self._error = error
-            self._ends.put(False)
+            self._stops.end()
             with self._changed:
                 self._stopped = True
             return None
@@ -296,11 +297,12 @@ class _Threads(Generic[B]):
         while not self._stopped:
             busy = self._busy
             try:
-                jobs = self._source.take_many(
-                    self._options.slots - busy, lease=self._options.lease, wait=0 if drains else WAIT_SECONDS
+                jobs = self._source._take(
+                    self._options.slots - busy, self._options.lease, 0 if drains else WAIT_SECONDS
                 )
             except CairnError as error:
-                self._pause(self._pauses.after(error))
+                if not self._pause_after(error):
+                    return None
                 continue
             self._pauses.reset()
             if jobs and (mine := self._begin(jobs)) is not None:
@@ -335,12 +337,15 @@ class _Threads(Generic[B]):
             busy = self._busy
             if not busy:
                 self._stopped = True
-                self._ends.put(False)
+                self._stops.end()
             self._changed.wait_for(lambda: self._stopped or self._busy < busy)
 
-    def _pause(self, seconds: float) -> None:
+    def _pause_after(self, error: CairnError) -> bool:
+        """Wait after a failure. Returns False after a stop, which ends a TAKE that waits."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped, timeout=seconds)
+            return not (
+                self._stopped or self._changed.wait_for(lambda: self._stopped, timeout=self._pauses.after(error))
+            )
 
     # -- the thread that extends leases -------------------------------------------------------------------------
 

@@ -6,9 +6,11 @@ Out of scope: taking jobs and running handlers (`worker`, `processes`, `aio.work
 import contextlib
 import logging
 import math
+import os
+import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from cairnkv.client.address import Seconds
@@ -116,15 +118,79 @@ STOPPED: Final = "its worker has stopped"
 """Why a job has lost its lease that a stopped worker gave back."""
 
 
-@contextlib.contextmanager
-def signals_stop(stop: Callable[[], object]) -> Iterator[None]:
-    """Call a function at SIGTERM and SIGINT, within a `with` statement in the main thread; elsewhere do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+class Stops:
+    """The requests to stop a worker: calls of `stop`, and SIGTERM and SIGINT within `catching`.
+
+    They are bytes in a pipe. The system writes those of signals (`signal.set_wakeup_fd`), since a Python handler does
+    not run while the main thread waits in C, if the signal came just before.
+
+    number: how many there were. ended: whether the worker has ended by itself.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.ended = False
+        self._lock = threading.RLock()  # a signal handler may call `stop`
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Return the file that is readable if there is a new request."""
+        return self._read
+
+    def stop(self) -> None:
+        """Request a stop."""
+        self._send(_STOP)
+
+    def end(self) -> None:
+        """Note that the worker has ended by itself."""
+        self._send(_END)
+
+    def _send(self, byte: int) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):  # then the pipe is full of requests
+            if not self._closed:
+                os.write(self._write, bytes((byte,)))
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for a new request or the end. Returns False if none comes in this time."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        if not poll.poll(None if seconds is None else math.ceil(seconds * 1000)):
+            return False
+        for byte in os.read(self._read, 4096):
+            self.number += byte in (_STOP, signal.SIGTERM, signal.SIGINT)
+            self.ended |= byte == _END
+        return True
+
+    @contextlib.contextmanager
+    def catching(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT be requests, within a `with` statement in the main thread; elsewhere do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, _nothing) for number in (signal.SIGTERM, signal.SIGINT)}
+        woken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(woken)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Close the pipe."""
+        with self._lock:
+            self._closed = True
+            os.close(self._read)
+            os.close(self._write)
+
+
+_STOP: Final = 0
+_END: Final = 255
+"""Bytes that are no numbers of signals."""
+
+
+def _nothing(*_: object) -> None:
+    pass

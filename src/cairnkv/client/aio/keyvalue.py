@@ -217,6 +217,9 @@ class _View(AsyncKeyValue[K, V]):
         durability = ".durability('memory')" if self._memory else ""
         return f"{self._store!r}{durability}{'.local()' if self._local else ''}"
 
+    def _end_takes(self) -> None:
+        self._store._end_takes()
+
     async def _do(self, call: Call[T]) -> T:
         return await self._store._do(with_leeway(call, memory=self._memory, local=self._local))
 

@@ -15,7 +15,7 @@ from cairnkv.client.address import Seconds
 from cairnkv.client.aio.jobs import AsyncJob, repeated
 from cairnkv.client.aio.methods import AsyncMethods
 from cairnkv.client.aio.worker import AsyncWorkerMethods
-from cairnkv.client.calls import Call, Key, NotCopied
+from cairnkv.client.calls import Key, NotCopied
 from cairnkv.client.codec import Codec
 from cairnkv.client.queue_calls import (
     B,
@@ -23,12 +23,13 @@ from cairnkv.client.queue_calls import (
     PutResult,
     QueueCalls,
     State,
-    Taken,
     name_shown,
     remove,
     requeue_ids,
     wait_seconds,
 )
+from cairnkv.client.retry import pause_before
+from cairnkv.errors import OutcomeUnknown
 from cairnkv.limits import TAKE_MAX
 
 REPEATABLE_SECONDS: Final = 300
@@ -131,19 +132,24 @@ class AsyncQueue(AsyncWorkerMethods[B], NotCopied):
         self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0
     ) -> list[AsyncJob[B]]:
         """Lease up to `count` messages. Returns as soon as there is one. See `take`."""
-        sent, taken = await self._take(self._calls.take(count, lease), wait_seconds(wait))
-        return [AsyncJob(self._kv, self._calls, one, sent) for one in taken]
+        seconds = wait_seconds(wait)
+        try:
+            return await self._take(count, lease, seconds)
+        except OutcomeUnknown:
+            await asyncio.sleep(pause_before(1))
+            return await self._take(count, lease, seconds)
 
-    async def _take(self, call: Call[list[Taken]], wait: float) -> tuple[float, list[Taken]]:
-        """Execute a TAKE until there is a message. Returns the time before it was sent, and the messages."""
+    async def _take(self, count: int, lease: Seconds | None, wait: float) -> list[AsyncJob[B]]:
+        """Take until there is a message. wait: seconds."""
+        call = self._calls.take(count, lease)
         until = time.monotonic() + wait
         pause = FIRST_POLL
         while True:
             sent = time.monotonic()
-            taken, _ = await repeated(self._kv, call)
+            taken = await self._kv._do(call)
             left = until - time.monotonic()
             if taken or left <= 0:
-                return sent, taken
+                return [AsyncJob(self._kv, self._calls, one, sent) for one in taken]
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_POLL)
 

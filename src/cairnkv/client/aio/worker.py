@@ -47,10 +47,8 @@ class AsyncSource(Protocol[B]):
 
     _kv: AsyncMethods[Any, Any]
 
-    async def take_many(
-        self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0
-    ) -> list[AsyncJob[B]]:
-        """Lease messages."""
+    async def _take(self, count: int, lease: Seconds | None, wait: float) -> list[AsyncJob[B]]:
+        """Lease messages. wait: seconds."""
 
 
 class AsyncWorkerMethods(Generic[B]):
@@ -58,10 +56,7 @@ class AsyncWorkerMethods(Generic[B]):
 
     _kv: AsyncMethods[Any, Any]
 
-    async def take_many(
-        self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0
-    ) -> list[AsyncJob[B]]:
-        """Lease messages."""
+    async def _take(self, count: int, lease: Seconds | None, wait: float) -> list[AsyncJob[B]]:
         raise NotImplementedError
 
     @overload
@@ -184,6 +179,7 @@ class _Tasks(Generic[B]):
     def stop(self) -> None:
         self._stops += 1
         self._changed.set()
+        self._source._kv._end_takes()
 
     async def run(self) -> None:
         beating = asyncio.create_task(self._beat())
@@ -207,8 +203,10 @@ class _Tasks(Generic[B]):
         pauses, drains = Pauses(), self._options.drain
         while free := await self._free_places():
             try:
-                jobs = await self._source.take_many(free, lease=self._options.lease, wait=0 if drains else WAIT_SECONDS)
+                jobs = await self._source._take(free, self._options.lease, 0 if drains else WAIT_SECONDS)
             except CairnError as error:
+                if self._stops:
+                    return
                 await self._change(time.monotonic() + pauses.after(error), lambda: self._stops > 0)
                 continue
             pauses.reset()
