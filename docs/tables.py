@@ -79,6 +79,7 @@ INFO = {
         "memory_limit_bytes": "memory limit; 0: none",
         "expired_keys": "keys that expired since the start",
         "evicted_keys": "keys evicted since the start",
+        "waiting_takes": "TAKE commands that wait for messages",
         "log_position": "number of the last write",
         "log_time_ms": "the store's time, in milliseconds since 1970",
         "log_time_ahead_ms": "milliseconds by which `log_time_ms` is ahead of the wall clock",

@@ -241,6 +241,14 @@ continues."""
 SWEPT_PER_COMMAND: Final = 64
 """Expired messages of a queue that one command on the queue removes."""
 
+WAIT_MAX: Final = 20_000
+"""Maximum milliseconds that one TAKE waits for messages, as in SQS. Clients repeat it: a server that stops, or a
+connection that a firewall has cut, is noticed soon."""
+
+WAITERS_MAX: Final = 20_000
+"""Maximum TAKE commands that wait for messages in a store. A TAKE_ANY counts as many as it names queues: that bounds
+their memory to some tens of MiB. A connection has at most one, because its commands wait for each other."""
+
 BACKUPS_KEPT_MAX: Final = 1_000
 """Maximum backups of one name that BACKUP can keep."""
 

@@ -39,6 +39,7 @@ from cairnkv.limits import (
     SCAN_COUNT_MAX,
     TAKE_MAX,
     TTL_MAX,
+    WAIT_MAX,
 )
 from cairnkv.records import replace
 from tests.support.strategies import commands
@@ -228,6 +229,8 @@ def test_kinds_of_numbers_are_documented() -> None:
     assert {(kind.placeholder, kind.lowest, kind.highest) for kind in NUMBER_KINDS} == {
         ("milliseconds", 1, TTL_MAX),
         ("milliseconds-or-0", 0, TTL_MAX),
+        ("milliseconds", 1, WAIT_MAX),
+        ("milliseconds-or-0", 0, WAIT_MAX),
         ("n", INTEGER_MIN, INTEGER_MAX),
         ("cursor", 0, 2**53 - 1),
         ("count", 1, SCAN_COUNT_MAX),

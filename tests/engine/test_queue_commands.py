@@ -238,10 +238,10 @@ def test_take_any_takes_from_the_first_queue_with_ready_messages(store: Store) -
     store.put(queue=b"b", delay=1_000)
     number = store.put(b"body", queue=b"c")
     store.put(queue=b"d")
-    reply = store.say(TakeAny(5, 0, (b"a", b"b", b"c", b"d")))
+    reply = store.say(TakeAny(5, 0, 0, (b"a", b"b", b"c", b"d")))
     assert reply == Items((b"c", b"%d" % number, b"1", b"1", b"60000", b"%d" % START, b"", b"body"))
     store.now += 1_000
-    reply = store.say(TakeAny(5, 77, (b"a", b"b", b"c", b"d")))
+    reply = store.say(TakeAny(5, 77, 0, (b"a", b"b", b"c", b"d")))
     assert isinstance(reply, Items)
     assert (reply.values[0], reply.values[4]) == (b"b", b"77")
 
@@ -634,7 +634,7 @@ def test_an_unknown_queue_is_an_error(store: Store, command: Command) -> None:
 
 def test_an_unknown_queue_has_no_messages(store: Store) -> None:
     assert store.say(Take(b"none", 1)) == Items(())
-    assert store.say(TakeAny(1, 0, (b"none", b"nothing"))) == Items(())
+    assert store.say(TakeAny(1, 0, 0, (b"none", b"nothing"))) == Items(())
     assert store.say(Ack(((1, 1),))) == Items((b"0",))
     assert store.say(Nack(1, 1)) == 0
     assert store.say(Remove((1, 2))) == 0

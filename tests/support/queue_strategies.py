@@ -33,6 +33,8 @@ KINDS: Final = Kinds(
         words.AGE_OR_NONE: st.just(0) | TIMES,
         words.LEASE_TIME: TIMES,
         words.LEASE_TIME_OR_NONE: st.just(0) | TIMES,
+        words.WAIT: TIMES,
+        words.WAIT_OR_NONE: st.just(0) | TIMES,
         words.MESSAGE_COUNT: st.sampled_from([1, 1, 2, 5]),
         words.MESSAGE_CURSOR: st.just(0) | st.integers(0, 20),
         words.ATTEMPTS: st.integers(1, 3),

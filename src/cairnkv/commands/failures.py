@@ -95,6 +95,12 @@ STALE = Code(
     Fault.CALLER,
     "A lease in TOGETHER, or in a transaction, is not the newest lease of its message. Nothing is executed.",
 )
+CROWDED = Code(
+    "CROWDED",
+    Fault.SERVER,
+    "Too many TAKE commands wait for messages. Without WAIT, the command does not wait.",
+    passing=True,
+)
 FULL = Code(
     "FULL",
     Fault.SERVER,

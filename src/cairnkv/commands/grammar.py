@@ -325,6 +325,10 @@ class Command:
         """Return the new length of a value of this length. Overridden by commands that change a part of a value."""
         return 0
 
+    def waiting_time(self) -> int:
+        """Return the maximum milliseconds of its wait for messages. Overridden by commands that may wait."""
+        return 0
+
 
 class Step(NamedTuple):
     """A command, and the number of the database in which it executes."""

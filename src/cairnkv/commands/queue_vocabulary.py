@@ -41,6 +41,7 @@ from cairnkv.limits import (
     QUEUE_NAME_MAX,
     REASON_MAX,
     TAKE_MAX,
+    WAIT_MAX,
 )
 from cairnkv.records import record
 
@@ -160,6 +161,8 @@ AGE: Final = NumberKind("milliseconds", 1, DELAY_MAX)
 AGE_OR_NONE: Final = NumberKind("milliseconds-or-0", 0, DELAY_MAX)
 LEASE_TIME: Final = NumberKind("milliseconds", 1, LEASE_MAX)
 LEASE_TIME_OR_NONE: Final = NumberKind("milliseconds-or-0", 0, LEASE_MAX)
+WAIT: Final = NumberKind("milliseconds", 1, WAIT_MAX)
+WAIT_OR_NONE: Final = NumberKind("milliseconds-or-0", 0, WAIT_MAX)
 MESSAGE_COUNT: Final = NumberKind("count", 1, TAKE_MAX)
 MESSAGE_CURSOR: Final = NumberKind("cursor", 0, INTEGER_MAX)
 ATTEMPTS: Final = NumberKind("n", 1, ATTEMPTS_MAX)
@@ -257,30 +260,40 @@ class Take(Command):
     is ready, then the id. A message that has had all its attempts becomes dead instead.
 
     lease: milliseconds, instead of the time of the message or of the queue.
+    wait: if no message is ready, wait so many milliseconds for one. Messages go to the TAKE that waits longest. The
+    commands behind it on the same connection wait, too. A transaction does not wait: it refuses the option.
     """
 
     queue: bytes = argument(QUEUE)
     count: int = argument(MESSAGE_COUNT)
     lease: int | None = option("LEASE", LEASE_TIME, default=None)
+    wait: int | None = option("WAIT", WAIT, default=None)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_queues(self.queue)
+
+    def waiting_time(self) -> int:
+        return self.wait or 0
 
 
 @command_spec(67, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
 class TakeAny(Command):
     """Lease up to `count` messages of the first of these queues that has ready ones. Returns a description of each.
 
-    It is that of TAKE, after the name of the queue. With milliseconds 0, a lease has the time of its message or of the
-    queue.
+    It is that of TAKE, after the name of the queue. The first milliseconds are those of a lease; with 0, it has the
+    time of its message or of the queue. The second are those of a wait, as in TAKE; with 0, it does not wait.
     """
 
     count: int = argument(MESSAGE_COUNT)
     lease: int = argument(LEASE_TIME_OR_NONE)
+    wait: int = argument(WAIT_OR_NONE)
     names: tuple[bytes, ...] = rest(QUEUE, most=TAKE_MAX)
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return _places_of_queues(*self.names)
+
+    def waiting_time(self) -> int:
+        return self.wait
 
 
 @command_spec(68, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)

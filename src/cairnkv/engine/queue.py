@@ -11,7 +11,7 @@ Out of scope: the effects of commands (`queue_operations`) and the format of rec
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from cairnkv.engine.database import Database, Journal, Shared
@@ -125,6 +125,13 @@ class Turns:
             if chunk.soonest <= now:
                 return next(turn for turn in chunk if turn.at <= now)
         return None
+
+    def soonest(self) -> int | None:
+        """Return the time from which on a turn is ready, or None if there is no turn."""
+        for chunk in self._chunks:
+            if chunk.soonest is None:
+                chunk.soonest = min(turn.at for turn in chunk)
+        return min((chunk.soonest for chunk in self._chunks if chunk.soonest is not None), default=None)
 
     def __iter__(self) -> Iterator[Turn]:
         for chunk in self._chunks:
@@ -484,6 +491,10 @@ class QueueDatabase(Database):
     def __init__(self, shared: Shared | None = None) -> None:
         super().__init__(shared, QUEUE_DB)
         self._index: QueueIndex | None = QueueIndex()
+        self.watched: Mapping[bytes, object] = {}
+        """Keys of the records of queues whose changes `changed` collects."""
+        self.changed: dict[bytes, None] = {}
+        """Those keys that have changed, in the order of their first changes. The store removes them."""
 
     @property
     def index(self) -> QueueIndex:
@@ -507,6 +518,8 @@ class QueueDatabase(Database):
         super()._replace(key, old, new)
         index.replace(key, None if old is None else _record(old), None if new is None else _record(new), self)
         self._index = index
+        if key in self.watched:
+            self.changed[key] = None
 
     def load(self, key: bytes, value: Stored, expiry: int | None) -> None:
         """Add an entry that storage has kept; see `Database.load`."""
@@ -549,6 +562,14 @@ class QueueDatabase(Database):
     def index_bytes(self) -> int:
         """The estimated memory of the indexes."""
         return super().index_bytes + self.index.used_bytes
+
+    def ready_at(self, key: bytes) -> int | None:
+        """Return the log time from which on TAKE may find messages of a queue, by the key of the queue's record.
+
+        None: not before the queue changes.
+        """
+        queue = self.index.queues.get(key[1:])
+        return None if queue is None or queue.rules.paused else queue.turns.soonest()
 
     # -- records ------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply, do_nothing, size_of
-from cairnkv.store.transaction import TooMuch, effects_of, execute_steps
+from cairnkv.store.transaction import TooMuch, effects_of, execute_steps, refusal_to_wait
+from cairnkv.store.waiters import Waiter, Waiters
 
 logger: Final = logging.getLogger("cairnkv.cluster")
 
@@ -120,6 +121,7 @@ class ReplicatedStore:
         self._log_clock: Final = LogClock(clock, self._shared, LEAD_LEAST_MS)
         self.memory: Final = Memory(self.databases, storage, memory_limit, value_max)
         self.reports: Final = StoreInfo(self._about)
+        self.waiters: Final = Waiters()
         self.commands = 0
         """Commands that this node has received."""
         self.proposer: Final = Proposer(node, nonce, supports=supports)
@@ -344,6 +346,16 @@ class ReplicatedStore:
         self.proposer.propose(part)
         self.on_proposal()
 
+    def begin_take(self, waiter: Waiter) -> None:
+        """Execute a TAKE, which does not wait in this mode."""
+        waiter.complete(self.execute(waiter.command))
+
+    def end_take(self, waiter: Waiter, *, gives_back: bool) -> None:
+        """Do nothing: no TAKE waits."""
+
+    def serve_waiters(self) -> None:
+        """Do nothing: no TAKE waits."""
+
     def execute_all(
         self,
         steps: Sequence[Step],
@@ -358,6 +370,8 @@ class ReplicatedStore:
         A command whose value is too long, or has no room at this node, fails and is not proposed; the others are.
         If this node knows that watched keys changed, the transaction fails at once. Otherwise the log entry decides.
         """
+        if failure := refusal_to_wait(steps):
+            return failure
         if self.loading:
             return self._loads()
         if any(self._shared.version(db, watch.key) != watch.version for db, watch in watched):
@@ -739,6 +753,7 @@ class ReplicatedStore:
             mode=self.mode,
             loading=self.loading,
             commands=self.commands,
+            waiters=len(self.waiters),
         )
 
     @property

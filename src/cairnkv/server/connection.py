@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol, Peer):
             return
         if session.runnable or self._has_to_answer:
             self._wake()
-        ahead = self._writing_paused and not self._read_ahead_is_full
+        ahead = (self._writing_paused or session.waits_for_messages) and not self._read_ahead_is_full
         self._read_on(not session.runnable and (ahead or not session.blocked))
         self._watch_frame()
         self.update_native_path()

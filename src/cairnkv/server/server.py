@@ -148,6 +148,7 @@ class Server:
         Raises `OptionError` if the server cannot listen on an address, or open the store; then it listens on none.
         """
         self.store.deliver_by(asyncio.get_running_loop().call_soon_threadsafe)
+        self.store.waiters.set_timer = self._set_waiters_timer
         try:
             await self._listen()
             self._sweep()
@@ -435,6 +436,15 @@ class Server:
             more = self.store.housekeep()
         finally:
             self._later("housekeeping", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._housekeep)
+
+    def _set_waiters_timer(self, seconds: float) -> None:
+        if (timer := self._timers.get("waiters")) is not None:
+            timer.cancel()
+        self._later("waiters", seconds, self._serve_waiters)
+
+    def _serve_waiters(self) -> None:
+        self.store.waiters.timer_came()
+        self.store.serve_waiters()
 
     def _later(self, name: str, delay: float, work: Callable[[], None]) -> None:
         if not (self._stopping and not self._connections):

@@ -17,7 +17,7 @@ from cairnkv.limits import BYTES_PER_COST, TAKE_MAX
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
 from cairnkv.session.auth import Authentication
-from cairnkv.store import PendingReply, Store, size_of
+from cairnkv.store import PendingReply, Store, Waiter, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -200,6 +200,12 @@ class Conversation(abc.ABC):
     @abc.abstractmethod
     def _width(self) -> int:
         """The width of command numbers, or the version of the Redis protocol."""
+
+    def begin_take(self, command: Command) -> Reply | PendingReply:
+        """Execute a command that may wait for messages. Returns its reply, or the pending reply."""
+        waiter = Waiter(command)
+        self.store.begin_take(waiter)
+        return waiter if waiter.reply is None else waiter.reply
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:

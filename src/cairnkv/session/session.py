@@ -33,7 +33,7 @@ from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativeP
 from cairnkv.session.native.conversation import NativeConversation
 from cairnkv.session.resp import commands as _commands  # noqa: F401  (registers them)
 from cairnkv.session.resp.conversation import RespConversation
-from cairnkv.store import PendingRead, PendingReply, Store, size_of
+from cairnkv.store import PendingExecution, PendingReply, Store, Waiter, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -219,6 +219,7 @@ class Session:
 
     def disconnected(self) -> None:
         """The client has disconnected."""
+        self._end_waits(gives_back=True)
         self.paused = True
         if self._conversation is not None:
             self._conversation.end()
@@ -252,6 +253,11 @@ class Session:
     @property
     def _awaits(self) -> bool:
         return self._awaited is not None and not self._awaited.executed
+
+    @property
+    def waits_for_messages(self) -> bool:
+        """Whether a TAKE waits. Read on, though the session is blocked: the client may disconnect."""
+        return self._awaits and isinstance(self._awaited, Waiter)
 
     @property
     def runnable(self) -> bool:
@@ -343,7 +349,7 @@ class Session:
             else:
                 self._queue(queued)
                 left -= queued.cost - 1
-        if self._awaits:
+        if self._awaits and not self.waits_for_messages:
             self._look_ahead()
         if not self._more and not self._queued:
             self._on(Event.ALL_SENT)
@@ -386,6 +392,8 @@ class Session:
     def _queue(self, queued: QueuedReply) -> None:
         """Write a reply, or queue it behind those that wait."""
         if isinstance(queued.outcome, PendingReply):
+            if isinstance(queued.outcome, Waiter) and self.state is not State.OPEN:
+                self._store.end_take(queued.outcome, gives_back=False)
             queued.outcome.on_ready = self._wake
             if queued.outcome.blocks:
                 self._wait_for(queued.outcome)
@@ -400,7 +408,7 @@ class Session:
     def _wait_for(self, pending: PendingReply) -> None:
         """Execute no other command before this one is executed."""
         self._awaited = pending
-        if isinstance(pending, PendingRead):
+        if isinstance(pending, PendingExecution):
             pending.on_executed = self._wake
         else:
             pending.on_ready = self._wake
@@ -483,5 +491,14 @@ class Session:
                 self._output.append(piece)
                 self._output_size += len(piece)
 
+    def _end_waits(self, *, gives_back: bool) -> None:
+        """End the waits of the client's TAKE commands. gives_back: also the leases whose replies are not sent yet."""
+        for queued, _ in self._queued:
+            if isinstance(queued.outcome, Waiter):
+                self._store.end_take(queued.outcome, gives_back=gives_back)
+
     def _on(self, event: Event) -> None:
         self.state = TRANSITIONS.get((self.state, event), self.state)
+        if self.state is not State.OPEN:
+            # A client that sends no more cannot acknowledge messages, and has disconnected in most cases.
+            self._end_waits(gives_back=event is Event.END_OF_INPUT)

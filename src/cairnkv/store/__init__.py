@@ -4,15 +4,18 @@ from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import LocalStore
-from cairnkv.store.pending import PendingReply, size_of
+from cairnkv.store.pending import PendingExecution, PendingReply, size_of
 from cairnkv.store.value_cache import PendingRead
+from cairnkv.store.waiters import Waiter
 
 __all__ = [
     "Clock",
     "LocalStore",
+    "PendingExecution",
     "PendingRead",
     "PendingReply",
     "Store",
+    "Waiter",
     "WhenFull",
     "bytes_made",
     "checked_clock",

@@ -21,6 +21,7 @@ from cairnkv.store.info import DirectExecutor, StoreInfo
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
+from cairnkv.store.waiters import Waiter, Waiters
 
 
 class WhenFull(enum.Enum):
@@ -137,6 +138,25 @@ class Store(Protocol):
 
     def read_ahead(self, step: Step) -> bool:
         """Begin to read the values that a later command needs. Returns False if no more values can be read now."""
+
+    @property
+    def waiters(self) -> Waiters:
+        """The TAKE commands that wait for messages. Its `set_timer` requests a later call of `serve_waiters`."""
+
+    def begin_take(self, waiter: Waiter) -> None:
+        """Execute a TAKE as soon as there are messages for it, and at its time without.
+
+        The TAKE that waits longest gets the next messages of a queue.
+        """
+
+    def end_take(self, waiter: Waiter, *, gives_back: bool) -> None:
+        """End the wait of a TAKE: the reply is empty.
+
+        gives_back: the client receives no reply: if the TAKE is executed, give its leases back, uncounted.
+        """
+
+    def serve_waiters(self) -> None:
+        """Do one bounded slice of the work for waiters: execute TAKE for them, and end those whose time has come."""
 
     def housekeep(self) -> bool:
         """Do one bounded slice of background work: remove expired keys, free deleted tables.

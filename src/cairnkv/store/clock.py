@@ -81,6 +81,12 @@ class LogClock:
         self.shared.now, self.shared.lead = self.read(self.shared.now)
         return self.shared.now
 
+    def elapsed(self) -> int:
+        """Return the elapsed time in milliseconds, for waits. With a clock other than the system's, it is the system's
+        elapsed time, and the forward steps of the clock."""
+        now = time.monotonic_ns() // 1_000_000
+        return now if self._is_system else now + self._elapsed(self.wall())
+
     def go_on_from(self, other: "LogClock") -> None:
         """Copy the state of another `LogClock` of the same clock."""
         self._last_wall, self._forward = other._last_wall, other._forward

@@ -28,23 +28,23 @@ class UncommittedEntry:
 
     __slots__ = ("batches", "journal", "own", "replies", "sequence")
 
-    def __init__(self, sequence: int, journal: Journal, own: PendingReply | None = None) -> None:
-        """own: the reply to the write itself; None: there is none, or it is in one of the batches."""
+    def __init__(self, sequence: int, journal: Journal) -> None:
+        """own: the replies to the writes themselves, except those in the batches."""
         self.sequence = sequence
         self.journal = journal
-        self.own = own
+        self.own: list[PendingReply] = []
         self.replies: list[PendingReply] = []
         self.batches: list[PendingBatch] = []
 
     @property
     def waiting(self) -> "list[PendingReply | PendingBatch]":
-        """All replies that wait for this commit, the write's own first."""
-        return [*([] if self.own is None else [self.own]), *self.replies, *self.batches]
+        """All replies that wait for this commit, those to its writes first."""
+        return [*self.own, *self.replies, *self.batches]
 
     def fail(self, committed: int, write_failure: Failure, read_failure: Failure) -> None:
         """Fail the replies. committed: sequence number of the newest commit."""
-        if self.own is not None:
-            self.own.fail(write_failure)
+        for reply in self.own:
+            reply.fail(write_failure)
         for reply in self.replies:
             reply.fail(read_failure)
         for batch in self.batches:
@@ -82,8 +82,13 @@ class CommitGate:
                 self.pending_keys[number][change.key] = sequence
             elif isinstance(change, Cleared):
                 self._cleared[number] = sequence
+        self.uncommitted[sequence] = UncommittedEntry(sequence, journal)
+        return self.add_reply(sequence, reply, kind)
+
+    def add_reply(self, sequence: int, reply: Reply, kind: type[PendingReply] = CommittedReply) -> PendingReply:
+        """Return the pending reply to a write of an entry."""
         pending_reply = kind(reply)
-        self.uncommitted[sequence] = UncommittedEntry(sequence, journal, pending_reply)
+        self.uncommitted[sequence].own.append(pending_reply)
         return pending_reply
 
     def add_batch(self, sequence: int, change: Change) -> "list[PendingBatch]":

@@ -56,8 +56,9 @@ class StoreInfo:
         mode: str,
         loading: bool,
         commands: int,
+        waiters: int,
     ) -> Iterable[tuple[str, str | int]]:
-        """Yield the names and values of a store. commands: without those of executors."""
+        """Yield the names and values of a store. commands: without those of executors. waiters: their number."""
         shared = databases[0].shared
         return (
             ("cairnkv_version", VERSION),
@@ -73,6 +74,7 @@ class StoreInfo:
             ("memory_limit_bytes", memory.limit or 0),
             ("expired_keys", memory.expired),
             ("evicted_keys", memory.evicted),
+            ("waiting_takes", waiters),
             ("log_position", storage.sequence + sum(executor.writes for executor in self.executors)),
             ("log_time_ms", shared.now),
             ("log_time_ahead_ms", shared.lead),

@@ -11,7 +11,7 @@ Out of scope: which replies wait (`commit_gate`), memory (`memory`), protocols a
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Reply, Step, failures
+from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Replies, Reply, Step, failures
 from cairnkv.commands.queue_vocabulary import EXPIRED, Purge, Together
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
@@ -27,8 +27,16 @@ from cairnkv.store.info import DirectExecutor, StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
-from cairnkv.store.transaction import TooMuch, Unexecuted, effects_of, execute_steps, is_whole
+from cairnkv.store.transaction import (
+    TooMuch,
+    Unexecuted,
+    effects_of,
+    execute_steps,
+    is_whole,
+    refusal_to_wait,
+)
 from cairnkv.store.value_cache import ValueCache
+from cairnkv.store.waiters import NO_MESSAGES, Waiter, Waiters
 
 TIME_AHEAD_MS: Final = 1_000
 """How far ahead of log time storage records it, so that it does not record it for every command. If the store opens
@@ -80,6 +88,11 @@ class LocalStore:
         """The changes of the current call, if `begin_call` precedes each call; None between calls."""
         self._commands = 0
         self._swept = 0  # number of the last queue that housekeeping has examined
+        self.waiters = Waiters()
+        """The TAKE commands that wait for messages."""
+        self.queues.watched = self.waiters.lines
+        self.elapsed: Callable[[], int] = self.log_clock.elapsed
+        """Returns the elapsed time in milliseconds by which waits end."""
         self.reports: Final = StoreInfo(self._about)
         if not loads_later:
             try:
@@ -154,6 +167,8 @@ class LocalStore:
         now = self.log_clock()
         if self._storage.keeps_effects:
             self._record_time(now)
+        if self.waiters.due <= now:
+            self.serve_waiters()
         if not command.spec.writes:
             reply = self._read(step, touch=touch)
             return gate.hold(reply, gate.newest_for(step)) if gate.uncommitted else reply
@@ -175,9 +190,11 @@ class LocalStore:
         whole: bool = False,
     ) -> Reply | PendingReply:
         """Execute several commands as one; see `Store`. They are one entry of storage, which undoes all if it fails."""
-        if self.checks_commands and (failure := self._check(steps, watched)):
+        if failure := refusal_to_wait(steps) or (self._check(steps, watched) if self.checks_commands else None):
             return failure
         self._advance()
+        if self.waiters.due <= self._shared.now:
+            self.serve_waiters()
         newest = max((self.gate.newest_of(db, watch.key) for db, watch in watched), default=0)
         if not all(self.databases[db].is_unchanged(watch) for db, watch in watched):
             return self.gate.hold(MISSING, newest)
@@ -301,21 +318,31 @@ class LocalStore:
     ) -> Reply | PendingReply:
         """Call `work`, which changes databases by `_apply` only, and record its changes as one entry, or undo them.
 
+        If waiters get messages by that, their TAKE commands belong to the entry.
         commands: those of the entry. newest: an entry whose commit the reply must also wait for.
         """
         journal: Journal = [] if self.under_way is None else self.under_way
         before = len(journal)  # changes of the same call: evictions that made room
         steps: list[Step] = []
+        served: list[tuple[Waiter, Reply]] = []
         self._shared.journal, self._steps = journal, steps
         try:
             reply = work()
+            if self.queues.changed and self.under_way is None and not self.checks_commands:
+                served = self.waiters.serve(self.queues, self._apply)
             if not steps:  # no changes: the reply waits for the values that it shows
                 return self.gate.hold(reply, max([newest, *map(self.gate.newest_for, commands)]))
             effects = effects_of(journal) if self._storage.keeps_effects else ()
             sequence = self._storage.append(tuple(steps), self._shared.now, effects)
         except StorageRefused as refused:
+            failure = Failure(refused.code, str(refused))
+            if commands:  # without them there are no messages
+                self.waiters.put_back(waiter for waiter, _ in served)
             self._undo(journal)
-            return Failure(refused.code, str(refused))
+            self._shared.journal = self._steps = None
+            for waiter, _ in () if commands else served:
+                waiter.complete(failure)
+            return failure
         except TooMuch as refused:
             self._undo(journal)
             return Failure(failures.UNDONE, str(refused))
@@ -324,6 +351,7 @@ class LocalStore:
             journal.clear()
             return self.gate.hold(refused.failure, max([newest, *map(self.gate.newest_for, commands)]))
         except BaseException:  # a bug, or an interrupt: changes that storage does not have must not stay
+            self.waiters.put_back(waiter for waiter, _ in served)
             if self.under_way is None:
                 self._undo(journal)
             raise
@@ -333,11 +361,15 @@ class LocalStore:
             self.memory.eviction.note_changes(journal[before:])
         elif self.memory.cache is not None:
             self.memory.cache.changed(journal, sequence, effects)
+        outcome: Reply | PendingReply = reply
         if not self._storage.commits_at_once:
-            return self.gate.add(sequence, journal, reply)
-        if self.under_way is None:
+            outcome = self.gate.add(sequence, journal, reply)
+        elif self.under_way is None:
             discard(journal)
-        return reply
+        for waiter, taken in served:
+            waiter.complete(taken if self._storage.commits_at_once else self.gate.add_reply(sequence, taken))
+        self._request_timer()
+        return outcome
 
     def _undo(self, journal: Journal, *, unknown: bool = False) -> None:
         undo(journal)
@@ -345,6 +377,62 @@ class LocalStore:
             self.memory.cache.taken_back(journal, unknown=unknown)
         if self.memory.eviction is not None:
             self.memory.eviction.note_undo(journal)
+
+    # -- waiters ------------------------------------------------------------------------------------------------
+
+    def begin_take(self, waiter: Waiter) -> None:
+        """Execute a TAKE as soon as there are messages for it; see `Store`."""
+        failure = self._check((Step(0, waiter.command),)) if self.checks_commands else None
+        failure = failure or self.waiters.add(waiter, self.elapsed())
+        if failure is not None:
+            waiter.complete(failure)
+            return
+        self._commands += 1
+        self.queues.changed |= dict.fromkeys(waiter.keys)
+        self.serve_waiters()
+
+    def end_take(self, waiter: Waiter, *, gives_back: bool) -> None:
+        """End the wait of a TAKE, or give its leases back; see `Store`."""
+        if not waiter.executed:
+            self.waiters.remove(waiter)
+            self._end_empty(waiter)
+        elif gives_back and (steps := waiter.leases):
+            self._advance()
+            self._as_one_entry(steps, lambda: Replies(tuple(map(self._apply, steps))))
+            waiter.withdraw()
+
+    def _end_empty(self, waiter: Waiter) -> None:
+        waiter.complete(self.gate.hold(NO_MESSAGES, self.gate.newest_for(Step(0, waiter.command))))
+
+    def serve_waiters(self) -> None:
+        """Do one bounded slice of the work for waiters; see `Store`."""
+        if not self.waiters or self.under_way is not None:
+            return
+        self.log_clock()
+        elapsed = self.elapsed()
+        if self.waiters.may_get_messages(self.queues) or self.waiters.first_end <= elapsed:
+            self._advance()
+            self.waiters.note_due(self.queues)
+            if self.queues.changed and not self.checks_commands:
+                self._as_one_entry((), lambda: OK)
+            if not self.queues.changed or self.checks_commands:
+                for waiter in self.waiters.ended(elapsed):
+                    self._end_empty(waiter)
+        self._request_timer()
+
+    def end_waiters(self) -> None:
+        """End all waits."""
+        for waiter in self.waiters.all():
+            self.end_take(waiter, gives_back=False)
+
+    def _request_timer(self) -> None:
+        if self.waiters:
+            self.waiters.request_timer(self.queues, self.elapsed(), blocked=self.checks_commands)
+
+    def take_waiters(self, other: "LocalStore") -> None:
+        """Continue with the waiters of another store, which this one replaces."""
+        self.waiters = other.waiters
+        self.queues.watched, self.queues.changed = self.waiters.lines, dict.fromkeys(self.waiters.lines)
 
     # -- reports of storage (`CommitListener`) ----------------------------------------------------------------
 
@@ -377,6 +465,7 @@ class LocalStore:
         if self.memory.cache is not None:
             self.memory.cache.failed()
         notify([reply for entry in failed for reply in entry.waiting])
+        self._request_timer()
 
     def resolved(self, happened: Sequence[Effect]) -> None:
         """Storage has read the outcome of failed writes: set these effects, as changes that happen now."""
@@ -395,6 +484,7 @@ class LocalStore:
         if self.memory.cache is not None:
             self.memory.cache.resolved(happened)
             self.memory.cache.cool_some()
+        self._request_timer()
 
     # -- calls that may be interrupted --------------------------------------------------------------------------
 
@@ -518,6 +608,7 @@ class LocalStore:
     def housekeep(self) -> bool:
         """Do one bounded slice of background work; see `Store`."""
         self.log_clock()  # storage does not record it: no reply shows it
+        self.serve_waiters()  # a clock other than the system's, or a corrected one, may be ahead of the timer
         more = self.memory.housekeep()
         return self._remove_expired_messages() or more
 
@@ -547,6 +638,7 @@ class LocalStore:
             mode=self.mode,
             loading=self.loading,
             commands=self._commands,
+            waiters=len(self.waiters),
         )
 
     @property

@@ -77,6 +77,65 @@ class CommittedReply(PendingReply):
         return self if self.reply is None else self.reply
 
 
+class PendingExecution(PendingReply):
+    """The reply to a command that is not executed yet.
+
+    on_executed: called once, after the execution, or when the command can no longer execute.
+    on_outcome: called before that with the outcome: the reply, unless the commit fails.
+    """
+
+    __slots__ = ("_executed", "_inner", "_memory_is_enough", "on_executed", "on_outcome")
+
+    blocks = True
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.on_executed: Callable[[], None] = do_nothing
+        self.on_outcome: Callable[[Reply], None] = lambda _: None
+        self._executed = False
+        self._inner: PendingReply | None = None
+        self._memory_is_enough = False
+
+    @property
+    def executed(self) -> bool:  # type: ignore[override]  # True for any other `PendingReply`
+        """Whether the command is executed, or never will be."""
+        return self._executed
+
+    @property
+    def outcome(self) -> Reply:
+        """The reply unless the commit fails. Only after the execution."""
+        assert self._executed, "the command is not executed"
+        return self._outcome if self._inner is None else self._inner.outcome
+
+    def reply_before_commit(self) -> "Reply | PendingReply":
+        """Return the reply for durability `memory`, which waits for the execution. Another thread may execute."""
+        self._memory_is_enough = True
+        return self._inner.reply_before_commit() if self._executed and self._inner is not None else self
+
+    def complete(self, outcome: "Reply | PendingReply") -> None:
+        """Set the outcome of the execution."""
+        self._inner = outcome if isinstance(outcome, PendingReply) else None
+        self._executed = True
+        if self._inner is not None and self._memory_is_enough:
+            outcome = self._inner.reply_before_commit()
+        if isinstance(outcome, PendingReply) and outcome.reply is None:
+            outcome.on_ready = self._ready
+            self.on_outcome(outcome.outcome)
+            self.on_executed()
+            return
+        reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
+        assert reply is not None
+        self._outcome = self.reply = reply
+        self.on_outcome(reply)
+        self.on_executed()
+        self.on_ready()
+
+    def _ready(self) -> None:
+        assert self._inner is not None
+        self.reply = self._inner.reply
+        self.on_ready()
+
+
 def size_of(reply: Reply) -> int:
     """Return the estimated bytes that a reply keeps in memory."""
     if isinstance(reply, bytes):

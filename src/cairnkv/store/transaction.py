@@ -57,6 +57,17 @@ def _failure_of(number: int, command: Command, reply: Reply) -> Failure | None:
     return None
 
 
+def refusal_to_wait(steps: Sequence[Step]) -> Failure | None:
+    """Return a failure if one of several commands would wait for messages."""
+    for step in steps:
+        if step.command.waiting_time():
+            name = step.command.spec.name
+            return Failure(
+                failures.BADARGS, f"{name} with a time to wait cannot be part of several commands; let it not wait"
+            )
+    return None
+
+
 def execute_steps(
     databases: Sequence[Database],
     steps: Sequence[Step],

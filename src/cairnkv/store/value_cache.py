@@ -26,7 +26,7 @@ from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import MIB, QUEUE_DB, READ_TOGETHER_MAX
 from cairnkv.storage import Effect
 from cairnkv.store.lru import Lru, Place
-from cairnkv.store.pending import PendingReply, do_nothing
+from cairnkv.store.pending import PendingExecution, PendingReply
 
 logger: Final = logging.getLogger("cairnkv.store")
 
@@ -58,85 +58,24 @@ stay in memory."""
 Run: TypeAlias = Callable[[], Reply | PendingReply]
 
 
-class PendingRead(PendingReply):
-    """The reply to a command that is not executed yet, because storage still reads a value that it needs.
+class PendingRead(PendingExecution):
+    """The reply to a command that is not executed yet, because storage still reads a value that it needs."""
 
-    on_executed: called once, after the execution, or when the command can no longer execute.
-    on_outcome: called before that with the outcome: the reply, unless the commit fails.
-    """
-
-    __slots__ = (
-        "_executed",
-        "_inner",
-        "_length",
-        "_memory_is_enough",
-        "attempts",
-        "left",
-        "on_executed",
-        "on_outcome",
-        "places",
-        "run",
-    )
-
-    blocks = True
+    __slots__ = ("_length", "attempts", "left", "places", "run")
 
     def __init__(self, run: Run, places: Sequence[Place], length: int) -> None:
         """run: executes the command. places: the keys whose values it needs. length: bytes of all these values."""
-        super().__init__(0)
+        super().__init__()
         self.run = run
         self.places = places
         self.left = 0  # values that are still being read
         self.attempts = 0
-        self.on_executed: Callable[[], None] = do_nothing
-        self.on_outcome: Callable[[Reply], None] = lambda _: None
-        self._executed = False
         self._length = length
-        self._inner: PendingReply | None = None
-        self._memory_is_enough = False
-
-    @property
-    def executed(self) -> bool:  # type: ignore[override]  # True for any other `PendingReply`
-        """Whether the command is executed, or never will be."""
-        return self._executed
-
-    @property
-    def outcome(self) -> Reply:
-        """The reply unless the commit fails. Only after the execution."""
-        assert self._executed, "the command is not executed"
-        return self._outcome if self._inner is None else self._inner.outcome
 
     @property
     def size(self) -> int:
         """Estimated bytes that the reply will keep in memory."""
         return self._length
-
-    def reply_before_commit(self) -> Reply | PendingReply:
-        """Return the reply for durability `memory`, which waits for the execution. Another thread may execute."""
-        self._memory_is_enough = True
-        return self._inner.reply_before_commit() if self._executed and self._inner is not None else self
-
-    def complete(self, outcome: Reply | PendingReply) -> None:
-        """Set the outcome of the execution."""
-        self._inner = outcome if isinstance(outcome, PendingReply) else None
-        self._executed = True
-        if self._inner is not None and self._memory_is_enough:
-            outcome = self._inner.reply_before_commit()
-        if isinstance(outcome, PendingReply) and outcome.reply is None:
-            outcome.on_ready = self._ready
-            self.on_outcome(outcome.outcome)
-            self.on_executed()
-            return
-        reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
-        assert reply is not None
-        self._outcome = self.reply = reply
-        self.on_outcome(reply)
-        self.on_executed()
-        self.on_ready()
-
-    def _ready(self) -> None:
-        assert self._inner is not None
-        self.reply = self._inner.reply
-        self.on_ready()
 
 
 class Fetch(Protocol):

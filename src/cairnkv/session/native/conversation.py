@@ -82,7 +82,10 @@ class NativeConversation(Conversation):
         try:
             if request.flags & _LOCAL_READ and not request.command.spec.writes:
                 return self.store.execute(request.command, local=self.own_writes.are_executed)
-            outcome = self.store.execute(request.command)
+            if request.command.waiting_time():
+                outcome = self.begin_take(request.command)
+            else:
+                outcome = self.store.execute(request.command)
             if request.command.spec.writes:
                 self.own_writes.note(outcome)
             if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.spec.writes:

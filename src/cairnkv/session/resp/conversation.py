@@ -335,7 +335,10 @@ class RespConversation(Conversation):
         made = bytes_made(self.store.databases[self.db], call.command)
         writes = call.command.spec.writes
         local = self.reads_locally and not writes and self.own_writes.are_executed
-        outcome = self.store.execute(call.command, self.db, touch=touch, local=local)
+        if call.command.waiting_time():
+            outcome = self.begin_take(call.command)
+        else:
+            outcome = self.store.execute(call.command, self.db, touch=touch, local=local)
         if writes:
             self.own_writes.note(outcome)
         return Later(outcome, call.show, cost_of(call.command, outcome, made), call.errors)
