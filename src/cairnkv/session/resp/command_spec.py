@@ -265,7 +265,10 @@ class RespCommandSpec:
 RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}
 """Every command, by its name in capitals."""
 
-FLAGS: Final = ["write", "readonly", "denyoom", "admin", "pubsub", "noscript", "loading", "fast", "no-auth", "no-multi"]
+FLAGS: Final = (
+    *("write", "readonly", "denyoom", "admin", "pubsub", "noscript"),
+    *("blocking", "loading", "fast", "no-auth", "no-multi"),
+)
 """The flags that COMMAND shows, in Redis' order."""
 
 OWN_FLAGS: Final = ("in-multi", "scans", "subscribed")

@@ -10,7 +10,7 @@ from typing import Final
 from cairnkv.engine import Watched
 from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
 from cairnkv.session.conversation import ARGUMENTS_PER_COST, KEYS_PER_COST, WHOLE_TABLE_COST
-from cairnkv.session.resp.command_spec import Refusal, RespCommandSpec
+from cairnkv.session.resp.command_spec import Arguments, Call, Refusal, RespCommandSpec
 
 ARGUMENT_BYTES: Final = 64
 """Estimated overhead of a queued argument in bytes."""
@@ -64,6 +64,10 @@ class Transaction:
     def _admit(self, spec: RespCommandSpec, request: list[bytes]) -> None:
         if "no-multi" in spec.flags:
             raise Refusal("ERR Command not allowed inside a transaction")
+        if "blocking" in spec.flags and spec.on_keys is not None:
+            call = spec.on_keys(Arguments(spec.name, request[1:]))
+            if isinstance(call, Call) and call.command.waiting_time():
+                raise Refusal(f"ERR {spec.name} cannot wait inside a transaction; leave the time to wait out")
         self.queued_bytes += sum(map(len, request)) + ARGUMENT_BYTES * len(request)
         self.queued_cost += _cost(spec, len(request))
         if self.queued_bytes > self._bytes_max:

@@ -149,6 +149,8 @@ def _declare() -> None:
     for spec in BY_NUMBER.values():
         if spec.scope is Scope.QUEUES and not spec.by_store:
             flags = "readonly" if not spec.writes else "write denyoom" if spec.grows else "write"
+            if spec.command.waiting_time is not Command.waiting_time:
+                flags += " blocking"
             declare = on_keys(_syntax(spec), flags, group="queue", since="0.1.0", summary=spec.summary)
             declare(_handler(spec))
 
