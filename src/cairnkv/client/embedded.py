@@ -2,22 +2,25 @@
 
 Invariants: threads may share a store. Each call is atomic, like a command, even if an exception (of a signal handler,
 or set by another thread) ends the call between any two steps, or if a signal handler or finalizer uses the store during
-the call. A store in memory has no background thread: calls do slices of the work that a server does between commands. A
-forked process has its own copy of a store in memory; a store on disk stays with the process that opened it.
+the call. A store in memory has no background thread unless a TAKE waits: calls do slices of the work that a server does
+between commands. A forked process has its own copy of a store in memory; a store on disk stays with the process that
+opened it. A TAKE that waits keeps no lock, and an exception that ends it leaves no waiter and no lease.
 """
 
 import _thread
 import abc
 import atexit
+import contextlib
 import logging
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from cairnkv.client import process
 from cairnkv.client.calls import Call, Durability, K, T, V
@@ -26,14 +29,14 @@ from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pending import AnyPending
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.uninterrupted import uninterrupted
-from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Reply, failures
+from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Ping, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.storage import BackupResult, StorageRefused
-from cairnkv.store import LocalStore, PendingReply
+from cairnkv.store import LocalStore, PendingReply, Waiter
 
 logger: Final = logging.getLogger("cairnkv.embedded")
 
@@ -46,15 +49,34 @@ PIPELINE_COMMANDS: Final = 1_000
 """Commands of a pipeline whose replies may wait for the disk together."""
 
 
+GRACE_SECONDS: Final = 0.5
+"""Seconds after the end of a wait at which the waiting thread itself ends it. The timer's thread cannot while a signal
+handler waits and the call that it interrupted keeps the lock of the store."""
+
+
 class Shared(abc.ABC):
     """A store that several threads use, one at a time."""
 
     _store: LocalStore
     _closed: bool
+    ends_waits: ClassVar[bool]
+    """Whether a thread of the store ends each wait."""
 
     @abc.abstractmethod
     def execute(self, command: Command, flag: CommandFlag | None = None) -> Reply | PendingReply:
         """Execute a command. Returns its reply, or the pending reply."""
+
+    @abc.abstractmethod
+    def new_take(self, command: Command, flag: CommandFlag | None) -> PendingReply:
+        """Return the pending reply to a TAKE that may wait. It has not begun."""
+
+    @abc.abstractmethod
+    def begin_take(self, take: PendingReply) -> None:
+        """Execute a TAKE as soon as there are messages for it."""
+
+    @abc.abstractmethod
+    def end_take(self, take: PendingReply) -> None:
+        """End a TAKE of which the caller uses no reply. It gives leases back."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -92,21 +114,32 @@ class _InMemory(Shared):
     whose signal handler uses the store: the handlers would nest until the stack is full, or the call would never end.
     """
 
+    ends_waits = False
+
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._lock = threading.RLock()  # in C: no exception between acquiring and entering the block
         self._generation = process.generation
         self._calls = 0
         self._closed = False
+        self.around: Callable[[Callable[[], None]], None] = lambda function: function()
+        """Calls a function with the store marked as in use."""
+        self._timer: _Timer | None = None
+        store.waiters.set_timer = self._set_timer
 
-    def execute(self, command: Command, flag: CommandFlag | None = None) -> Reply | PendingReply:
+    def _look_for_fork(self) -> None:
         if self._generation != process.generation:
             with process.FORK_LOCK:
                 if self._generation != process.generation:
                     # A thread of the parent may have held the lock at the fork, and no thread here would release it.
                     self._lock = threading.RLock()
+                    self._timer = None
+                    self._store.waiters.clear()
                     # Last, because another thread of this process may read it meanwhile.
                     self._generation = process.generation
+
+    def execute(self, command: Command, flag: CommandFlag | None = None) -> Reply | PendingReply:
+        self._look_for_fork()
         try:
             with self._lock:
                 outcome = self._execute(command)
@@ -123,10 +156,14 @@ class _InMemory(Shared):
                 continue
             if self._closed:
                 raise CallerError("this store is closed")
-            if again:
-                outcome = uninterrupted(partial(self._call, store, command))
-            else:
-                outcome = self._call(store, command)
+            try:
+                if again:
+                    outcome = uninterrupted(partial(self._call, store, command))
+                else:
+                    outcome = self._call(store, command)
+            finally:
+                if self._store.waiters:
+                    self._serve()
             if outcome is not None:
                 return outcome
             again = True
@@ -145,29 +182,113 @@ class _InMemory(Shared):
         """Replace a store by a copy without the changes of an interrupted call."""
         whole = store.undone()
         if self._store is store:
+            whole.take_waiters(store)
             self._store = whole
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            if self._store.waiters:
+                self._use(lambda store: store.end_waiters())
+            if self._timer is not None:
+                self._timer.set(0)
+
+    # -- TAKE commands that wait --------------------------------------------------------------------------------
+
+    def new_take(self, command: Command, flag: CommandFlag | None) -> Waiter:
+        return Waiter(command)
+
+    def begin_take(self, take: PendingReply) -> None:
+        assert isinstance(take, Waiter)
+        self._look_for_fork()
+        with self._lock:
+            if self._closed:
+                raise CallerError("this store is closed")
+            self._use(lambda store: store.begin_take(take))
+
+    def end_take(self, take: PendingReply) -> None:
+        assert isinstance(take, Waiter)
+        with self._lock:
+            self._use(lambda store: store.end_take(take, gives_back=True))
+
+    def _use(self, function: Callable[[LocalStore], None]) -> None:
+        """Call a function with the store, uninterrupted, and undo an interrupted call before."""
+        uninterrupted(lambda: self.around(lambda: self._use_now(function)))
+
+    def _use_now(self, function: Callable[[LocalStore], None]) -> None:
+        if self._store.under_way is not None:
+            self._undo(self._store)
+        function(self._store)
+
+    def _serve(self) -> None:
+        """Execute TAKE for waiters that may get messages after the last call."""
+        while self._store.under_way is None and self._store.waiters.may_get_messages(self._store.queues):
+            self._use(lambda store: store.serve_waiters())
+
+    def _set_timer(self, seconds: float) -> None:
+        """Let `_timer_came` be called in so many seconds. The caller has the lock."""
+        if self._timer is None:
+            self._timer = _Timer(self._timer_came)
+        self._timer.set(seconds)
+
+    def _timer_came(self) -> bool:
+        """Do what the timer was set for. Returns whether the timer may be set again: whether a TAKE waits."""
+        with self._lock:
+            self._store.waiters.timer_came()
+            if self._store.waiters:
+                self._use(lambda store: store.serve_waiters())
+                self._serve()
+            if not self._store.waiters:
+                self._timer = None
+            return self._timer is not None
+
+
+class _Timer:
+    """Calls a function at a time, in a thread of its own, which ends when the function returns False."""
+
+    def __init__(self, function: Callable[[], bool]) -> None:
+        self._function = function
+        self._times: queue.SimpleQueue[float] = queue.SimpleQueue()
+        OwnThread(self._work, "cairnkv waiters").start()
+
+    def set(self, seconds: float) -> None:
+        """Set the time, instead of an earlier one."""
+        self._times.put(time.monotonic() + seconds)
+
+    def _work(self) -> None:
+        at: float | None = None
+        while True:
+            try:
+                at = self._times.get(timeout=None if at is None else max(0.0, at - time.monotonic()))
+            except queue.Empty:
+                at = None
+                if not self._function():
+                    return
 
 
 class _Job(PendingReply):
     """A call that the thread of a store executes, and its pending reply."""
 
-    __slots__ = ("_command", "_flag", "blocks")
+    __slots__ = ("_command", "_flag", "_waiter", "blocks")
 
     blocks: bool  # type: ignore[misc]  # an attribute here, a constant in `PendingReply`
 
-    def __init__(self, command: Command, flag: CommandFlag | None, *, blocks: bool) -> None:
+    def __init__(self, command: Command, flag: CommandFlag | None, *, blocks: bool, waits: bool = False) -> None:
+        """waits: whether the command is a TAKE that may wait."""
         super().__init__(OK)
         self._command = command
         self._flag = flag
+        self._waiter = Waiter(command) if waits else None
         self.blocks = blocks
 
     def run(self, store: LocalStore) -> None:
         """Execute the command, and settle the reply after the commit that it waits for."""
-        outcome = store.execute(self._command)
+        outcome: Reply | PendingReply
+        if self._waiter is None:
+            outcome = store.execute(self._command)
+        else:
+            outcome = self._waiter
+            store.begin_take(self._waiter)
         if self._flag is CommandFlag.MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply):
             outcome = outcome.reply_before_commit()
         if isinstance(outcome, PendingReply) and outcome.reply is None:
@@ -176,10 +297,28 @@ class _Job(PendingReply):
         else:
             self.settle(outcome.reply if isinstance(outcome, PendingReply) else outcome)
 
+    def end(self, store: LocalStore) -> None:
+        """End a TAKE of which the caller uses no reply."""
+        if self._waiter is not None:
+            store.end_take(self._waiter, gives_back=True)
+
     def settle(self, reply: Reply | None) -> None:
         """Set the reply."""
         self.reply = reply
         self.on_ready()
+
+
+class _End(_Job):
+    """Ends a TAKE, in the thread of its store."""
+
+    __slots__ = ("_take",)
+
+    def __init__(self, take: _Job) -> None:
+        super().__init__(Ping(b""), None, blocks=False)
+        self._take = take
+
+    def run(self, store: LocalStore) -> None:
+        self._take.end(store)
 
 
 class _OnDisk(Shared):
@@ -188,6 +327,8 @@ class _OnDisk(Shared):
 
     The caller waits for the reply. If an exception interrupts the caller, the call still runs, or never runs.
     """
+
+    ends_waits = True
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
@@ -200,6 +341,8 @@ class _OnDisk(Shared):
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # in C, and re-entrant
         self.around: Callable[[Callable[[], None]], None] = lambda function: function()
         """Calls a function with the store marked as in use."""
+        self._serve_at: float | None = None  # when to serve waiters
+        store.waiters.set_timer = self._set_timer
         store.deliver_by(self.call)
         self._thread = OwnThread(self._work, "cairnkv store")
         self._thread.start()
@@ -211,6 +354,12 @@ class _OnDisk(Shared):
             self.around(function)
 
     def execute(self, command: Command, flag: CommandFlag | None = None) -> PendingReply:
+        # With a memory limit, a command that must read from disk may execute after later commands.
+        job = _Job(command, flag, blocks=self._caches and bool(command.places_read(0)))
+        self._begin(job)
+        return job
+
+    def _begin(self, job: _Job) -> None:
         if self._generation != process.generation:
             raise CallerError(
                 "the parent process opened this store on disk before the fork, and only one process can use it: "
@@ -218,12 +367,21 @@ class _OnDisk(Shared):
             )
         if self._closed:
             raise CallerError("this store is closed")
-        # With a memory limit, a command that must read from disk may execute after later commands.
-        job = _Job(command, flag, blocks=self._caches and bool(command.places_read(0)))
         self._jobs.put(job)
         if self._ended:
             self._refuse_the_rest()
-        return job
+
+    def new_take(self, command: Command, flag: CommandFlag | None) -> _Job:
+        return _Job(command, flag, blocks=True, waits=True)
+
+    def begin_take(self, take: PendingReply) -> None:
+        assert isinstance(take, _Job)
+        self._begin(take)
+
+    def end_take(self, take: PendingReply) -> None:
+        assert isinstance(take, _Job)
+        if not self._closed:  # otherwise the store ends all waits
+            self._begin(_End(take))
 
     def close(self) -> None:
         if self._generation != process.generation:
@@ -241,7 +399,7 @@ class _OnDisk(Shared):
     # -- in the thread ------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next_job()) is not None:
             try:
                 self._job = job
                 self.call(self._run_job)
@@ -251,12 +409,32 @@ class _OnDisk(Shared):
                 logger.exception("a call of a store on disk failed")
                 job.settle(Failure(failures.INTERNAL, "the log has the details"))
         try:
-            self.call(lambda: None)  # ends direct reads (`around`), which check `_closed` only when they begin again
+            # It also ends direct reads (`around`), which check `_closed` only when they begin again.
+            self.call(self._store.end_waiters)
             # Without the lock: storage may need it to settle the last writes.
             self._store.close()
         finally:
             self._ended = True
             self._refuse_the_rest()
+
+    def _next_job(self) -> _Job | None:
+        """Return the next job; serve waiters at the time that the store has requested."""
+        while True:
+            left = None if self._serve_at is None else self._serve_at - time.monotonic()
+            if left is None or left > 0:
+                with contextlib.suppress(queue.Empty):
+                    return self._jobs.get(timeout=left)
+            self.call(self._serve)
+
+    def _serve(self) -> None:
+        self._serve_at = None
+        self._store.waiters.timer_came()
+        self._store.serve_waiters()
+
+    def _set_timer(self, seconds: float) -> None:
+        self._serve_at = time.monotonic() + seconds
+        if threading.current_thread() is not self._thread:
+            self._jobs.put(_Job(Ping(b""), None, blocks=False))  # a thread of storage calls; the other one may wait
 
     def _run_job(self) -> None:
         self._calls += 1
@@ -384,7 +562,11 @@ class Embedded(KeyValue[K, V]):
         outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
             for one in pending:
-                outcome = self._shared.execute(one.call.command, one.call.flag)
+                outcome: Reply | PendingReply
+                if one.call.command.waiting_time():
+                    outcome = self._take(Call(one.call.command, reply_itself))
+                else:
+                    outcome = self._shared.execute(one.call.command, one.call.flag)
                 if isinstance(outcome, PendingReply) and outcome.blocks:
                     outcome = _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
@@ -393,10 +575,46 @@ class Embedded(KeyValue[K, V]):
                 one.settle(_awaited(outcome))
 
     def _do(self, call: Call[T]) -> T:
+        if call.command.waiting_time():
+            return self._take(call)
         outcome = self._shared.execute(call.command, call.flag)
         if is_own() and isinstance(outcome, PendingReply):
             return _without_waiting(call, outcome)
         return call.result(_awaited(outcome))
+
+    def _take(self, call: Call[T]) -> T:
+        """Execute a TAKE that may wait."""
+        if is_own():
+            raise CallerError(
+                f"a finalizer called {call.command.spec.name} in a thread of the store itself, where the garbage "
+                "collector ran it; that thread cannot wait for messages"
+            )
+        shared = self._shared
+        ready = _thread.allocate_lock()
+        ready.acquire()
+        take = shared.new_take(call.command, call.flag)
+        take.on_ready = partial(_release, ready)
+        try:
+            shared.begin_take(take)
+            if take.reply is None:
+                ready.acquire(timeout=-1 if shared.ends_waits else call.command.waiting_time() / 1000 + GRACE_SECONDS)
+            if take.reply is None:
+                shared.end_take(take)
+            assert take.reply is not None
+            return call.result(take.reply)
+        except BaseException:
+            shared.end_take(take)
+            raise
+
+
+def reply_itself(reply: Reply) -> Reply:
+    """Decode nothing."""
+    return reply
+
+
+def _release(lock: _thread.LockType) -> None:
+    with contextlib.suppress(RuntimeError):  # it was released before
+        lock.release()
 
 
 def _awaited(outcome: Reply | PendingReply) -> Reply:

@@ -114,11 +114,11 @@ cdef class DirectCalls:
         self._generation = process.generation
         self._uncommitted = None
         self._use(store)
+        self._shared.around = self._around
         if not store.allows_direct_calls:
             self._gate = store.gate
             self._uncommitted = self._gate.uncommitted
             self._time = store.database.shared
-            self._shared.around = self._around
 
     cdef int _use(self, store) except -1:
         # Python code runs here, and an exception may end it: the attributes change only after it, together.
@@ -211,6 +211,8 @@ cdef class DirectCalls:
             self._come_back()
 
     def _do(self, call):
+        if call.command.waiting_time():
+            return PURE._do(self, call)  # it calls `_around` before and behind its wait
         return self._pure(PURE._do, call)
 
     def _execute_all(self, pending):

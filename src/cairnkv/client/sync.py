@@ -1,9 +1,10 @@
 """The sync client of a store at an address. Threads share its one connection.
 
 Invariants: a call gets the reply to its own command: if a call ends before it has read its reply, the client closes the
-connection. No wait is longer than the timeout. A forked process makes a connection of its own. An exception (of a
-signal handler, or set by another thread) may end a call between any two steps: a call takes its turn out of a queue,
-and the connection out of the turn. If the call does not return them, the client replaces them.
+connection. No wait is longer than the timeout, and the time for which a TAKE may wait for messages. A forked process
+makes a connection of its own. An exception (of a signal handler, or set by another thread) may end a call between any
+two steps: a call takes its turn out of a queue, and the connection out of the turn. If the call does not return them,
+the client replaces them.
 
 Out of scope: the meaning of a call (`calls`), the decision to repeat it (`retry`), and its endpoint (`endpoints`).
 """
@@ -75,7 +76,8 @@ window, too. Socket buffers hold a window, so that client and server never both 
 class Client(KeyValue[K, V]):
     """A store at an address. Threads may share it; they take turns on its one connection.
 
-    It connects at its first call, and again after it lost the connection. With several addresses it connects to the
+    A TAKE that waits for messages has another connection meanwhile, because the calls behind it would wait, too. It
+    connects at its first call, and again after it lost the connection. With several addresses it connects to the
     next one, also if a node refuses what another node may execute.
     """
 
@@ -88,6 +90,9 @@ class Client(KeyValue[K, V]):
         self._generation = process.generation
         self._endpoints = Endpoints(address)
         self._closed = False
+        self._takes_only = False
+        self._takers: list[Client[K, V]] = []  # clients for TAKE commands that wait: all of them
+        self._idle_takers: list[Client[K, V]] = []
 
     def _begin(self) -> None:
         self._turn = _Turn()  # the valid turn: the queue or a call has it
@@ -104,6 +109,8 @@ class Client(KeyValue[K, V]):
         self._closed = True
         self._after_fork()
         self._close_idle()
+        for taker in self._takers:
+            taker.close()
 
     def pipeline(self) -> Pipeline[K, V]:
         """Return a pipeline. See `KeyValue.pipeline`. Each reply restarts the timeout.
@@ -136,6 +143,10 @@ class Client(KeyValue[K, V]):
         if self._generation != process.generation:
             self._after_fork()
         deadline = time.monotonic() + self._address.timeout
+        if waiting_time := call.command.waiting_time():
+            if not self._takes_only:
+                return self._take(call)
+            deadline += waiting_time / 1000
         attempt = 0
         while True:
             attempt += 1
@@ -153,6 +164,21 @@ class Client(KeyValue[K, V]):
             at_once = reply.code.elsewhere and self._endpoints.fresh(now)
             if not (at_once or worth_repeating(reply)) or not self._may_retry(attempt, deadline, at_once=at_once):
                 return call.result(self._endpoints.with_other_failures(reply, now))
+
+    def _take(self, call: Call[T]) -> T:
+        """Execute a TAKE that waits, on a connection that no other call uses meanwhile."""
+        if self._closed:
+            raise CallerError("this client is closed")
+        try:
+            taker = self._idle_takers.pop()
+        except IndexError:
+            taker = Client(self._address, self._calls._keys, self._calls._values)
+            taker._takes_only = True
+            self._takers.append(taker)
+        try:
+            return taker._do(call)
+        finally:
+            self._idle_takers.append(taker)
 
     def _exchange_in_turn(self, call: Call[T], deadline: float) -> Reply:
         turn = self._take_turn(deadline)
@@ -357,7 +383,7 @@ class Client(KeyValue[K, V]):
                 raise TimedOut(f"no time was left to connect to {endpoints.all_failures(now)}")
             try:
                 connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_order) - tried))
-                if endpoints.pings_first:
+                if endpoints.pings_first or self._takes_only:  # the reply to TAKE may come late
                     connection.ping_first()
             except OSError as error:
                 endpoints.add_failure(endpoint, _why(error), time.monotonic())

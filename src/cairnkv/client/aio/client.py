@@ -40,7 +40,8 @@ MISREAD: Final = "the server misread its first frame"
 class Client(AsyncKeyValue[K, V]):
     """A store at an address. Any number of tasks of one event loop share it.
 
-    It connects at its first call, and again after it lost the connection, and in another event loop. With several
+    A TAKE that waits for messages has another connection meanwhile, because the calls behind it would wait, too. It
+    connects at its first call, and again after it lost the connection, and in another event loop. With several
     addresses it connects to the next one, also if a node is silent or refuses what another node may execute.
     """
 
@@ -56,6 +57,9 @@ class Client(AsyncKeyValue[K, V]):
         self._endpoints = Endpoints(address)
         self._left: list[Connection] = []  # connections that still owe replies
         self._closed = False
+        self._takes_only = False
+        self._takers: list[Client[K, V]] = []  # clients for TAKE commands that wait: all of them
+        self._idle_takers: list[Client[K, V]] = []
 
     def __repr__(self) -> str:
         return f"<cairnkv.aio.Client {self._address}>"
@@ -72,6 +76,8 @@ class Client(AsyncKeyValue[K, V]):
             for connection in connections:
                 if connection is not None:
                     connection.close("this client was closed")
+        for taker in self._takers:
+            await taker.close()
 
     async def backup(self, name: str, *, keep: int | None = None) -> "BackupResult":
         """Make a backup at the server, and wait until it is complete. See `cairnkv.Client.backup`."""
@@ -93,6 +99,10 @@ class Client(AsyncKeyValue[K, V]):
         if self._loop is not loop or self._generation != process.generation:
             self._enter_loop(loop)
         deadline = loop.time() + self._address.timeout
+        if waiting_time := call.command.waiting_time():
+            if not self._takes_only:
+                return await self._take(call)
+            deadline += waiting_time / 1000
         attempt = 0
         while True:
             attempt += 1
@@ -120,6 +130,25 @@ class Client(AsyncKeyValue[K, V]):
             at_once = elsewhere and self._endpoints.fresh(loop.time())
             if not (at_once or worth_repeating(reply)) or not await self._may_retry(attempt, deadline, at_once=at_once):
                 return call.result(self._endpoints.with_other_failures(reply, loop.time()))
+
+    async def _take(self, call: Call[T]) -> T:
+        """Execute a TAKE that waits, on a connection that no other call uses meanwhile."""
+        if self._closed:
+            raise CallerError("this client is closed")
+        if self._idle_takers:
+            taker = self._idle_takers.pop()
+        else:
+            taker = Client(self._address, self._calls._keys, self._calls._values)
+            taker._takes_only = True
+            self._takers.append(taker)
+        try:
+            return await taker._do(call)
+        except asyncio.CancelledError:
+            if taker._connection is not None:
+                taker._connection.close("the task was cancelled")  # so that the server gives the lease back
+            raise
+        finally:
+            self._idle_takers.append(taker)
 
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline. See `AsyncKeyValue.pipeline`.
@@ -254,7 +283,7 @@ class Client(AsyncKeyValue[K, V]):
         silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None
         deadline = loop.time() + timeout
         connection = await open_connection(endpoint, timeout, self._address.timeout, silence)
-        if not endpoints.pings_first:
+        if not endpoints.pings_first and not self._takes_only:  # the reply to TAKE may come late
             return connection
         try:
             async with asyncio.timeout_at(deadline):

@@ -11,7 +11,7 @@ from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.embedded import PIPELINE_COMMANDS, share
+from cairnkv.client.embedded import PIPELINE_COMMANDS, reply_itself, share
 from cairnkv.client.pending import AnyPending
 from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
@@ -56,7 +56,11 @@ class Embedded(AsyncKeyValue[K, V]):
         outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
             for one in pending:
-                outcome = self._shared.execute(one.call.command, one.call.flag)
+                outcome: Reply | PendingReply
+                if one.call.command.waiting_time():
+                    outcome = await self._take(Call(one.call.command, reply_itself))
+                else:
+                    outcome = self._shared.execute(one.call.command, one.call.flag)
                 if isinstance(outcome, PendingReply) and outcome.blocks:
                     outcome = await _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
@@ -67,13 +71,38 @@ class Embedded(AsyncKeyValue[K, V]):
     async def _do(self, call: Call[T]) -> T:
         if call.command.spec.scope is Scope.TABLE:
             await asyncio.sleep(0)
+        if call.command.waiting_time():
+            return await self._take(call)
         return call.result(await _awaited(self._shared.execute(call.command, call.flag)))
+
+    async def _take(self, call: Call[T]) -> T:
+        """Execute a TAKE that may wait. Other tasks run meanwhile."""
+        take = self._shared.new_take(call.command, call.flag)
+        try:
+            ready = _event_of(take)
+            self._shared.begin_take(take)
+            if take.reply is None:
+                await ready.wait()
+            assert take.reply is not None
+            return call.result(take.reply)
+        except BaseException:
+            self._shared.end_take(take)
+            raise
 
 
 async def _awaited(outcome: Reply | PendingReply) -> Reply:
     """Wait for the reply to a command."""
     if not isinstance(outcome, PendingReply):
         return outcome
+    ready = _event_of(outcome)
+    if outcome.reply is None:
+        await ready.wait()
+    assert outcome.reply is not None
+    return outcome.reply
+
+
+def _event_of(pending_reply: PendingReply) -> asyncio.Event:
+    """Return an event that is set when the reply is there."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
 
@@ -81,8 +110,5 @@ async def _awaited(outcome: Reply | PendingReply) -> Reply:
         with contextlib.suppress(RuntimeError):  # the loop was closed, and no task waits
             loop.call_soon_threadsafe(ready.set)
 
-    outcome.on_ready = on_ready
-    if outcome.reply is None:
-        await ready.wait()
-    assert outcome.reply is not None
-    return outcome.reply
+    pending_reply.on_ready = on_ready
+    return ready
