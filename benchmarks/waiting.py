@@ -1,0 +1,91 @@
+"""Latency of a message for a TAKE that waits: from the PUT of one client to the reply of another, beside PING and SET.
+
+    python benchmarks/waiting.py [--exchanges 5000]
+
+In memory and on disk. The three exchanges alternate, on three connections of this process to a server on this computer,
+so read the ratios. On disk, PUT and TAKE are one commit, as SET is.
+"""
+
+import argparse
+import socket
+import statistics
+import time
+from collections.abc import Callable
+
+from servers import Server, cairn, cairn_on_disk
+
+from cairnkv.commands import Ping, Put, Set, Take
+from cairnkv.protocol.native import ResponseDecoder, write_command
+
+BODY = b"m" * 100
+PING, SET, PUT = write_command(Ping(b"")), write_command(Set(b"key", BODY)), write_command(Put(b"queue", BODY))
+TAKE = write_command(Take(b"queue", 1, wait=20_000))
+
+
+class Connection:
+    """A connection that reads one reply at a time."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), 30)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._decoder = ResponseDecoder()
+
+    def reply(self) -> bytes:
+        """Return the payload of the next reply."""
+        while (response := self._decoder.next()) is None:
+            self._decoder.feed(self.socket.recv(65_536))
+        if not response.ok:
+            raise SystemExit(f"waiting: {response.payload.decode()}")
+        return response.payload
+
+    def ask(self, frame: bytes) -> bytes:
+        """Return the payload of the reply to a command."""
+        self.socket.sendall(frame)
+        return self.reply()
+
+
+def timed(exchange: Callable[[], object]) -> float:
+    """Return the seconds that an exchange takes."""
+    began = time.perf_counter()
+    exchange()
+    return time.perf_counter() - began
+
+
+def measured(server: Server, exchanges: int) -> dict[str, list[float]]:
+    """Return the seconds of each exchange."""
+    taker, producer, other = (Connection(server) for _ in range(3))
+    times: dict[str, list[float]] = {"PING": [], "SET": [], "PUT to the reply of TAKE": []}
+
+    def put_and_take() -> None:
+        producer.socket.sendall(PUT)
+        if not taker.reply():
+            raise SystemExit("waiting: a TAKE ended without a message")
+
+    for _ in range(exchanges):
+        taker.socket.sendall(TAKE)
+        other.ask(PING)  # the server has begun the TAKE when it replies
+        times["PING"].append(timed(lambda: other.ask(PING)))
+        times["SET"].append(timed(lambda: other.ask(SET)))
+        times["PUT to the reply of TAKE"].append(timed(put_and_take))
+        producer.reply()
+    return times
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exchanges", type=int, default=5_000, help="of each kind (default: 5,000)")
+    exchanges = parser.parse_args().exchanges
+    print("| store | exchange | p50, µs | p99, µs | p99 to that of PING | p99 to that of SET |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, start in (("in memory", cairn), ("on disk", cairn_on_disk)):
+        with start() as server:
+            times = measured(server, exchanges)
+        quantiles = {what: statistics.quantiles(taken, n=100) for what, taken in times.items()}
+        for what, of in quantiles.items():
+            ratios = (f"{of[98] / quantiles[other][98]:.2f}" for other in ("PING", "SET"))
+            print(f"| {name} | {what} | {of[49] * 1e6:.0f} | {of[98] * 1e6:.0f} | {' | '.join(ratios)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
