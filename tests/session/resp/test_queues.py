@@ -32,7 +32,7 @@ def test_messages_are_put_taken_and_acknowledged(chat: Chat) -> None:
         [3, 1, 1, 5_000, NOW, b"g", b"two"],
         [4, 2, 1, 5_000, NOW, b"", b"three"],
     ]
-    assert chat("QUEUE.TAKEANY 1 0 none q") == [[b"q", 5, 3, 1, 60_000, NOW, b"", b"four"]]
+    assert chat("QUEUE.TAKEANY 1 0 0 none q") == [[b"q", 5, 3, 1, 60_000, NOW, b"", b"four"]]
     assert chat("QUEUE.EXTEND 9000 3 1 4 1") == [1, 0]
     assert chat("QUEUE.ACK 3 1 3 1 4 2") == [1, 0, 1]
     assert chat("QUEUE.NACK 5 3 DEAD REASON bad") == 1
