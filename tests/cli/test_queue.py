@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,13 @@ class TestPutAndTake:
 
     def test_take_of_an_empty_queue(self, cairn_here: Call, server: RunningServer) -> None:
         assert cairn_here("queue", "take", "q") == NO
-        assert cairn_here("queue", "take", "q", "--wait", "50ms", "--json") == NO
+        assert cairn_here("queue", "take", "q", "--json") == NO
+
+    def test_take_waits_for_a_message(self, cairn_here: Call, queue: cairnkv.Queue[bytes]) -> None:
+        putting = threading.Timer(0.1, queue.put, [b"late"])
+        putting.start()
+        assert cairn_here("queue", "take", "q", "--wait", "20s", "--ack") == Said(0, b"late\n", "")
+        putting.join()
 
     def test_take_in_json(self, cairn_here: Call, queue: cairnkv.Queue[bytes]) -> None:
         queue.put(b"\xff", group="g")

@@ -14,7 +14,7 @@ import pytest
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.limits import REASON_MAX, TAKE_MAX
+from cairnkv.limits import REASON_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.store import wall_clock
 from cairnkv.testing import ManualClock, running_server
 
@@ -407,10 +407,30 @@ class TestIteration:
             break
         adding.join()
 
-    def test_take_returns_none_after_its_wait(self, in_real_time: Store) -> None:
+    def test_take_returns_none_after_its_wait(self, in_real_time: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        for longest in (WAIT_MAX, 30):  # one command, and several
+            monkeypatch.setattr("cairnkv.client.queues.WAIT_MAX", longest)
+            began = time.monotonic()
+            assert in_real_time.queue("q").take(wait="100ms") is None
+            assert 0.1 <= time.monotonic() - began < SECONDS
+
+    def test_take_that_waits_stops_no_other_call(self, in_real_time: Store) -> None:
+        queue = in_real_time.queue("q")
+        found: list[object] = []
+        taking = threading.Thread(target=lambda: found.append(taken(queue, wait=SECONDS).body))
+        taking.start()
         began = time.monotonic()
-        assert in_real_time.queue("q").take(wait="100ms") is None
-        assert 0.1 <= time.monotonic() - began < SECONDS
+        while in_real_time.info()["waiting_takes"] == 0:
+            assert time.monotonic() - began < SECONDS
+        queue.put("a")
+        taking.join(SECONDS)
+        assert found == ["a"]
+
+    def test_lease_of_a_take_that_waited_counts_from_its_end(self, in_real_time: Store) -> None:
+        queue = in_real_time.queue("q")
+        queue.put("a", delay="2.5s")
+        job = taken(queue, wait=SECONDS, lease="2.4s")
+        assert not job.lost
 
     @pytest.mark.parametrize("wait", [-1, "soon", float("nan")])
     def test_wait_is_a_duration(self, kv: Store, wait: object) -> None:

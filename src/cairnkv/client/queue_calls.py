@@ -157,13 +157,14 @@ class QueueCalls(Codecs[str, B]):
             part = tuple(encoded[begin : begin + TAKE_MAX])
             yield Call(valid(PutMany(self.name, milliseconds, rank, part)), _ids)
 
-    def take(self, count: int, lease: Seconds | None) -> Call[list[Taken]]:
-        """Return the call that leases messages."""
+    def take(self, count: int, lease: Seconds | None, wait_ms: int) -> Call[list[Taken]]:
+        """Return the call that leases messages. wait_ms: milliseconds to wait for one."""
 
         def decode(reply: Reply) -> list[Taken]:
             return list(map(_taken, _parts(items_of(reply), TAKE_STRINGS)))
 
-        return Call(valid(Take(self.name, count, lease=milliseconds_of("lease", lease, 1, LEASE_MAX))), decode)
+        lease_ms = milliseconds_of("lease", lease, 1, LEASE_MAX)
+        return Call(valid(Take(self.name, count, lease=lease_ms, wait=wait_ms or None)), decode)
 
     def peek_slice(self, state: State, cursor: int, count: int) -> Call[tuple[int, list[Message[B]]]]:
         """Return the call for one slice of the messages in a state."""

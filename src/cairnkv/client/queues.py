@@ -5,6 +5,7 @@ Out of scope: jobs (`jobs`), workers (`worker`), and the commands (`queue_calls`
 """
 
 import datetime
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -29,14 +30,13 @@ from cairnkv.client.queue_calls import (
 from cairnkv.client.retry import pause_before
 from cairnkv.client.worker import WorkerMethods
 from cairnkv.errors import OutcomeUnknown
-from cairnkv.limits import TAKE_MAX
+from cairnkv.limits import TAKE_MAX, WAIT_MAX
 
 REPEATABLE_SECONDS: Final = 300
 """Seconds for which the unique name of a repeatable PUT stays taken: longer than any late reply."""
 
-FIRST_POLL: Final = 0.01
-LONGEST_POLL: Final = 0.5
-"""Seconds between the first and the second TAKE of an empty queue, and maximum seconds between two."""
+REPLY_SECONDS: Final = 1.0
+"""Seconds that the reply to a TAKE takes at most, after the end of its wait, as far as jobs estimate their leases."""
 
 
 class Queue(WorkerMethods[B], NotCopied):
@@ -127,26 +127,29 @@ class Queue(WorkerMethods[B], NotCopied):
 
     def take_many(self, count: int, *, lease: Seconds | None = None, wait: Seconds | None = 0) -> list[Job[B]]:
         """Lease up to `count` messages. Returns as soon as there is one. See `take`."""
-        seconds = wait_seconds(wait)
-        try:
-            return self._take(count, lease, seconds)
-        except OutcomeUnknown:
-            time.sleep(pause_before(1))
-            return self._take(count, lease, seconds)
+        until = time.monotonic() + wait_seconds(wait)
+        unknown = False
+        while True:
+            left = max(0.0, until - time.monotonic())
+            try:
+                jobs = self._take(count, lease, min(left, WAIT_MAX / 1000))
+            except OutcomeUnknown:
+                if unknown:
+                    raise
+                unknown = True
+                time.sleep(pause_before(1))
+                continue
+            if jobs or time.monotonic() >= until:
+                return jobs
+            unknown = False
 
     def _take(self, count: int, lease: Seconds | None, wait: float) -> list[Job[B]]:
-        """Take until there is a message. wait: seconds."""
-        call = self._calls.take(count, lease)
-        until = time.monotonic() + wait
-        pause = FIRST_POLL
-        while True:
-            sent = time.monotonic()
-            taken = self._kv._do(call)
-            left = until - time.monotonic()
-            if taken or left <= 0:
-                return [Job(self._kv, self._calls, one, sent) for one in taken]
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_POLL)
+        """Take once. wait: seconds, up to the maximum of one TAKE."""
+        sent = time.monotonic()
+        taken = self._kv._do(self._calls.take(count, lease, math.ceil(wait * 1000)))
+        if wait:
+            sent = max(sent, time.monotonic() - REPLY_SECONDS)
+        return [Job(self._kv, self._calls, one, sent) for one in taken]
 
     def jobs(self, *, lease: Seconds | None = None, wait: Seconds | None = None) -> Iterator[Job[B]]:
         """Yield jobs. Ends when no message is ready for the time `wait`; None: never.

@@ -91,6 +91,7 @@ class Client(KeyValue[K, V]):
         self._endpoints = Endpoints(address)
         self._closed = False
         self._takes_only = False
+        self._taking_on: _Connection | None = None
         self._takers: list[Client[K, V]] = []  # clients for TAKE commands that wait: all of them
         self._idle_takers: list[Client[K, V]] = []
 
@@ -178,7 +179,13 @@ class Client(KeyValue[K, V]):
         try:
             return taker._do(call)
         finally:
+            taker._taking_on = None
             self._idle_takers.append(taker)
+
+    def _end_takes(self) -> None:
+        for taker in list(self._takers):
+            if (connection := taker._taking_on) is not None:
+                connection.end_sending()
 
     def _exchange_in_turn(self, call: Call[T], deadline: float) -> Reply:
         turn = self._take_turn(deadline)
@@ -306,6 +313,8 @@ class Client(KeyValue[K, V]):
     def _exchange(self, call: Call[T], turn: "_Turn", deadline: float) -> Reply:
         """Send a command and read its reply. Raises `Unavailable` if a repetition is safe."""
         connection = self._connected(turn, deadline)
+        if self._takes_only:
+            self._taking_on = connection
         command = call.command
         silence: float | None = None
         if self._endpoints.several and not command.spec.writes:
@@ -529,6 +538,7 @@ class _Connection:
         self._decoder = ReplyDecoder()
         self._answered = False
         self._owes = False  # whether the reply to a probe is still missing
+        self._ended_sending = False
         self._peer: Any = None
         with contextlib.suppress(OSError):
             self._peer = self._socket.getpeername()
@@ -559,7 +569,7 @@ class _Connection:
 
     def is_good(self) -> bool:
         """Return whether the connection is usable: no unexpected bytes and, after some quiet time, no end."""
-        if self._decoder.pending or self._owes:
+        if self._decoder.pending or self._owes or self._ended_sending:
             return False
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or self._is_quiet()
 
@@ -631,6 +641,12 @@ class _Connection:
             if isinstance(reply := self._decoder.reply(command.spec), Failure):
                 return reply
         return None
+
+    def end_sending(self) -> None:
+        """Let the server end a TAKE that waits, from any thread. The reply still arrives."""
+        self._ended_sending = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._socket.close()

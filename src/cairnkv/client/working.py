@@ -29,7 +29,8 @@ STOP_SECONDS: Final = 25.0
 Kubernetes waits before it kills."""
 
 WAIT_SECONDS: Final = 2.0
-"""Seconds that a TAKE of a worker waits for messages. A worker that stops waits for the end of its TAKE."""
+"""Seconds that a TAKE of a worker waits for messages. A stop ends that of a client at once, but waits for that of an
+embedded store."""
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0

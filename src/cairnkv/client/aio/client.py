@@ -150,6 +150,11 @@ class Client(AsyncKeyValue[K, V]):
         finally:
             self._idle_takers.append(taker)
 
+    def _end_takes(self) -> None:
+        for taker in self._takers:
+            if taker not in self._idle_takers and taker._connection is not None:
+                taker._connection.end_sending()
+
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline. See `AsyncKeyValue.pipeline`.
 

@@ -128,6 +128,12 @@ class Connection(asyncio.Protocol):
                 f"no room in time on the connection to {self.name}; {len(self._waiting_for_room):,} commands wait"
             ) from None
 
+    def end_sending(self) -> None:
+        """Let the server end a TAKE that waits. The reply still arrives, and the connection accepts no more calls."""
+        self.retire()
+        if self.owes:
+            self._transport.write_eof()
+
     def submit(self, command: Command, deadline: float, flag: CommandFlag | None = None) -> ReplyFuture:
         """Send a command together with the others of this step of the loop. Returns the future of the reply."""
         future = ReplyFuture(command.spec, deadline, self._waking)
