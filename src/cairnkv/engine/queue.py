@@ -49,6 +49,10 @@ LINE_INDEX_BYTES: Final = 1_100
 QUEUE_INDEX_BYTES: Final = 2_300
 """Estimated bytes of memory of a queue in the index. Measured with 10,000 queues with settings: 2,230."""
 
+PARSED_MAX: Final = 1_024
+"""Maximum records of messages that are kept parsed: about half a megabyte. A message is often put, taken and acked
+within a short time, and each of these commands needs it several times."""
+
 DEFAULTS: Final = Settings()
 
 
@@ -271,6 +275,9 @@ class Queue:
 
     def replace(self, number: int, old: Message | None, new: Message | None) -> None:
         """Replace a message in the index."""
+        if old is not None and new is not None and not old.dead and not new.dead:
+            self._move(number, old, new)
+            return
         if old is not None:
             self._remove(number, old)
         if new is not None:
@@ -278,6 +285,18 @@ class Queue:
         if new is not None and not new.dead:
             self._set_places(new.group, new.priority)
         if old is not None and not old.dead:
+            self._set_places(old.group, old.priority)
+            self._discard_empty(old.group, old.priority)
+
+    def _move(self, number: int, old: Message, new: Message) -> None:
+        """Replace a live message that stays live."""
+        self.size += new.size - old.size
+        self._remove_times(number, old)
+        self._add_times(number, new)
+        self._quit(number, old)
+        self._join(number, new)
+        self._set_places(new.group, new.priority)
+        if (old.group, old.priority) != (new.group, new.priority):
             self._set_places(old.group, old.priority)
             self._discard_empty(old.group, old.priority)
 
@@ -289,12 +308,7 @@ class Queue:
                 self.dead_expiring.add((message.expires, number))
             return
         self.live.add(number)
-        if message.lease:
-            self.leased.add((message.due, number))
-        elif message.due > message.put_at:
-            self.delayed.add((message.due, number))
-        if message.expires:
-            self.expiring.add((max(message.expires, message.due), number))
+        self._add_times(number, message)
         self._join(number, message)
 
     def _remove(self, number: int, message: Message) -> None:
@@ -305,12 +319,29 @@ class Queue:
                 self.dead_expiring.remove((message.expires, number))
             return
         self.live.remove(number)
+        self._remove_times(number, message)
+        self._quit(number, message)
+
+    def _add_times(self, number: int, message: Message) -> None:
+        """Add the times of a live message to the counts."""
+        if message.lease:
+            self.leased.add((message.due, number))
+        elif message.due > message.put_at:
+            self.delayed.add((message.due, number))
+        if message.expires:
+            self.expiring.add((max(message.expires, message.due), number))
+
+    def _remove_times(self, number: int, message: Message) -> None:
+        """Remove the times of a live message from the counts."""
         if message.lease:
             self.leased.remove((message.due, number))
         elif message.due > message.put_at:
             self.delayed.remove((message.due, number))
         if message.expires:
             self.expiring.remove((max(message.expires, message.due), number))
+
+    def _quit(self, number: int, message: Message) -> None:
+        """Remove a live message from its line."""
         group = self.groups[message.group]
         line = group.lines[message.priority].messages
         line.remove((number, message.due) if self.is_ordered(message.group) else (message.due, number))
@@ -364,17 +395,18 @@ class Queue:
 
     def _set_place(self, name: bytes, priority: int, line: Line, blocked: int) -> None:
         """Set the place of a line. blocked: the time until which its group has too many leases."""
-        first = line.messages.first()
+        first, before = line.messages.first(), line.place
         place = None
         if first is not None:
-            due = first[1 if self.is_ordered(name) else 0]
-            place = Turn(priority, line.turn, name, max(due, blocked))
-        if place != line.place:
-            if line.place is not None:
-                self.turns.remove(line.place)
-            if place is not None:
-                self.turns.add(place)
-            line.place = place
+            at = max(first[1 if self.is_ordered(name) else 0], blocked)
+            if before is not None and before.at == at and before.turn == line.turn:
+                return
+            place = Turn(priority, line.turn, name, at)
+        if before is not None:
+            self.turns.remove(before)
+        if place is not None:
+            self.turns.add(place)
+        line.place = place
 
     def content(self) -> object:
         """Return all of it in comparable form, for checks."""
@@ -409,7 +441,7 @@ class QueueIndex:
         """Replace a record in the index."""
         kind = key[:1]
         if kind == MESSAGES:
-            self._replace_message(int.from_bytes(key[1:]), old, new)
+            self._replace_message(int.from_bytes(key[1:]), old, new, messages)
         elif kind == QUEUES:
             self._replace_queue(key[1:], new)
         elif kind == TURNS:
@@ -426,9 +458,9 @@ class QueueIndex:
             queue = self.queues[name] = Queue()
         return queue
 
-    def _replace_message(self, number: int, old: bytes | None, new: bytes | None) -> None:
-        before = None if old is None else parsed_message(old)
-        after = None if new is None else parsed_message(new)
+    def _replace_message(self, number: int, old: bytes | None, new: bytes | None, messages: "QueueDatabase") -> None:
+        before = None if old is None else messages.parsed(old)
+        after = None if new is None else messages.parsed(new)
         self.messages += (after is not None) - (before is not None)
         for part, sign in ((before, -1), (after, 1)):
             if part is not None and part.expires:
@@ -495,6 +527,7 @@ class QueueDatabase(Database):
         """Keys of the records of queues whose changes `changed` collects."""
         self.changed: dict[bytes, None] = {}
         """Those keys that have changed, in the order of their first changes. The store removes them."""
+        self._parsed: dict[bytes, Message] = {}  # the newest records of messages
 
     @property
     def index(self) -> QueueIndex:
@@ -504,6 +537,7 @@ class QueueDatabase(Database):
         return self._index
 
     def _new_index(self) -> QueueIndex:
+        self._parsed.clear()
         index = QueueIndex()
         for key, value, _ in self._table:
             assert isinstance(value, bytes)
@@ -576,7 +610,26 @@ class QueueDatabase(Database):
     def message(self, number: int) -> Message | None:
         """Return a message, expired or not, or None."""
         record = self.get(message_key(number))
-        return None if record is None else parsed_message(record)
+        return None if record is None else self.parsed(record)
+
+    def put_message(self, number: int, message: Message) -> None:
+        """Set the record of a message."""
+        record = message.packed()
+        self._note_parsed(record, message)
+        self.put(message_key(number), record, None)
+
+    def parsed(self, record: bytes) -> Message:
+        """Return the message of a record. Parses it only if it is not among the newest ones."""
+        message = self._parsed.get(record)
+        if message is None:
+            message = parsed_message(record)
+            self._note_parsed(record, message)
+        return message
+
+    def _note_parsed(self, record: bytes, message: Message) -> None:
+        if len(self._parsed) >= PARSED_MAX:
+            self._parsed.clear()
+        self._parsed[record] = message
 
     def body(self, number: int) -> bytes:
         """Return the body of a message."""

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cairnkv.commands import (
     MISSING,
@@ -78,26 +78,30 @@ def _operation(command: type[_C]) -> Callable[[Callable[[QueueDatabase, _C], Rep
     return register
 
 
+_PLACES: Final = {name: place for place, name in enumerate(QueueRecord._fields)}
+_TURN: Final = _PLACES["turn"]
+_USED_AT: Final = _PLACES["used_at"]
+
+
 class _QueueChanges:
     """The changes of one queue by one command."""
 
-    __slots__ = ("name", "queue", "record", "totals", "turn")
+    __slots__ = ("_record", "name", "queue", "turn")
 
     def __init__(self, name: bytes, queue: Queue, record: QueueRecord) -> None:
         self.name = name
         self.queue = queue
-        self.record = record
-        self.totals: dict[str, int] = {}
         self.turn = record.turn
+        self._record = list(record)
 
     def count(self, total: str, more: int = 1) -> None:
         """Add to a total."""
-        self.totals[total] = self.totals.get(total, 0) + more
+        self._record[_PLACES[total]] += more
 
     def new_record(self, now: int) -> QueueRecord:
         """Return the record after the command."""
-        totals = {total: getattr(self.record, total) + more for total, more in self.totals.items()}
-        return self.record._replace(turn=self.turn, used_at=now, **totals)
+        self._record[_TURN], self._record[_USED_AT] = self.turn, now
+        return QueueRecord(*self._record)
 
 
 class _Changes:
@@ -125,16 +129,17 @@ class _Changes:
         assert changes is not None, "a message is in a queue"
         return changes
 
-    @property
-    def counters(self) -> Counters:
-        """The counters of the store."""
-        if self._counters is None:
-            self._counters = self.database.counters()
-        return self._counters
+    def new_ids(self, count: int) -> int:
+        """Return the first of several new ids."""
+        counters = self._counters or self.database.counters()
+        self._counters = Counters(counters.id + count, counters.lease)
+        return counters.id + 1
 
-    @counters.setter
-    def counters(self, counters: Counters) -> None:
-        self._counters = counters
+    def new_lease(self) -> int:
+        """Return the number of a new lease."""
+        counters = self._counters or self.database.counters()
+        self._counters = Counters(counters.id, counters.lease + 1)
+        return counters.lease + 1
 
     def make_queue(self, name: bytes) -> _QueueChanges | Failure:
         """Make a queue. If there are too many, an empty queue without settings gives way."""
@@ -144,8 +149,7 @@ class _Changes:
             if idle is None:
                 return Failure(failures.QUEUEFULL, f"the store has {QUEUES_MAX:,} queues, and none is unused")
             database.delete(queue_key(idle[1]))
-        self.counters = self.counters._replace(id=self.counters.id + 1)
-        record = QueueRecord(self.counters.id)
+        record = QueueRecord(self.new_ids(1))
         database.put(queue_key(name), record.packed(), None)
         changes = self.queues[name] = _QueueChanges(name, database.index.queues[name], record)
         return changes
@@ -161,7 +165,7 @@ class _Changes:
 
     def put(self, number: int, message: Message) -> None:
         """Write the record of a message."""
-        self.database.put(message_key(number), message.packed(), None)
+        self.database.put_message(number, message)
 
     def delete(self, number: int, message: Message, total: str) -> None:
         """Delete a message, and count it in a total of its queue."""
@@ -357,13 +361,12 @@ def _put_all(database: QueueDatabase, message: Message, bodies: Sequence[bytes])
         oldest = database.shared.after(age)
         message = message._replace(expires=min(message.expires or oldest, oldest))
     changes.join(message)
-    first = changes.counters.id + 1
+    first = changes.new_ids(len(bodies))
     for number, body in enumerate(bodies, first):
         database.put(body_key(number), body, None)
         changes.put(number, message._replace(size=len(body)) if len(body) != message.size else message)
     if message.unique:
         database.put(unique_key(name, message.unique), NUMBER.pack(first), None)
-    changes.counters = changes.counters._replace(id=first + len(bodies) - 1)
     of_queue.count("put", len(bodies))
     changes.write()
     return first
@@ -433,8 +436,7 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
     queue, rules = of_queue.queue, of_queue.queue.rules
     size = 0
     for _ in range(STEPS_PER_TAKE + count):
-        turn = queue.turns.first(now)
-        if turn is None or len(taken) == count:
+        if len(taken) == count or (turn := queue.turns.first(now)) is None:
             break
         number = queue.head(turn)
         message = database.message(number)
@@ -449,10 +451,8 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
             break
         size += message.size
         milliseconds = lease_ms or message.lease_ms or rules.lease
-        changes.counters = changes.counters._replace(lease=changes.counters.lease + 1)
-        leased = message._replace(
-            due=database.shared.after(milliseconds), lease=changes.counters.lease, attempts=message.attempts + 1
-        )
+        lease = changes.new_lease()
+        leased = message._replace(due=database.shared.after(milliseconds), lease=lease, attempts=message.attempts + 1)
         if message.until_taken:
             changes.free_name(number, message)
             leased = leased._replace(until_taken=False, unique=b"")
@@ -461,7 +461,7 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
         taken.append(
             (
                 b"%d" % number,
-                b"%d" % leased.lease,
+                b"%d" % lease,
                 b"%d" % leased.attempts,
                 b"%d" % milliseconds,
                 b"%d" % message.put_at,
