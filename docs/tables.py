@@ -372,6 +372,17 @@ def cluster() -> str:
     return figures(lambda rows: rows, CLUSTER, CLUSTER_COMMAND)
 
 
+QUEUES = ROOT / "benchmarks" / "results" / "queues" / "latest.json"
+"""The results of the last separate run of the benchmarks of queues."""
+
+QUEUES_COMMAND = "python benchmarks/bench.py --only queues --output benchmarks/results/queues"
+
+
+def queues() -> str:
+    """Return the table of all rows of the last separate run of the benchmarks of queues."""
+    return figures(lambda rows: rows, QUEUES, QUEUES_COMMAND)
+
+
 def figures(
     chosen: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
     path: Path | None = None,
@@ -491,6 +502,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options,
     "partition": partition,
     "performance": performance,
+    "queues": queues,
     "redis_absent": redis_absent,
     "redis_clients": redis_clients,
     "redis_differences": redis_differences,

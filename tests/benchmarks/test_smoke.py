@@ -59,6 +59,10 @@ def test_run_writes_results_tables_and_chart(tmp_path: Path, monkeypatch: pytest
         assert all(len(rounds) == 1 for rounds in samples.values())
     groups = {row["group"] for row in results["rows"]}
     assert "a whole `cairn get k` process" in groups
+    assert "longest step while leases end" in groups
+    for program in ("beanstalkd", "redis-server"):
+        measured = any(row["what"].startswith("queue in memory") and row["peer"] == program for row in results["rows"])
+        assert measured == (shutil.which(program) is not None)
     if shutil.which("cc"):
         assert "server CPU per GET while keys grow" in groups
         if shutil.which("redis-server"):

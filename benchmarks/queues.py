@@ -1,0 +1,482 @@
+"""Clients of queues for `bench.py`, and workers: `queues.py LIBRARY PORT JOBS` prints the CPU time of a worker as JSON.
+
+Each client has one connection. It sends all commands of a step before it reads their replies: first the puts, then the
+takes, then the acks. A body has 100 bytes.
+
+Invariants: a client checks the replies; an unexpected one ends the run. A worker's jobs do nothing, and they wait in
+the queue before its time begins.
+
+Out of scope: the rows (`bench`) and the servers (`servers`).
+"""
+
+import abc
+import contextlib
+import itertools
+import json
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from servers import Server
+
+BODY_BYTES = 100
+BODY = b"x" * BODY_BYTES
+QUEUE = b"jobs"
+SECONDS = 30.0
+"""Timeout of a reply."""
+
+AT_ONCE = 1_000
+"""Messages of one command that loads a queue or leases many."""
+
+PREFILLED = 1_000
+"""Messages that wait in PostgreSQL's table, so that concurrent takes always find one."""
+
+
+class Client(abc.ABC):
+    """A connection to a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._socket = socket.create_connection(("127.0.0.1", server.port), SECONDS)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._send = self._socket.sendall
+        self._replies = self._socket.makefile("rb", 1 << 18)
+
+    def cpu(self) -> float:
+        """Return the CPU time of the server's process so far, in seconds: clock_getcpuclockid(3)."""
+        return time.clock_gettime(~self.server.pid << 3 | 2)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._replies.close()
+        self._socket.close()
+
+    def _lines(self, count: int, beginning: bytes) -> list[bytes]:
+        """Read lines that begin with these bytes."""
+        lines = [self._replies.readline() for _ in range(count)]
+        for line in lines:
+            if not line.startswith(beginning):
+                raise RuntimeError(f"{self.server.name} replied {line!r} and not {beginning!r}")
+        return lines
+
+    @abc.abstractmethod
+    def put(self, count: int) -> None:
+        """Put messages."""
+
+    @abc.abstractmethod
+    def take(self, count: int) -> list[Any]:
+        """Take as many messages, and return what `ack` needs."""
+
+    @abc.abstractmethod
+    def ack(self, taken: list[Any]) -> None:
+        """Ack messages."""
+
+
+class Cairn(Client):
+    """cairnkv, native protocol: PUT, TAKE and ACK of one message each."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._put = frame(64, QUEUE, BODY)
+        self._take = frame(66, QUEUE, b"1")
+        self.ping()  # a server closes a connection without a first frame
+
+    def put(self, count: int) -> None:
+        self._send(self._put * count)
+        self._payloads(count)
+
+    def take(self, count: int) -> list[Any]:
+        self._send(self._take * count)
+        return [strings(payload)[:2] for payload in self._payloads(count)]
+
+    def ack(self, taken: list[Any]) -> None:
+        self._send(b"".join([frame(68, number, lease) for number, lease in taken]))
+        if set(self._payloads(len(taken))) != {b"\0\0\0\x011"}:
+            raise RuntimeError("an ACK had no effect")
+
+    def fill(self, count: int, delay: int = 0) -> None:
+        """Load messages. Every fourth command delays its messages, the last ones by this number of milliseconds."""
+        for begin in range(0, count, AT_ONCE):
+            bodies = (BODY,) * min(AT_ONCE, count - begin)
+            later = 0 if begin // AT_ONCE % 4 else delay * begin // count
+            self._send(frame(65, QUEUE, b"%d" % later, b"1000", *bodies))
+            self._payloads(1)
+
+    def lease(self, count: int, until: float) -> None:
+        """Take messages with leases that all end at a time, by `time.monotonic`."""
+        for begin in range(0, count, AT_ONCE):
+            milliseconds = b"%d" % max(1, int((until - time.monotonic()) * 1e3))
+            self._send(frame(66, QUEUE, b"%d" % min(AT_ONCE, count - begin), b"LEASE", milliseconds))
+            self._payloads(1)
+
+    def stats(self, count: int) -> dict[bytes, bytes]:
+        """Execute QUEUE_STATS several times, and return the last reply."""
+        self._send(frame(79, QUEUE) * count)
+        found = strings(self._payloads(count)[-1])
+        return dict(zip(found[::2], found[1::2], strict=True))
+
+    def ping(self) -> None:
+        """Execute PING."""
+        self._send(b"\0\0\x03" + struct.pack(">I", 0))
+        self._payloads(1)
+
+    def _payloads(self, count: int) -> list[bytes]:
+        read, payloads = self._replies.read, []
+        for _ in range(count):
+            _, status, length = struct.unpack(">BBI", read(6))
+            payloads.append(read(length))
+            if status != ord("0"):
+                raise RuntimeError(f"cairnkv replied {payloads[-1]!r}")
+        return payloads
+
+
+class CairnBatches(Cairn):
+    """cairnkv, native protocol: one PUT_MANY, one TAKE and one ACK for all messages."""
+
+    def put(self, count: int) -> None:
+        self._send(frame(65, QUEUE, b"0", b"1000", *(BODY,) * count))
+        self._payloads(1)
+
+    def take(self, count: int) -> list[Any]:
+        self._send(frame(66, QUEUE, b"%d" % count))
+        found = strings(self._payloads(1)[0])
+        return list(zip(found[::7], found[1::7], strict=True))
+
+    def ack(self, taken: list[Any]) -> None:
+        self._send(frame(68, *itertools.chain.from_iterable(taken)))
+        if set(strings(self._payloads(1)[0])) != {b"1"}:
+            raise RuntimeError("an ACK had no effect")
+
+
+class Beanstalkd(Client):
+    """beanstalkd: put, reserve-with-timeout 0, delete."""
+
+    def put(self, count: int) -> None:
+        self._send(b"put 0 0 60 %d\r\n%b\r\n" % (BODY_BYTES, BODY) * count)
+        self._lines(count, b"INSERTED ")
+
+    def take(self, count: int) -> list[Any]:
+        self._send(b"reserve-with-timeout 0\r\n" * count)
+        taken = []
+        for _ in range(count):
+            taken += [line.split()[1] for line in self._lines(1, b"RESERVED ")]
+            self._replies.read(BODY_BYTES + 2)
+        return taken
+
+    def ack(self, taken: list[Any]) -> None:
+        self._send(b"".join([b"delete %b\r\n" % number for number in taken]))
+        self._lines(len(taken), b"DELETED")
+
+
+class Redis(Client):
+    """Redis lists: LPUSH, LMOVE to the list of taken messages, LREM from it."""
+
+    def put(self, count: int) -> None:
+        self._bodies = [b"%0*d" % (BODY_BYTES, number) for number in range(count)]  # LREM needs different bodies
+        pushes = [b"*3\r\n$5\r\nLPUSH\r\n$4\r\njobs\r\n$%d\r\n%b\r\n" % (BODY_BYTES, body) for body in self._bodies]
+        self._send(b"".join(pushes))
+        self._lines(count, b":")
+
+    def take(self, count: int) -> list[Any]:
+        self._send(b"*5\r\n$5\r\nLMOVE\r\n$4\r\njobs\r\n$5\r\ntaken\r\n$5\r\nRIGHT\r\n$4\r\nLEFT\r\n" * count)
+        expected = b"".join([b"$%d\r\n%b\r\n" % (BODY_BYTES, body) for body in self._bodies])
+        if self._replies.read(len(expected)) != expected:
+            raise RuntimeError("redis-server has returned other messages")
+        return self._bodies
+
+    def ack(self, taken: list[Any]) -> None:
+        removals = [b"*4\r\n$4\r\nLREM\r\n$5\r\ntaken\r\n$2\r\n-1\r\n$%d\r\n%b\r\n" % (len(one), one) for one in taken]
+        self._send(b"".join(removals))
+        if self._replies.read(4 * len(taken)) != b":1\r\n" * len(taken):
+            raise RuntimeError("redis-server has not removed a message")
+
+
+class Nats(Client):
+    """A work queue of NATS: publish and its acknowledgement, a pull of all messages, acks that are acknowledged."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._lines(1, b"INFO ")
+        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
+        self._send(b"CONNECT %b\r\nSUB replies 1\r\nSUB taken 2\r\n" % json.dumps(options).encode())
+        self._ask(b"STREAM.CREATE.Q", {"name": "Q", "subjects": ["jobs"], "retention": "workqueue", "storage": "file"})
+        consumer = {"durable_name": "w", "ack_policy": "explicit", "max_ack_pending": 10_000}
+        self._ask(b"CONSUMER.DURABLE.CREATE.Q.w", {"stream_name": "Q", "config": consumer})
+
+    def _ask(self, what: bytes, request: dict[str, Any]) -> None:
+        text = json.dumps(request).encode()
+        self._send(b"PUB $JS.API.%b replies %d\r\n%b\r\n" % (what, len(text), text))
+        ((_, reply),) = self._messages(1)
+        if b'"error"' in reply:
+            raise RuntimeError(f"nats-server replied {reply!r}")
+
+    def _messages(self, count: int) -> list[tuple[bytes, bytes]]:
+        """Return the reply subjects and the payloads of messages."""
+        found = []
+        while len(found) < count:
+            line = self._replies.readline()
+            parts = line.split()
+            if parts[0] == b"MSG":
+                found.append((parts[-2], self._replies.read(int(parts[-1]) + 2)[:-2]))
+            elif parts[0] == b"PING":
+                self._send(b"PONG\r\n")
+            else:
+                raise RuntimeError(f"nats-server replied {line!r}")
+        return found
+
+    def put(self, count: int) -> None:
+        self._send(b"PUB jobs replies %d\r\n%b\r\n" % (BODY_BYTES, BODY) * count)
+        if any(b'"seq"' not in reply for _, reply in self._messages(count)):
+            raise RuntimeError("nats-server has not stored a message")
+
+    def take(self, count: int) -> list[Any]:
+        request = b'{"batch":%d}' % count
+        self._send(b"PUB $JS.API.CONSUMER.MSG.NEXT.Q.w taken %d\r\n%b\r\n" % (len(request), request))
+        return [reply for reply, _ in self._messages(count)]
+
+    def ack(self, taken: list[Any]) -> None:
+        self._send(b"".join([b"PUB %b replies 4\r\n+ACK\r\n" % reply for reply in taken]))
+        self._messages(len(taken))
+
+
+CLIENTS: dict[str, type[Client]] = {
+    "cairn": Cairn,
+    "beanstalkd": Beanstalkd,
+    "redis-server": Redis,
+    "nats-server": Nats,
+}
+"""The client of each server, by the name of the server."""
+
+
+def frame(number: int, *arguments: bytes) -> bytes:
+    """Return a frame of the native protocol."""
+    parts = [struct.pack(">BHI", 0, number, len(arguments))]
+    for argument in arguments:
+        parts += (struct.pack(">I", len(argument)), argument)
+    return b"".join(parts)
+
+
+def strings(payload: bytes) -> list[bytes]:
+    """Return the strings of a reply."""
+    found, at = [], 0
+    while at < len(payload):
+        begin = at + 4
+        at = begin + int.from_bytes(payload[at:begin])
+        found.append(payload[begin:at])
+    return found
+
+
+@contextlib.contextmanager
+def connected(server: Server, kind: type[Client] | None = None) -> Iterator[Any]:
+    """Connect to a server. kind: None: the usual client of the server."""
+    with contextlib.closing((kind or CLIENTS[server.name])(server)) as client:
+        yield client
+
+
+# -- measurements -----------------------------------------------------------------------------------------------------
+
+
+def measured(client: Client, step: Callable[[], int], seconds: float) -> dict[str, float]:
+    """Repeat a step until the time is up, and return the number of its commands and the times. The first is no part."""
+    step()
+    done, cpu, began = 0, client.cpu(), time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds:
+        done += step()
+    return {"commands": done, "seconds": spent, "cpu_seconds": client.cpu() - cpu}
+
+
+def cycles(client: Client, depth: int, seconds: float) -> dict[str, float]:
+    """Put, take and ack messages. Each message counts as one command."""
+
+    def cycle() -> int:
+        client.put(depth)
+        taken = client.take(depth)
+        if len(taken) != depth:
+            raise RuntimeError(f"{client.server.name} has returned {len(taken)} of {depth} messages")
+        client.ack(taken)
+        return depth
+
+    return measured(client, cycle, seconds)
+
+
+def statistics(client: Cairn, depth: int, seconds: float) -> dict[str, float]:
+    """Execute QUEUE_STATS."""
+
+    def some() -> int:
+        client.stats(depth)
+        return depth
+
+    return measured(client, some, seconds)
+
+
+WATCHED = 0.8
+"""Seconds for which steps are measured after the moment at which leases or keys expire."""
+
+
+def longest_step(client: Cairn, steps: tuple[Callable[[], object], ...], end: float) -> dict[str, float]:
+    """Repeat steps from shortly before a time, by `time.monotonic`, and return the longest ones."""
+    time.sleep(max(0, end - 0.2 - time.monotonic()))
+    longest_cpu = longest_wall = 0.0
+    cpu, wall = client.cpu(), time.monotonic()
+    for step in itertools.cycle(steps):
+        step()
+        last_cpu, cpu, last_wall, wall = cpu, client.cpu(), wall, time.monotonic()
+        longest_cpu, longest_wall = max(longest_cpu, cpu - last_cpu), max(longest_wall, wall - last_wall)
+        if wall > end + WATCHED:
+            return {"cpu_ms": longest_cpu * 1e3, "ms": longest_wall * 1e3}
+    raise AssertionError
+
+
+def leases_that_end(server: Server, count: int) -> dict[str, float]:
+    """Let leases end at the same moment, and return the longest step of the server."""
+    with connected(server) as client:
+        client.fill(count)
+        begun = time.monotonic()
+        client.lease(AT_ONCE, begun)  # ends at once, and shows how long the others take
+        end = time.monotonic() + 0.5 + 2 * (time.monotonic() - begun) * count / AT_ONCE
+        client.lease(count, end)
+        stats = client.stats(1)
+        leased, taken = int(stats[b"leased"]), stats[b"taken"]
+        if leased < count * 0.9:
+            raise RuntimeError(f"only {leased:,} of {count:,} leases were made in time")
+        found = longest_step(client, (client.ping, lambda: client.stats(1), lambda: client.take(1)), end)
+        if client.stats(1)[b"taken"] == taken:
+            raise RuntimeError("the leases have not ended")
+    return found
+
+
+def keys_that_expire(server: Server, count: int) -> dict[str, float]:
+    """Let keys expire at the same moment, and return the longest step: one slice of housekeeping."""
+    import cairnkv
+
+    with cairnkv.connect(f"cairn://127.0.0.1:{server.port}", codec="bytes") as kv:
+
+        def load(begin: int, end: float) -> None:
+            with kv.pipeline() as pipeline:
+                for number in range(begin, min(begin + AT_ONCE, count)):
+                    pipeline.set(b"key:%012d" % number, BODY, ttl=max(0.001, end - time.monotonic()))
+
+        begun = time.monotonic()
+        load(0, begun + SECONDS)  # shows how long the others take, which then replace these keys, too
+        end = time.monotonic() + 0.5 + 2 * (time.monotonic() - begun) * count / AT_ONCE
+        for begin in range(0, count, AT_ONCE):
+            load(begin, end)
+        if time.monotonic() > end - 0.1:
+            raise RuntimeError("the keys were not loaded in time")
+    with connected(server) as client:
+        return longest_step(client, (client.ping,), end)
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+TABLE = f"""
+CREATE TABLE jobs (id bigserial PRIMARY KEY, due timestamptz NOT NULL DEFAULT now(), attempts int NOT NULL DEFAULT 0,
+                   body text NOT NULL);
+CREATE INDEX ON jobs (due, id);
+INSERT INTO jobs (body) SELECT repeat('x', {BODY_BYTES}) FROM generate_series(1, {PREFILLED});
+"""
+CYCLE = f"""
+INSERT INTO jobs (body) VALUES ('{"x" * BODY_BYTES}');
+UPDATE jobs SET due = now() + interval '60 s', attempts = attempts + 1 WHERE id = (SELECT id FROM jobs
+    WHERE due <= now() ORDER BY due, id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id \\gset
+DELETE FROM jobs WHERE id = :id;
+"""
+
+
+def make_table(server: Server) -> None:
+    """Make the table of the queue in PostgreSQL."""
+    run_postgres("psql", server, "-q", "-v", "ON_ERROR_STOP=1", "-c", TABLE)
+
+
+def postgres_cycles(server: Server, clients: int, seconds: float) -> dict[str, float]:
+    """Put, take and ack messages with pgbench, by this number of connections."""
+    script = Path(f"/proc/{server.pid}/cwd/cycle.sql")
+    script.write_text(CYCLE)
+    flags = ("-n", "-M", "prepared", "-c", str(clients), "-T", str(max(1, round(seconds))), "-f", str(script))
+    output = run_postgres("pgbench", server, *flags)
+    done, rate = (re.search(pattern, output) for pattern in (r"processed: (\d+)", r"tps = ([\d.]+)"))
+    if done is None or rate is None:
+        raise RuntimeError(f"pgbench printed {output[-200:]!r}")
+    return {"commands": float(done[1]), "seconds": float(done[1]) / float(rate[1])}
+
+
+def run_postgres(program: str, server: Server, *flags: str) -> str:
+    """Run a program of PostgreSQL and return its output."""
+    where = ("-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres")
+    done = subprocess.run([program, *where, *flags, "postgres"], capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode != 0:
+        raise RuntimeError(f"{program}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return done.stdout
+
+
+# -- workers ----------------------------------------------------------------------------------------------------------
+
+THREADS = 8
+"""Threads of a worker, if it has threads: dramatiq's default."""
+
+
+def no_op(*_: object) -> None:
+    """Do nothing."""
+
+
+def work_cairnkv(port: int, jobs: int) -> Callable[[], None]:
+    import cairnkv
+
+    queue = cairnkv.connect(f"cairn://127.0.0.1:{port}").queue("jobs")
+    queue.put_many(range(jobs))
+    return lambda: queue.run(no_op, threads=THREADS, drain=True)
+
+
+def work_dramatiq(port: int, jobs: int) -> Callable[[], None]:
+    import dramatiq
+    from dramatiq.brokers.redis import RedisBroker
+
+    broker = RedisBroker(port=port)
+    actor = dramatiq.actor(no_op, broker=broker, queue_name="jobs")
+    for number in range(jobs):
+        actor.send(number)
+
+    def run() -> None:
+        worker = dramatiq.Worker(broker, worker_threads=THREADS)
+        worker.start()
+        broker.join("jobs")
+        worker.stop()
+
+    return run
+
+
+def work_rq(port: int, jobs: int) -> Callable[[], None]:
+    import queues  # the functions of jobs have the name of their module
+    import rq
+
+    import redis
+
+    connection = redis.Redis(port=port)
+    queue = rq.Queue("jobs", connection=connection)
+    for number in range(jobs):
+        queue.enqueue(queues.no_op, number)
+    return lambda: print(rq.SimpleWorker([queue], connection=connection).work(burst=True, logging_level="ERROR"))
+
+
+WORKERS = {"cairnkv": work_cairnkv, "dramatiq": work_dramatiq, "rq": work_rq}
+
+
+def main(library: str, port: str, jobs: str) -> int:
+    """Run a worker, and print its number of jobs and its times."""
+    run = WORKERS[library](int(port), int(jobs))
+    cpu, began = time.process_time(), time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        run()
+    spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    print(json.dumps({"commands": int(jobs), **spent}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
