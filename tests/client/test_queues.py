@@ -17,6 +17,7 @@ from cairnkv import aio
 from cairnkv.limits import REASON_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.store import wall_clock
 from cairnkv.testing import ManualClock, running_server
+from tests.conformance.drivers import quorum_simulated
 
 Store = cairnkv.KeyValue[str, str]
 
@@ -34,11 +35,13 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["embedded", "client"])
+@pytest.fixture(params=["embedded", "client", "quorum, simulated"])
 def kv(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
             yield stack.enter_context(cairnkv.open(clock=clock))
+        elif request.param == "quorum, simulated":
+            yield stack.enter_context(quorum_simulated(clock))
         else:
             server = stack.enter_context(running_server(clock=clock))
             yield stack.enter_context(cairnkv.connect(server.url))

@@ -312,6 +312,7 @@ class OnNode(KeyValue[bytes, bytes]):
         super().__init__(Bytes(), Bytes())
         self._cluster = cluster
         self._node = cluster.nodes[number]
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         pass
@@ -320,11 +321,12 @@ class OnNode(KeyValue[bytes, bytes]):
         raise NotImplementedError  # other drivers have them
 
     def _do(self, call: Call[Any]) -> Any:
-        outcome = self._node.execute(call.command)
-        if isinstance(outcome, PendingReply):
-            self._cluster.settle()
-            assert outcome.reply is not None
-            outcome = outcome.reply
+        with self._lock:
+            outcome = self._node.execute(call.command)
+            if isinstance(outcome, PendingReply):
+                self._cluster.settle()
+                assert outcome.reply is not None
+                outcome = outcome.reply
         return call.result(outcome)
 
 

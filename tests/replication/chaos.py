@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from cairnkv.commands import (
     MISSING,
     OK,
+    Ack,
     Append,
     ClearAll,
     ClearIfEquals,
@@ -26,32 +27,48 @@ from cairnkv.commands import (
     Exists,
     Expire,
     ExpireWith,
+    Extend,
     Failure,
     Get,
     GetMany,
     GetWith,
     Incr,
     Items,
+    Look,
+    Nack,
+    Peek,
     Persist,
+    Put,
+    PutMany,
+    Queues,
+    QueueSet,
+    QueueStats,
+    Remove,
     Rename,
     Replies,
     Reply,
+    RequeueIds,
+    Scope,
     Set,
     SetMany,
     SetWith,
     Step,
     Swap,
+    Take,
+    TakeAny,
     Ttl,
     failures,
 )
 from cairnkv.commands.failures import Fault
 from cairnkv.engine import Watched
+from cairnkv.limits import DATABASES
 from cairnkv.replication import epochs
 from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.replication.entry_codec import steps_of, transaction_of
 from cairnkv.replication.store import LEAD_LEAST_MS
 from cairnkv.store import PendingReply
 from tests.support.model import Model, same
+from tests.support.queue_model import QueueModel
 from tests.support.simulated import Cluster, Node
 
 REGISTERS = [b"r0", b"r1"]
@@ -59,6 +76,8 @@ REGISTERS = [b"r0", b"r1"]
 
 KEYS = [b"k0", b"k1", b"k2", b"p0", b"p1"]
 """Keys of the second keyspace, to which anything happens."""
+
+QUEUES = (b"q", b"r")
 
 TAGS = 2
 """The keyspace in which each transaction leaves a key."""
@@ -135,6 +154,8 @@ class Chaos:
         self.tagged_at: dict[bytes, int] = {}
         self._moment = 0
         self._faults = faults
+        self._leases: list[tuple[int, int]] = []
+        """Ids of messages and their leases, as clients were told."""
         self.cluster.settle()
         self.clients = [Client(self._some_node(), 1) for _ in range(clients)]
         for client in self.clients:
@@ -189,7 +210,7 @@ class Chaos:
             assert not store.loading
             assert store.proposer.quorum
             assert not store.proposer.waiting
-            for database in store.databases:
+            for database in (*store.databases, store.queues):
                 database.check()
         waiting = [op for client in self.clients for op in client.waiting]
         assert not waiting, f"nobody has told what became of {waiting[0]}"
@@ -322,6 +343,9 @@ class Chaos:
             self._transact(client, number)
         elif kind < 0.3:
             self._do(client, Op(number, self._life(client), (Step(1, ClearPrefix(b"p", 0)),), self._moment))
+        elif kind < 0.5:
+            command = self._queue_command(number)
+            self._do(client, Op(number, self._life(client), (Step(dice.choice((0, 1)), command),), self._moment))
         else:
             db = dice.choice((0, 1))
             command = self._register_command(number) if db == 0 else self._command(number)
@@ -378,6 +402,7 @@ class Chaos:
             op.completed = self._moment
             assert isinstance(outcome, PendingReply)
             op.reply = outcome.reply
+            self._note_leases(op)
             op.position = node.running.position + 1
             client.waiting.remove(op)
             if outcome.blocks:
@@ -392,6 +417,44 @@ class Chaos:
         op.completed = self._moment
         op.reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
         op.position = node.running.position
+
+    def _note_leases(self, op: Op) -> None:
+        if isinstance(op.steps[0].command, Take) and isinstance(op.reply, Items):
+            numbers = [int(value or b"") for at, value in enumerate(op.reply.values) if at % 7 < 2]
+            self._leases += zip(numbers[::2], numbers[1::2], strict=True)
+
+    def _queue_command(self, number: int) -> Command:
+        """Return a random command on queues. A write differs from all others, so that the log tells what became of
+        it."""
+        dice = self.dice
+        queue, other = dice.choice(QUEUES), 1_000_000 + number
+        message, lease = dice.choice(self._leases[-8:] or [(2, 1)])
+        return dice.choice(
+            (
+                Put(
+                    queue, b"m%d" % number, group=dice.choice((None, b"g", b"h")), delay=dice.choice((None, 50, 4_000))
+                ),
+                Put(queue, b"m%d" % number, unique=dice.choice((b"n", b"o")), unique_for=dice.choice((None, 3_000))),
+                Put(queue, b"m%d" % number, expires=dice.choice((100, 2_000)), priority=dice.choice((0, 2_000))),
+                PutMany(queue, number % 50, 1_000, (b"a", b"m%d" % number)),
+                Take(queue, dice.choice((1, 2, 5)), lease=dice.choice((0, 5_000)) + number),
+                Take(queue, 1, lease=10_000 + number),
+                TakeAny(1, 10_000 + number, QUEUES),
+                Ack(((message, lease), (other, 1))),
+                Ack(((message, lease), (other, 1))),
+                Nack(message, lease, delay=number, reason=b"why"),
+                Nack(message, lease, uncounted=True, reason=b"%d" % number),
+                Nack(message, lease, dead=True, reason=b"%d" % number),
+                Extend(20_000 + number, ((message, lease),)),
+                RequeueIds((message, other)),
+                Remove((message, other)),
+                QueueSet(queue, lease=30_000 + number, attempts=dice.choice((1, 3)), max_age=dice.choice((0, 9_000))),
+                Look(message),
+                Peek(queue, dice.choice((b"ready", b"leased", b"dead")), 0, 5),
+                QueueStats(queue),
+                Queues(0, 9),
+            )
+        )
 
     def _register_command(self, number: int) -> Command:
         key = self.dice.choice(REGISTERS)
@@ -483,6 +546,7 @@ class Reference:
     def __init__(self, chaos: Chaos) -> None:
         self._tagged_at = chaos.tagged_at
         self._models = [Model() for _ in range(3)]
+        self._queues = QueueModel()
         self._rows: dict[int, list[int]] = {}  # epoch, number, position
         self._floor = 0
         self._parts: dict[int, list[bytes]] = {}
@@ -527,6 +591,7 @@ class Reference:
         for model in self._models:
             model.advance(self._now)
             model.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
+        self._queues.lead = self._models[0].lead
         self._look(position)
         parts = self._parts[entry.node]
         if entry.kind is Kind.BATCH:
@@ -566,6 +631,8 @@ class Reference:
         self._look(position)
 
     def _apply(self, step: Step) -> Reply:
+        if step.command.spec.scope is Scope.QUEUES and step.db < DATABASES:
+            return self._queues.apply(step.command, self._now)
         if not 0 <= step.db < len(self._models) or step.command.spec.by_store:
             return Failure(failures.BADARGS, "")
         return self._models[step.db].apply(step.command, self._now, seen=Items((b"0",)))
@@ -579,9 +646,9 @@ class Reference:
         self._pending = [op for op in self._pending if not self._would_say(op)]
 
     def _would_say(self, op: Op) -> bool:
-        ((db, command),) = op.steps
+        (step,) = op.steps
         assert op.reply is not None
-        return same(command, op.reply, self._models[db].apply(command, self._now))
+        return same(step.command, op.reply, self._apply(step))
 
 
 def check(chaos: Chaos) -> Reference:

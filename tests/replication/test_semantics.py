@@ -1,9 +1,11 @@
 """A newer release among older nodes: changed semantics start when the last node supports them."""
 
+import contextlib
 import shutil
 
 import pytest
 
+import cairnkv
 from cairnkv.errors import OptionError
 from cairnkv.replication import node as node_module
 from tests.replication.nodes import Nodes, client, told, until
@@ -17,17 +19,20 @@ def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_semantics_are_raised_once_the_last_node_supports_them(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "SUPPORTS", 2)
-    with node("a") as first, client(first) as one:
-        monkeypatch.setattr(node_module, "SUPPORTS", 1)
+    monkeypatch.setattr(node_module, "SUPPORTS", 1)
+    with contextlib.ExitStack() as stack:
         with node("b") as second, client(second) as other:
+            monkeypatch.setattr(node_module, "SUPPORTS", 2)
+            first = stack.enter_context(node("a"))
+            one = stack.enter_context(client(first))
             for number in range(40):
                 other.set("k", str(number))
                 assert one.get("k") == str(number)
             assert told(first)["semantics"] == told(second)["semantics"] == 1
             assert told(first)["nodes"].count(" ") == 1
+            with pytest.raises(cairnkv.BadCommand, match="release without queues"):
+                one.queue("q").put("early")
         shutil.copytree(node.directory / "b", node.directory / "older b")
-        monkeypatch.setattr(node_module, "SUPPORTS", 2)
         with node("b") as second, client(second) as other:
 
             def raised() -> bool:
@@ -37,6 +42,11 @@ def test_semantics_are_raised_once_the_last_node_supports_them(node: Nodes, monk
             until(raised)
             one.set("k", "newer")
             assert other.get("k") == "newer"
+            one.queue("q").put("newer")
+            job = other.queue("q").take()
+            assert job is not None
+            assert job.body == "newer"
+            job.ack()
             assert not told(first)["stopped"]
             assert not told(second)["stopped"]
             until(lambda: told(first)["state_digest"] == told(second)["state_digest"])

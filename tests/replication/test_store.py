@@ -44,7 +44,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.engine import Watched
 from cairnkv.limits import BYTES_PER_COST, VALUE_MAX
-from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, packed_items
+from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.entry_codec import Transaction, command_item, digest_item, semantics_item, transaction_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.node_table import POSITION_KEY
@@ -117,15 +117,15 @@ class Intruder:
 @pytest.mark.parametrize(
     "command", [Put(b"q", b""), Take(b"q", 1), Queues(0, 1), Together((Set(b"k", b"v"),))], ids=str
 )
-def test_a_cluster_refuses_commands_on_queues(command: Command) -> None:
-    """Also those in the log, which all nodes ignore."""
-    cluster = settled()
+def test_cluster_of_an_older_release_refuses_commands_on_queues(command: Command) -> None:
+    """Before all nodes support them. All nodes ignore those in the log."""
+    cluster = settled(supports=1)
     node = cluster.nodes[0]
     refused = node.running.execute(command)
     assert isinstance(refused, Failure)
     assert refused.code is failures.NOCOMMAND
     position = node.running.position
-    Intruder(cluster).says(packed_items([command_item(Step(0, command)), command_item(Step(0, Set(b"a", b"1")))]))
+    Intruder(cluster).says(packed_items([command_item(Step(0, Set(b"a", b"1"))), command_item(Step(0, command))]))
     cluster.settle()
     assert node.running.position > position
     assert said(cluster, node, Get(b"a"), Count()) == [b"1", 1]
@@ -380,7 +380,7 @@ def test_entries_of_no_proposer_change_nothing(item: Item) -> None:
 
 def test_node_too_old_for_an_entry_stops_with_a_message() -> None:
     cluster = settled()
-    Intruder(cluster).says(b"", semantics=2)
+    Intruder(cluster).says(b"", semantics=SEMANTICS + 1)
     node = cluster.nodes[0]
     node.follow(9)
     assert "newer release" in str(node.running.stopped)

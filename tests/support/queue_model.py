@@ -102,7 +102,7 @@ class QueueModel:
     """All queues of a store."""
 
     def __init__(self) -> None:
-        self.now = 0
+        self.now = self.lead = 0
         self.messages: list[Message] = []
         self.queues: dict[bytes, Queue] = {}
         self.names: dict[tuple[bytes, bytes], tuple[int, int | None]] = {}
@@ -118,6 +118,18 @@ class QueueModel:
         self.now = max(self.now, now)
         work: Callable[[Any], Reply] = getattr(self, f"_{command.spec.name.lower()}")
         return work(command)
+
+    def _after(self, elapsed: int) -> int:
+        """When so much has elapsed: at half speed until log time and the clock meet."""
+        return max(self.now + -(-elapsed // 2), self.now - self.lead + elapsed) if self.lead else self.now + elapsed
+
+    def _at(self, unix: int) -> int:
+        return self._after(unix - self.now + self.lead) if self.lead else unix
+
+    def _shown(self, time: int) -> int:
+        """What the clock shows at a log time."""
+        ahead = time - self.now
+        return self.now - self.lead + min(2 * ahead, ahead + self.lead) if self.lead and ahead > 0 else time
 
     # -- the parts of commands ------------------------------------------------------------------------------------
 
@@ -159,7 +171,7 @@ class QueueModel:
         queue = self.queues[message.queue]
         age = queue.settings["dead_age"]
         message.dead, message.due, message.lease = True, self.now, 0
-        message.expires = self.now + age if age else 0
+        message.expires = self._after(age) if age else 0
         queue.totals["died"] += 1
         self._leave(message)
         self._limit_dead(message.queue)
@@ -186,7 +198,7 @@ class QueueModel:
         return self.queues[name]
 
     def _described(self, it: Message) -> tuple[bytes, ...]:
-        numbers = it.priority, it.due, it.lease, it.attempts, it.put_at, it.expires
+        numbers = it.priority, self._shown(it.due), it.lease, it.attempts, it.put_at, self._shown(it.expires)
         state = it.state(self.now)
         assert state is not None
         texts = it.group, it.unique, it.reason, it.body
@@ -209,7 +221,7 @@ class QueueModel:
             taken = until is not None and until > self.now
         if taken:
             return Items((b"%d" % holder, b"0"))
-        due = self.now + command.delay if command.delay else max(self.now, command.at or 0)
+        due = self._after(command.delay) if command.delay else max(self.now, self._at(command.at or 0))
         message = Message(
             0,
             command.queue,
@@ -218,16 +230,16 @@ class QueueModel:
             1_000 if command.priority is None else command.priority,
             due,
             self.now,
-            self.now + command.expires if command.expires else 0,
+            self._after(command.expires) if command.expires else 0,
             command.lease or 0,
-            self.now + command.unique_for if command.unique_for else 0,
+            self._after(command.unique_for) if command.unique_for else 0,
             command.until_taken,
             b"",
         )
         return self._put_all(message, (command.body,), b"1")
 
     def _put_many(self, command: PutMany) -> Reply:
-        name, due = command.queue, self.now + command.delay
+        name, due = command.queue, self._after(command.delay)
         message = Message(0, name, b"", b"", command.priority, due, self.now, 0, 0, 0, False, b"")
         return self._put_all(message, command.bodies, b"%d" % len(command.bodies))
 
@@ -245,7 +257,7 @@ class QueueModel:
             self._delete(dropped, "dropped")
         self._sweep(name)
         if age := settings["max_age"]:
-            message.expires = min(message.expires or self.now + age, self.now + age)
+            message.expires = min(message.expires or self._after(age), self._after(age))
         self._join(queue, message)
         first = self.newest + 1
         for body in bodies:
@@ -287,7 +299,7 @@ class QueueModel:
                 continue
             self.newest_lease += 1
             milliseconds = lease_ms or it.lease_ms or queue.settings["lease"]
-            it.due, it.lease, it.attempts = self.now + milliseconds, self.newest_lease, it.attempts + 1
+            it.due, it.lease, it.attempts = self._after(milliseconds), self.newest_lease, it.attempts + 1
             if it.until_taken:
                 self._free_name(it)
                 it.until_taken, it.unique = False, b""
@@ -350,7 +362,7 @@ class QueueModel:
             steps = settings["factor"] ** min(it.attempts - 1, 40)
             full = min(settings["backoff"] * steps, settings["backoff_max"])
             delay = full - zlib.crc32(b"%d %d" % (it.number, it.attempts)) % (full // 2 + 1)
-        it.due, it.lease = self.now + (delay or 0), 0
+        it.due, it.lease = self._after(delay or 0), 0
         return 1
 
     def _extend(self, command: Extend) -> Reply:
@@ -359,7 +371,7 @@ class QueueModel:
             it = self._owned(number, lease)
             alive = it is not None and it.due > self.now
             if it is not None and alive:
-                it.due = self.now + command.lease
+                it.due = self._after(command.lease)
             replies.append(b"1" if alive else b"0")
         return Items(tuple(replies))
 

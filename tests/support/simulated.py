@@ -14,7 +14,7 @@ from cairnkv.commands import Command, Reply, Step
 from cairnkv.commands.failures import Code
 from cairnkv.engine import Database
 from cairnkv.limits import VALUE_MAX
-from cairnkv.replication.entries import HEADER_BYTES_MAX
+from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage import CommitListener, Deliver, Effect, MakeBackup, StorageRefused
 from cairnkv.storage.base import size_of_effects
@@ -112,8 +112,8 @@ class TableStorage:
 def fingerprint(store: ReplicatedStore) -> Fingerprint:
     """Return the state that is the same on all nodes at a log index."""
     entries = [
-        (db, sorted((key, database.entry(key)) for key, _, _ in database._table if database.has(key)))
-        for db, database in enumerate(store.databases)
+        (database.number, sorted((key, database.entry(key)) for key, _, _ in database._table if database.has(key)))
+        for database in (*store.databases, store.queues)
         if database.count()
     ]
     table = store.epochs
@@ -134,6 +134,7 @@ class Node:
         self.number = number
         self.disk = Disk()
         self.life = 0
+        self.supports = cluster.supports
         self.clock_off = 0  # milliseconds
         self.cut_off = False  # it reaches nothing, and nothing reaches it
         self.store: ReplicatedStore | None = None
@@ -267,8 +268,13 @@ class Cluster:
         broken: Collection[str] = (),
         memory_limit: int | None = None,
         clock: Callable[[], int] | None = None,
+        supports: int = SEMANTICS,
     ) -> None:
-        """room: bytes of the body of an entry. clock: of all nodes; None: the clock of the simulation."""
+        """room: bytes of the body of an entry. clock: of all nodes; None: the clock of the simulation.
+
+        supports: the newest semantics that the nodes support.
+        """
+        self.supports = supports
         self.now = 100.0
         self.clock = clock
         self.room = room
@@ -281,6 +287,7 @@ class Cluster:
         self._memory_limit = memory_limit
         self.nodes = [Node(self, 0xA0 + number) for number in range(nodes)]
         self.observer = Node(self, 0x0B5)
+        self.observer.supports = SEMANTICS
         """One that proposes nothing, and is always at the end of the stream."""
         self.observer.start()
         for node in self.nodes:
@@ -296,6 +303,7 @@ class Cluster:
             clock=node.clock,
             value_max=VALUE_MAX,
             memory_limit=self._memory_limit,
+            supports=node.supports,
             broken=self._broken,
         )
 

@@ -29,9 +29,12 @@ FORMAT_AHEAD: Final = 2
 PARTITION: Final = 0
 """The number of the only log. Later versions may partition the keys among several logs."""
 
-SEMANTICS: Final = 1
+SEMANTICS: Final = 2
 """The newest version of the effects of commands that this release supports. An entry has the version in force at its
 proposer; a node that does not support that version stops, since its state would differ from the other nodes'."""
+
+QUEUE_SEMANTICS: Final = 2
+"""The version from which on nodes execute commands on queues."""
 
 TIME_MAX: Final = 2**53
 """The maximum time of an entry in milliseconds, so that every expiry fits its record."""

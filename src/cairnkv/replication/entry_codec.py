@@ -19,6 +19,9 @@ _LIMITS: Final = DecoderLimits(value=STRING_MAX, frame=2**32 - 1)
 """The proposer has checked its own limits, so a frame in the log is only checked against the limits of the format."""
 
 _TRANSACTION: Final = struct.Struct(">QI")
+_WHOLE: Final = 1 << 63
+"""The bit of the first number of a transaction that is whole. Nodes use it only with semantics that include queues."""
+
 _WATCH: Final = struct.Struct(">HQQ")
 _STEP: Final = struct.Struct(">BI")
 _SLOT: Final = struct.Struct(">H")
@@ -38,11 +41,16 @@ class Watch(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """Commands that are executed as one. bytes_max: maximum bytes of the values that they process; 0: no limit."""
+    """Commands that are executed as one.
+
+    bytes_max: maximum bytes of the values that they process; 0: no limit. whole: whether a command that fails undoes
+    all of them.
+    """
 
     watches: Sequence[Watch]
     steps: Sequence[Step]
     bytes_max: int
+    whole: bool = False
 
 
 def command_item(step: Step) -> Item:
@@ -71,7 +79,7 @@ def steps_of(item: Item, executor: BatchExecutor | None = None) -> Iterator[Step
 
 def transaction_item(transaction: Transaction) -> Item:
     """Return the item of a transaction."""
-    parts = [_TRANSACTION.pack(transaction.bytes_max, len(transaction.watches))]
+    parts = [_TRANSACTION.pack(transaction.bytes_max | (_WHOLE if transaction.whole else 0), len(transaction.watches))]
     parts += [_WATCH.pack(*watch) for watch in transaction.watches]
     for step in transaction.steps:
         frame = write_command(step.command)
@@ -95,7 +103,7 @@ def transaction_of(item: Item) -> Transaction:
             at += length
     except struct.error as error:
         raise ValueError(f"an invalid transaction in the log: {error}") from None
-    return Transaction(watches, steps, bytes_max)
+    return Transaction(watches, steps, bytes_max & ~_WHOLE, bool(bytes_max & _WHOLE))
 
 
 def track_item(slots: Sequence[int]) -> Item:

@@ -404,6 +404,7 @@ class Node:
             self._health.check_limits(monotonic)
             if store.proposer.quorum and monotonic - self._own_sent >= HEARTBEAT_SECONDS:
                 store.proposer.propose(PendingProposal((), lambda _: 0))
+                store.propose_newer_semantics()  # an earlier proposal may have failed
             newest = store.position - store.position % DIGEST_ENTRIES
             if newest > self._digest_proposed and store.proposer.quorum:
                 self._digest_proposed = newest

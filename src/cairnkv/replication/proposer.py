@@ -114,7 +114,7 @@ class Proposer:
         self.node: Final = node
         self.room = MIB - HEADER_BYTES_MAX
         """Maximum bytes of the body of an entry."""
-        self.semantics = SEMANTICS
+        self.semantics = 1
         """The version of semantics in force."""
         self.quorum = False
         """Whether own entries arrive."""

@@ -8,8 +8,8 @@ published after the read arrived. So all executed commands are committed: no com
 that fails halfway. A reply leaves as soon as it is known.
 
 Invariants:
-- The state follows from the entries alone. Nodes at the same position have the same databases, log time, epoch table,
-  versions of tracked slots and semantics.
+- The state follows from the entries alone. Nodes at the same position have the same databases, queues, log time, epoch
+  table, versions of tracked slots and semantics.
 - The effects of an entry enter the node's table together with its position.
 - A node whose state differs from the others', or that cannot go on, reports it and stops.
 
@@ -38,16 +38,17 @@ from cairnkv.commands import (
     Step,
     failures,
 )
+from cairnkv.commands.queue_vocabulary import Together
 from cairnkv.commands.vocabulary import Backup, RandomKey
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
 from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
 from cairnkv.errors import OptionError
-from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
+from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES, VALUE_MAX
 from cairnkv.protocol.native import BatchExecutor
 from cairnkv.replication import entry_codec as codec
 from cairnkv.replication import node_table
 from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
-from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
+from cairnkv.replication.entries import QUEUE_SEMANTICS, SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import Transaction, Watch
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.node_table import NodeTable
@@ -60,6 +61,7 @@ from cairnkv.replication.proposals import (
     no_clock,
 )
 from cairnkv.replication.proposer import Proposal, Proposer
+from cairnkv.replication.queue_estimates import cost_of, length_of_reply
 from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
@@ -69,7 +71,7 @@ from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply, do_nothing, size_of
-from cairnkv.store.transaction import TooMuch, effects_of, execute_steps, refusal_to_wait
+from cairnkv.store.transaction import TooMuch, Unexecuted, effects_of, execute_steps, is_whole, refusal_to_wait
 from cairnkv.store.waiters import Waiter, Waiters
 
 logger: Final = logging.getLogger("cairnkv.cluster")
@@ -77,8 +79,6 @@ logger: Final = logging.getLogger("cairnkv.cluster")
 LEAD_LEAST_MS: Final = 1_000
 """Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
 difference between nodes' clocks. Below it, log time waits for the clock, and keys expire later by the lead."""
-
-_NO_QUEUES: Final = Failure(failures.NOCOMMAND, "a cluster has no queues")
 
 
 class Remedy(enum.Enum):
@@ -114,12 +114,14 @@ class ReplicatedStore:
         """
         self._shared: Final = Shared()
         self.databases: Final = tuple(Database(self._shared) for _ in range(DATABASES))
+        self.queues: Final = QueueDatabase(self._shared)
+        """The records of queues."""
         self._table: Final = NodeTable(storage)
         self.loading = True
         """Whether this node has yet to catch up with its cluster."""
         self.clock = clock
         self._log_clock: Final = LogClock(clock, self._shared, LEAD_LEAST_MS)
-        self.memory: Final = Memory(self.databases, storage, memory_limit, value_max)
+        self.memory: Final = Memory((*self.databases, self.queues), storage, memory_limit, value_max)
         self.reports: Final = StoreInfo(self._about)
         self.waiters: Final = Waiters()
         self.commands = 0
@@ -178,9 +180,10 @@ class ReplicatedStore:
         """Read the node's table; see `Store`. Raises `ValueError` if it is not the table of a node."""
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES + 1))
+        queues = QueueDatabase(aside)
         sequence = self._table.storage.restore(aside.databases)
         node_table.read(databases[NODE_DB])
-        return Loaded(databases, QueueDatabase(aside), sequence)
+        return Loaded(databases, queues, sequence)
 
     def reopen(self, storage: Storage) -> None:
         """Use another table: this one is damaged, or too far behind the log. Call `load` and `begin` after this."""
@@ -198,6 +201,7 @@ class ReplicatedStore:
         self._shared.now = 0  # another table may have a later log time
         for database, kept in zip(self.databases, loaded.databases[:DATABASES], strict=True):
             database.take_over(kept)
+        self.queues.take_over(loaded.queues)
         self._shared.advance(loaded.databases[0].now)
         self._table.storage.listen(self)
         self.loading = True
@@ -225,6 +229,7 @@ class ReplicatedStore:
     def join(self) -> None:
         """Execute commands from now on: the node has caught up with the log."""
         self.loading = False
+        self.propose_newer_semantics()
 
     def leave(self, reason: str, remedy: Remedy = Remedy.RESTART) -> None:
         """Stop: take no part in the cluster any more."""
@@ -242,8 +247,8 @@ class ReplicatedStore:
         self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
         """Propose a command; see `Store`. A local read executes at once."""
-        if command.spec.scope is Scope.QUEUES:
-            return _NO_QUEUES
+        if isinstance(command, Together):
+            return self.execute_all([Step(db, part) for part in command.commands], bytes_max=VALUE_MAX, whole=True)
         step = Step(db, command)
         if isinstance(command, Ping) or (command.spec.by_store and not isinstance(command, RandomKey)):
             if self.loading and isinstance(command, Ping):
@@ -254,6 +259,8 @@ class ReplicatedStore:
             return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self.reports.reply()
         if self.loading:
             return self._loads()
+        if refusal := self._refused_queues((step,)):
+            return refusal
         self.commands += 1
         writes = command.spec.writes
         if not writes and (local or self._breaks_reads):
@@ -263,15 +270,21 @@ class ReplicatedStore:
         if isinstance(command, ClearPrefix):
             return self._clear_prefix(step, command)
         if writes:
-            cost = 1 + bytes_made(self.databases[db], command) // BYTES_PER_COST
-            return self._propose(
-                PendingProposal((codec.command_item(step),), lambda changes: self._change(step, changes), cost=cost)
-            )
+            items, length, cost = (codec.command_item(step),), self._length_of(step), self._cost_of(step)
+            return self._propose(PendingProposal(items, lambda changes: self._change(step, changes), length, cost=cost))
         weight = sum(map(len, command.named_keys()))
         return self._propose(PendingProposal((), lambda _: self._read_now(step), self._length_of(step), weight))
 
     def _loads(self) -> Failure:
         return Failure(failures.LOADING, "this node catches up with its cluster; try again later")
+
+    def _refused_queues(self, steps: Iterable[Step], *, whole: bool = False) -> Failure | None:
+        """Return a failure if commands use queues, or are `whole`, before the semantics with queues are in force."""
+        if self.semantics >= QUEUE_SEMANTICS or not (whole or any(map(_uses_queues, steps))):
+            return None
+        if self.epochs.supported < QUEUE_SEMANTICS:
+            return Failure(failures.NOCOMMAND, "a node of this cluster has a release without queues; upgrade it")
+        return Failure(failures.LOADING, "the nodes of this cluster begin to support queues; try again later")
 
     def _refused(self, write: Step | None) -> Failure | None:
         """Return a failure if a command must not be proposed. write: the command, if it is a write."""
@@ -298,10 +311,18 @@ class ReplicatedStore:
         return proposed
 
     def _length_of(self, step: Step) -> int:
-        """Return the bytes of the reply to a read, as far as they are known now."""
-        if step.command.spec.scope is not Scope.KEYS:
+        """Return the bytes of the values in a reply, as far as they are known now."""
+        if _uses_queues(step):
+            return length_of_reply(self.queues, step.command)
+        if step.command.spec.writes or step.command.spec.scope is not Scope.KEYS:
             return 0
         return sum(self.databases[db].length(key) for db, key in step.command.places_read(step.db))
+
+    def _cost_of(self, step: Step) -> int:
+        """Return the work of a command, in commands of one key."""
+        if _uses_queues(step):
+            return cost_of(self.queues, step.command)
+        return 1 + bytes_made(self.databases[step.db], step.command) // BYTES_PER_COST
 
     def _read_now(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
@@ -374,6 +395,9 @@ class ReplicatedStore:
             return failure
         if self.loading:
             return self._loads()
+        if failure := self._refused_queues(steps, whole=whole):
+            return failure
+        whole = whole or is_whole(steps)
         if any(self._shared.version(db, watch.key) != watch.version for db, watch in watched):
             return MISSING
         if not steps and not watched:
@@ -382,17 +406,16 @@ class ReplicatedStore:
         refused: dict[int, Failure] = {}
         for index, step in enumerate(steps):
             if refusal := self._refused(step if step.command.spec.writes else None):
-                if refusal.code not in (failures.TOOLONG, failures.FULL):
+                if whole or refusal.code not in (failures.TOOLONG, failures.FULL):
                     return refusal
                 refused[index] = refusal
         admitted = tuple(step for index, step in enumerate(steps) if index not in refused)
         watches = [Watch(version_slot(db, watch.key), watch.version, watch.expiry or 0) for db, watch in watched]
-        transaction = Transaction(watches, admitted, bytes_max or 0)
+        transaction = Transaction(watches, admitted, bytes_max or 0, whole)
         writes = any(step.command.spec.writes for step in admitted)
         wanted = (codec.transaction_item(transaction),) if writes else ()
         kind = BlockingProposal if blocks else PendingProposal
-        made = sum(bytes_made(self.databases[step.db], step.command) for step in admitted)
-        cost = max(1, len(admitted)) + made // BYTES_PER_COST
+        cost = max(1, sum(map(self._cost_of, admitted)))
         return self._propose(
             kind(wanted, lambda changes: _with(refused, self._execute_if_unchanged(transaction, changes)), cost=cost)
         )
@@ -483,9 +506,12 @@ class ReplicatedStore:
                 match item.kind:
                     case ItemKind.COMMANDS:
                         for step in codec.steps_of(item, self._executor_of(item.db)):
+                            self._require_semantics((step,))
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
-                        self._execute_if_unchanged(codec.transaction_of(item), changes)
+                        transaction = codec.transaction_of(item)
+                        self._require_semantics(transaction.steps)
+                        self._execute_if_unchanged(transaction, changes)
                     case ItemKind.TRACK:
                         self._track(codec.slots_of(item), changes)
                     case ItemKind.DIGEST:
@@ -495,6 +521,11 @@ class ReplicatedStore:
                         self._raise_semantics(codec.semantics_of(item), changes)
         except ValueError as error:  # the items before it are executed; the same on all nodes
             logger.warning("position %d: %s", changes.position, error)
+
+    def _require_semantics(self, steps: Iterable[Step]) -> None:
+        """Raise `ValueError` for commands that the semantics in force do not include, as an older release does."""
+        if self.semantics < QUEUE_SEMANTICS and any(map(_uses_queues, steps)):
+            raise ValueError(f"a command on queues, and semantics {self.semantics} is in force")
 
     # -- the native path (`cairnkv.session.proposals_native`) ---------------------------------------------------
 
@@ -564,6 +595,9 @@ class ReplicatedStore:
         except TooMuch as refused:
             self._undo(journal, changes)
             return Failure(failures.UNDONE, str(refused))
+        except Unexecuted as refused:
+            self._undo(journal, changes)
+            return refused.failure
         except MemoryError:  # of this node only: the others execute it
             undo(journal)
             raise
@@ -632,7 +666,7 @@ class ReplicatedStore:
         def size(step: Step, reply: Reply) -> int:
             return 0 if _lists_keys(step.command) else size_of(reply)
 
-        return execute_steps(self.databases, transaction.steps, execute, most or None, size=size)
+        return execute_steps(self.databases, transaction.steps, execute, most or None, whole=transaction.whole, size=size)
 
     # -- versions of slots ------------------------------------------------------------------------------------
 
@@ -782,7 +816,11 @@ def _lists_keys(command: Command) -> bool:
 
 def _is_for_the_log(command: Command) -> bool:
     """Whether the effects of a command depend on the state only."""
-    return not (command.spec.by_store or command.spec.scope is Scope.QUEUES or isinstance(command, ClearPrefix))
+    return not (command.spec.by_store or isinstance(command, ClearPrefix))
+
+
+def _uses_queues(step: Step) -> bool:
+    return step.command.spec.scope is Scope.QUEUES
 
 
 def _fail_all(proposals: Sequence[Proposal]) -> None:
