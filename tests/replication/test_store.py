@@ -106,7 +106,7 @@ class Intruder:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._number = 0
-        cluster.append(Entry(Kind.EPOCH, 1, 1, 0, 0, epoch_body(b"stranger", 1)).packed())
+        cluster.append(Entry(Kind.EPOCH, 1, 1, 0, 0, epoch_body(b"stranger", 1), semantics=1).packed())
 
     def says(self, body: bytes, *, kind: Kind = Kind.BATCH, time: int = 0, semantics: int = 1) -> None:
         """Append the intruder's next entry."""
