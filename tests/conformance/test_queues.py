@@ -165,5 +165,5 @@ def test_long_bodies_end_a_reply_early(queue: Any) -> None:
     bodies = [letter * 700_000 for letter in "abc"]
     for body in bodies:
         queue.put(body)
-    assert [job.body for job in queue.take_many(3)] == bodies[:2]
-    assert queue.take().body == bodies[2]
+    assert [job.body for job in queue.take_many(3)] == bodies[:1]
+    assert [job.body for job in queue.take_many(2)] == bodies[1:2]

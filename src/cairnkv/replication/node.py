@@ -151,8 +151,17 @@ class Node:
         self._start(self._snapshots.keep())
         await self._or_fail(self._quorum.wait())
         await self._await_other_clocks()
+        await self._await_newer_semantics()
         self._joined = True
         self.store.join()
+
+    async def _await_newer_semantics(self) -> None:
+        """Propose the newest semantics that all nodes know, and wait, so that clients can use it at once."""
+        done = asyncio.Event()
+        if self.store.propose_newer_semantics(done.set):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(OTHER_NODE_TIMEOUT):
+                    await self._or_fail(done.wait())
 
     async def _await_other_clocks(self) -> None:
         """Wait for other nodes' clocks before log time follows this node's clock, because log time never goes back."""

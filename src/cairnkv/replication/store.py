@@ -704,20 +704,28 @@ class ReplicatedStore:
         self.semantics = self.proposer.semantics = version
         changes.keep([node_table.of_semantics(version)])
 
-    def propose_newer_semantics(self) -> None:
-        """Propose the newest semantics that all nodes know, if it is not in force."""
-        version = min(self.epochs.supported, self._supports)
-        if version > self.semantics:
-            self._propose_internal(
-                codec.semantics_item(version), lambda changes: self._raise_semantics(version, changes)
-            )
+    def propose_newer_semantics(self, on_ready: Callable[[], None] = do_nothing) -> bool:
+        """Propose the newest semantics that all nodes know. Returns False if it is in force.
 
-    def _propose_internal(self, item: Item, execute: Callable[[Changes], None]) -> None:
+        on_ready: called when the proposal is executed, or has failed.
+        """
+        version = min(self.epochs.supported, self._supports)
+        if version <= self.semantics:
+            return False
+        item = codec.semantics_item(version)
+        self._propose_internal(item, lambda changes: self._raise_semantics(version, changes), on_ready)
+        return True
+
+    def _propose_internal(
+        self, item: Item, execute: Callable[[Changes], None], on_ready: Callable[[], None] = do_nothing
+    ) -> None:
         def work(changes: Changes) -> Reply:
             execute(changes)
             return OK
 
-        self.proposer.propose(PendingProposal((item,), work))
+        proposal = PendingProposal((item,), work)
+        proposal.on_ready = on_ready
+        self.proposer.propose(proposal)
         self.on_proposal()
 
     def propose_digest(self) -> None:
