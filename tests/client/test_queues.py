@@ -14,6 +14,7 @@ import pytest
 
 import cairnkv
 from cairnkv import aio
+from cairnkv.client.codec import Text
 from cairnkv.limits import REASON_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.store import wall_clock
 from cairnkv.testing import ManualClock, running_server
@@ -41,7 +42,7 @@ def kv(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Store]:
         if request.param == "embedded":
             yield stack.enter_context(cairnkv.open(clock=clock))
         elif request.param == "quorum, simulated":
-            yield stack.enter_context(quorum_simulated(clock))
+            yield stack.enter_context(quorum_simulated(clock, Text()))
         else:
             server = stack.enter_context(running_server(clock=clock))
             yield stack.enter_context(cairnkv.connect(server.url))

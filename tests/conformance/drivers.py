@@ -18,7 +18,7 @@ from typing import Any
 import cairnkv
 from cairnkv import aio
 from cairnkv.client.calls import Call, Durability
-from cairnkv.client.codec import Bytes
+from cairnkv.client.codec import Bytes, Codec
 from cairnkv.client.embedded import Embedded, _OnDisk
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import Pipeline
@@ -305,11 +305,11 @@ def quorum_by_hand(clock: ManualClock) -> Iterator[Any]:
             yield store
 
 
-class OnNode(KeyValue[bytes, bytes]):
+class OnNode(KeyValue[Any, Any]):
     """The methods at one node of a simulated cluster, in which everything comes as it should."""
 
-    def __init__(self, cluster: Cluster, number: int) -> None:
-        super().__init__(Bytes(), Bytes())
+    def __init__(self, cluster: Cluster, number: int, codec: Codec[Any]) -> None:
+        super().__init__(codec, codec)
         self._cluster = cluster
         self._node = cluster.nodes[number]
         self._lock = threading.Lock()
@@ -317,7 +317,7 @@ class OnNode(KeyValue[bytes, bytes]):
     def close(self) -> None:
         pass
 
-    def pipeline(self) -> Pipeline[bytes, bytes]:
+    def pipeline(self) -> Pipeline[Any, Any]:
         raise NotImplementedError  # other drivers have them
 
     def _do(self, call: Call[Any]) -> Any:
@@ -331,10 +331,10 @@ class OnNode(KeyValue[bytes, bytes]):
 
 
 @contextlib.contextmanager
-def quorum_simulated(clock: ManualClock) -> Iterator[Any]:
+def quorum_simulated(clock: ManualClock, codec: Codec[Any] | None = None) -> Iterator[Any]:
     cluster = Cluster(2, room=MIB, clock=clock)
     cluster.settle()
-    with OnNode(cluster, 1) as store:
+    with OnNode(cluster, 1, codec or Bytes()) as store:
         yield store
 
 
