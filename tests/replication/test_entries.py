@@ -63,10 +63,11 @@ def test_any_command_survives_a_round_trip(steps: list[Step]) -> None:
 @given(
     st.lists(st.builds(Watch, st.integers(0, 65_535), NUMBERS, NUMBERS), max_size=3),
     st.lists(STEPS, max_size=4),
-    NUMBERS,
+    st.integers(0, 2**63 - 1),
+    st.booleans(),
 )
-def test_transaction_survives_a_round_trip(watches: list[Watch], steps: list[Step], most: int) -> None:
-    transaction = Transaction(watches, steps, most)
+def test_transaction_survives_a_round_trip(watches: list[Watch], steps: list[Step], most: int, whole: bool) -> None:
+    transaction = Transaction(watches, steps, most, whole)
     assert entry_codec.transaction_of(entry_codec.transaction_item(transaction)) == transaction
 
 

@@ -3,11 +3,13 @@
 import pytest
 
 from cairnkv.commands import (
+    MISSING,
     OK,
     Ack,
     Command,
     Failure,
     Get,
+    Incr,
     Items,
     Look,
     Nack,
@@ -20,6 +22,7 @@ from cairnkv.commands import (
     Set,
     Step,
     Take,
+    Together,
     failures,
 )
 from cairnkv.replication.entries import packed_items
@@ -242,6 +245,35 @@ def test_transaction_changes_queues_and_keys_together() -> None:
     assert reply.values[:2] == (Items((b"1",)), OK)
     assert said(cluster, one, Get(b"k")) == [b"v"]
     assert len(taken(cluster, one, b"next")) == 1
+
+
+def test_together_is_executed_whole_or_not_at_all() -> None:
+    cluster = settled()
+    one, other = cluster.nodes[:2]
+    tell(cluster, one, Put(b"q", b"one"))
+    ((message, lease),) = taken(cluster, one)
+    before = index_of(one)
+    stale = Together((Set(b"k", b"v"), Put(b"next", b"two"), Ack(((message, lease + 1),))))
+    assert code_of(tell(cluster, other, stale)) == "STALE"
+    failing = Together((Put(b"next", b"two"), Incr(b"text", 1), Set(b"k", b"v")))
+    assert said(cluster, one, Set(b"text", b"no number")) == [OK]
+    assert code_of(tell(cluster, other, failing)) == "NOTINT"
+    assert said(cluster, one, Get(b"k")) == [MISSING]
+    assert index_of(one) == index_of(other) == before
+    restart(other)
+    cluster.settle()
+    assert index_of(other) == before
+    reply = tell(cluster, other, Together((Set(b"k", b"v"), Ack(((message, lease),)))))
+    assert reply == Replies((OK, Items((b"1",))))
+    assert said(cluster, one, Get(b"k"), Look(message)) == [b"v", MISSING]
+
+
+def test_together_of_keys_is_undone_if_one_fails() -> None:
+    cluster = settled()
+    one = cluster.nodes[0]
+    said(cluster, one, Set(b"text", b"no number"))
+    assert code_of(tell(cluster, one, Together((Set(b"k", b"v"), Incr(b"text", 1))))) == "NOTINT"
+    assert said(cluster, cluster.nodes[1], Get(b"k")) == [MISSING]
 
 
 def test_undone_transaction_changes_no_queue() -> None:

@@ -666,7 +666,8 @@ class ReplicatedStore:
         def size(step: Step, reply: Reply) -> int:
             return 0 if _lists_keys(step.command) else size_of(reply)
 
-        return execute_steps(self.databases, transaction.steps, execute, most or None, whole=transaction.whole, size=size)
+        whole = transaction.whole and self.semantics >= QUEUE_SEMANTICS
+        return execute_steps(self.databases, transaction.steps, execute, most or None, whole=whole, size=size)
 
     # -- versions of slots ------------------------------------------------------------------------------------
 
