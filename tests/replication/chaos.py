@@ -439,7 +439,7 @@ class Chaos:
                 PutMany(queue, number % 50, 1_000, (b"a", b"m%d" % number)),
                 Take(queue, dice.choice((1, 2, 5)), lease=dice.choice((0, 5_000)) + number),
                 Take(queue, 1, lease=10_000 + number),
-                TakeAny(1, 10_000 + number, QUEUES),
+                TakeAny(1, 10_000 + number, 0, QUEUES),
                 Ack(((message, lease), (other, 1))),
                 Ack(((message, lease), (other, 1))),
                 Nack(message, lease, delay=number, reason=b"why"),
