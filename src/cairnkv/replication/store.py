@@ -369,7 +369,11 @@ class ReplicatedStore:
 
     def begin_take(self, waiter: Waiter) -> None:
         """Execute a TAKE, which does not wait in this mode."""
-        waiter.complete(self.execute(waiter.command))
+        outcome = self.execute(waiter.command)
+        if isinstance(outcome, PendingProposal) and outcome.reply is None:
+            outcome.on_ready = lambda: waiter.complete(outcome.outcome)
+        else:
+            waiter.complete(outcome)
 
     def end_take(self, waiter: Waiter, *, gives_back: bool) -> None:
         """Do nothing: no TAKE waits."""
