@@ -23,6 +23,7 @@ from cairnkv.commands import (
     Step,
     Take,
     TakeAny,
+    Together,
     failures,
 )
 from cairnkv.limits import QUEUE_DB, WAITERS_MAX
@@ -345,6 +346,14 @@ def test_waiting_is_refused_among_several_commands(store: WaitingStore, command:
     assert isinstance(reply, Failure)
     assert reply.code is failures.BADARGS
     assert store.database.get(b"k") is None
+    assert not store.waiters
+
+
+def test_together_refuses_to_wait(store: WaitingStore) -> None:
+    reply = store.execute(Together((Put(b"q", b"body"), take())))
+    assert isinstance(reply, Failure)
+    assert reply.code is failures.BADARGS
+    assert "TAKE" in reply.message
     assert not store.waiters
 
 
