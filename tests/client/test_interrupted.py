@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +291,16 @@ class TestFinalizers:
         assert (kv["begun"], kv["ended"]) == ("400", "400")
 
 
+@pytest.fixture
+def _no_callbacks_of_the_collector() -> Iterator[None]:
+    """Remove the callbacks of the garbage collector. An exception that reaches one is lost, and the thread goes on."""
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = callbacks
+
+
+@pytest.mark.usefixtures("_no_callbacks_of_the_collector")
 def test_exceptions_of_other_threads_break_no_store(tmp_path: Path) -> None:
     """`PyThreadState_SetAsyncExc` raises these exceptions. Timeout libraries that use threads call it."""
     for kv in (in_memory(HandClock()), cairnkv.open(tmp_path / "data", sync="none")):
