@@ -64,6 +64,12 @@ def taken(queue: cairnkv.Queue[object], **options: object) -> cairnkv.Job[object
     return job
 
 
+def due_of(queue: cairnkv.Queue[object], message: int) -> float:
+    looked = queue.look(message)
+    assert looked is not None
+    return looked.due
+
+
 class TestPutAndTake:
     def test_acked_message_is_deleted(self, kv: Store) -> None:
         queue = kv.queue("emails")
@@ -603,13 +609,16 @@ class TestLostReplies:
                 job.ack()
             assert queue.stats()["acked"] == 1
 
-    def test_extend_is_repeated(self, cutting: _Cutting) -> None:
+    def test_extend_is_repeated(self, cutting: _Cutting, clock: ManualClock) -> None:
         with cairnkv.connect(cutting.url) as kv:
             queue = kv.queue("q")
             queue.put("a")
             job = taken(queue)
+            until = due_of(queue, job.id)
+            clock.advance(5)
             cutting.cuts = 1
             job.extend()
+            assert due_of(queue, job.id) == until + 5
             job.ack()
 
 

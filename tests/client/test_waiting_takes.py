@@ -94,7 +94,7 @@ class Taker(threading.Thread):
             self._result.append(error)
 
     def result(self) -> bytes | None:
-        """Return what it has taken."""
+        """Return the body of the taken message, or None. Raise the exception of the TAKE."""
         self.join(AT_ONCE)
         (result,) = self._result
         if isinstance(result, BaseException):

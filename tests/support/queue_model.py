@@ -127,7 +127,7 @@ class QueueModel:
         return self._after(unix - self.now + self.lead) if self.lead else unix
 
     def _shown(self, time: int) -> int:
-        """What the clock shows at a log time."""
+        """Return the time of the clock at a log time."""
         ahead = time - self.now
         return self.now - self.lead + min(2 * ahead, ahead + self.lead) if self.lead and ahead > 0 else time
 

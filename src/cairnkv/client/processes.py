@@ -41,6 +41,12 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 KILL_SECONDS: Final = 5.0
 """Seconds after which the parent kills a child that stopped and still runs."""
 
+IDLE_SECONDS: Final = 60.0
+"""Seconds after which the parent looks again without a reason."""
+
+PAUSE_SECONDS: Final = 0.2
+"""Seconds between two looks for a stop, while a child pauses after an error."""
+
 
 class _Child(Generic[B]):
     """A child process, as its parent sees it.
@@ -98,9 +104,12 @@ class _Processes(Generic[B]):
             self._step(until)
 
     def _step(self, until: float | None) -> None:
-        """Wait for news of children, at most until a time, and do what is due."""
+        """Wait for a message of a child, a signal, or the next lease, restart or maximum time, at most until a time.
+
+        Then extend leases, kill the children that run too long, and start new ones.
+        """
         now = time.monotonic()
-        times = [now + 60.0 if until is None else until, *self._restarts]
+        times = [now + IDLE_SECONDS if until is None else until, *self._restarts]
         if (beat := self._leases.next_beat()) is not None:
             times.append(beat)
         times += [child.began + self._options.max_runtime for child in self._children if child.job]
@@ -156,7 +165,7 @@ class _Processes(Generic[B]):
         child.memory.close()
 
     def _kill(self, child: _Child[B], reason: str = STOPPED) -> None:
-        """Kill a child, and read what it has sent before: it may have finished its job."""
+        """Kill a child, and read the messages that it sent before: it may have finished its job."""
         _send(child, signal.SIGKILL)
         while child in self._children:
             self._read(child, reason)
@@ -243,7 +252,7 @@ def _has_ended(parent: Connection) -> bool:
 def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while not stopped() and (left := until - time.monotonic()) > 0:
-        time.sleep(min(left, 0.2))
+        time.sleep(min(left, PAUSE_SECONDS))
 
 
 def _end_of(code: int) -> str:

@@ -57,7 +57,7 @@ class _Lock:
 
 
 def uninterrupted(function: Callable[[], T]) -> T:
-    """Call a function in a helper thread, and wait for its end. Returns what it returns, and raises what it raises."""
+    """Call a function in a helper thread, and wait for its end. Return its result, or raise its exception."""
     if _PYTHON is None or sys.is_finalizing() or replaced("thread"):
         return function()
     results: list[T] = []

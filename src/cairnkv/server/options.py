@@ -129,11 +129,11 @@ NAMES: Final[dict[str, _Named]] = {
 # -- own names ---------------------------------------------------------------------------------------------
 
 
-def _system_user(who: str | None) -> str:
+def _system_user(given: str | None) -> str:
     """Return a user without the password, or the path of a credentials file."""
-    if who is None:
+    if given is None:
         return NO_VALUE
-    user, password = user_and_password(who)
+    user, password = user_and_password(given)
     return user if password is None else f"{user}:(hidden)"
 
 

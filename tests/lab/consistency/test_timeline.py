@@ -53,7 +53,11 @@ def test_violation_is_drawn() -> None:
     assert [one.get("class") for one in bars] == ["bar part", "bar part", "bar", "bar wrong"]
     assert [one[1].get("class") for one in bars] == ["write", "write", "unknown", "read"]
     assert "client 3 get k → 'a'" in (bars[3][0].text or "")
-    assert texts(chart, "client")[:3] == ["client 3", "client 1", "client 2"]  # what is wrong, and why, stands first
+    assert texts(chart, "client")[:3] == [
+        "client 3",
+        "client 1",
+        "client 2",
+    ]  # the violation and its reason stand first
     assert [one[2].text for one in bars] == ["3: set 'a'", "2: set 'b'", "set '<c>' → ?", "1: get → 'a'"]
     assert texts(chart, "bandname") == ["kill node-1"]  # the pause was elsewhere in time
     assert texts(chart, "why") == ["2 ended before 1 began"]
