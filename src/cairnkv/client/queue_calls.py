@@ -31,6 +31,7 @@ from cairnkv.commands import (
     RequeueIds,
     Take,
 )
+from cairnkv.commands.queue_vocabulary import LOOK_STRINGS, TAKE_STRINGS
 from cairnkv.errors import CodecError, OptionError
 from cairnkv.limits import DELAY_MAX, LEASE_MAX, PRIORITY_DEFAULT, REASON_MAX, TAKE_MAX
 from cairnkv.records import record
@@ -43,10 +44,6 @@ State: TypeAlias = Literal["ready", "delayed", "leased", "dead"]
 
 Lease: TypeAlias = tuple[int, int]
 """A lease: the id of its message, and its token."""
-
-LOOK_STRINGS: Final = 13
-TAKE_STRINGS: Final = 7
-"""The strings of one message in a reply of LOOK or PEEK, and of TAKE."""
 
 
 class PutResult(NamedTuple):
@@ -289,14 +286,17 @@ def lease_milliseconds(lease: Seconds) -> int:
 
 def wait_seconds(wait: Seconds | None) -> float:
     """Return the seconds of a maximum time to wait; None: without end."""
-    if wait is None:
-        return math.inf
+    return math.inf if wait is None else seconds_of("wait", wait, ", or None")
+
+
+def seconds_of(name: str, given: Seconds, otherwise: str = "") -> float:
+    """Return the seconds of a duration. otherwise: the text of another permitted value, for the error."""
     try:
-        seconds = duration(wait)
+        seconds = duration(given)
     except (ValueError, OverflowError) as error:
-        raise OptionError(f"wait is {error}, or None") from None
+        raise OptionError(f"{name} is {error}{otherwise}") from None
     if not seconds >= 0:
-        raise OptionError(f"wait is 0 seconds or more, not {wait!r:.40}")
+        raise OptionError(f"{name} is 0 seconds or more, not {given!r:.40}")
     return seconds
 
 

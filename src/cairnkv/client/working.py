@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.queue_calls import lease_milliseconds
+from cairnkv.client.queue_calls import lease_milliseconds, seconds_of
 from cairnkv.errors import CairnError, CallerError, OptionError
 from cairnkv.records import record
-from cairnkv.units import duration
 
 logger: Final = logging.getLogger("cairnkv.worker")
 
@@ -69,8 +68,8 @@ def worker_options(
     return WorkerOptions(
         slots=slots,
         lease=None if lease is None else lease_milliseconds(lease) / 1000,
-        max_runtime=math.inf if max_runtime is None else _seconds("max_runtime", max_runtime),
-        stop_timeout=_seconds("stop_timeout", stop_timeout),
+        max_runtime=math.inf if max_runtime is None else seconds_of("max_runtime", max_runtime),
+        stop_timeout=seconds_of("stop_timeout", stop_timeout),
         drain=drain,
     )
 
@@ -92,16 +91,6 @@ class Pauses:
         pause, self._next = self._next, min(2 * self._next, LONGEST_PAUSE)
         logger.warning("cannot take jobs, next try in %g s: %s", pause, error)
         return pause
-
-
-def _seconds(name: str, given: Seconds) -> float:
-    try:
-        seconds = duration(given)
-    except (ValueError, OverflowError) as error:
-        raise OptionError(f"{name} is {error}") from None
-    if not seconds >= 0:
-        raise OptionError(f"{name} is 0 seconds or more, not {given!r:.40}")
-    return seconds
 
 
 def too_long(max_runtime: float) -> str:

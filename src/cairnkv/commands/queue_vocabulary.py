@@ -147,6 +147,10 @@ def _may_be_together(spec: CommandSpec) -> bool:
     return not spec.by_store and spec.scope is not Scope.TABLE
 
 
+TAKE_STRINGS: Final = 7
+LOOK_STRINGS: Final = 13
+"""The strings of one message in a reply of TAKE, and of LOOK or PEEK."""
+
 QUEUE: Final = TextKind("queue", 1, QUEUE_NAME_MAX)
 GROUP: Final = TextKind("group", 1, QUEUE_NAME_MAX)
 UNIQUE_NAME: Final = TextKind("name", 1, QUEUE_NAME_MAX)

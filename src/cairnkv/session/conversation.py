@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cairnkv.commands import Command, Failure, Items, Purge, Reply, Scan, Scope, Step
+from cairnkv.commands.queue_vocabulary import TAKE_STRINGS
 from cairnkv.limits import BYTES_PER_COST, TAKE_MAX
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
@@ -35,9 +36,6 @@ ARGUMENTS_PER_COST: Final = 8
 
 MESSAGES_PER_COST: Final = 2
 """Messages of a command, as work of one command of one key."""
-
-STRINGS_PER_MESSAGE: Final = 7
-"""Strings for a message in the reply to TAKE."""
 
 REPORT_BYTES_PER_COST: Final = 256
 """Bytes of a reply with many small parts (reports about the server), as work of one command of one key."""
@@ -74,7 +72,7 @@ def _messages_of(command: Command, outcome: Reply | PendingReply) -> int:
     if isinstance(command, Purge):
         return TAKE_MAX
     reply = outcome.outcome if isinstance(outcome, PendingReply) and outcome.executed else outcome
-    shown = len(reply.values) // STRINGS_PER_MESSAGE if isinstance(reply, Items) else 0
+    shown = len(reply.values) // TAKE_STRINGS if isinstance(reply, Items) else 0
     rest = command.spec.shape.rest
     return shown if rest is None else max(shown, len(getattr(command, rest[0])))
 

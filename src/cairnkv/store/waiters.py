@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from cairnkv.commands import Command, Failure, Items, Nack, Reply, Step, TakeAny, failures
+from cairnkv.commands.queue_vocabulary import TAKE_STRINGS
 from cairnkv.engine import QueueDatabase
 from cairnkv.engine.sorted_list import SortedList
 from cairnkv.limits import WAITERS_MAX
@@ -39,9 +40,6 @@ TAKEN_TOGETHER: Final = 100
 
 ENDED_TOGETHER: Final = 500
 """Maximum waiters whose time has come that one slice ends."""
-
-TAKEN_STRINGS: Final = 7
-"""Strings of each message in the reply to TAKE. TAKE_ANY has one more, before them."""
 
 
 class Waiter(PendingExecution):
@@ -71,9 +69,9 @@ class Waiter(PendingExecution):
         reply = self.outcome if self.reply is None else self.reply
         if not isinstance(reply, Items):
             return []
-        strings, size = reply.values, TAKEN_STRINGS
+        strings, size = reply.values, TAKE_STRINGS
         if isinstance(self.command, TakeAny):
-            strings, size = strings[1:], size + 1
+            strings, size = strings[1:], size + 1  # the name of the queue precedes them
         pairs = zip(strings[::size], strings[1::size], strict=True)
         return [Step(0, Nack(int(number or 0), int(lease or 0), uncounted=True)) for number, lease in pairs]
 
@@ -204,7 +202,7 @@ class Waiters:
                     served.pop()
                     break
                 served[-1] = waiter, reply
-                taken += len(reply.values) // TAKEN_STRINGS if isinstance(reply, Items) else 0
+                taken += len(reply.values) // TAKE_STRINGS if isinstance(reply, Items) else 0
         except BaseException:
             self.put_back(waiter for waiter, _ in served)
             raise
