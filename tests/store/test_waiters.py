@@ -212,6 +212,17 @@ def test_take_any_waits_for_each_of_its_queues(store: WaitingStore) -> None:
         assert (waiter.reply.values[0], waiter.reply.values[-1]) == (name, b"body")
 
 
+def test_take_any_does_not_pass_an_older_waiter(store: WaitingStore) -> None:
+    older = store.take(take(queue=b"r"))
+    store.execute(Put(b"q", b"of q", delay=1))
+    store.execute(Put(b"r", b"of r", delay=1))
+    newer = store.take(TakeAny(1, 60_000, 1_000, (b"r", b"q")))
+    store.let_time_pass(1)
+    assert bodies(older.reply) == [b"of r"]
+    assert isinstance(newer.reply, Items)
+    assert newer.reply.values[0] == b"q"
+
+
 def test_command_at_the_end_of_a_delay_serves_the_waiter_first(store: WaitingStore) -> None:
     """The timer may be late. The message must not go to a TAKE that came later."""
     store.execute(Put(b"q", b"later", delay=100))
@@ -416,6 +427,18 @@ def test_undone_take_makes_its_message_ready_for_a_waiter(late: LateWaitingStore
     late.storage.fail()
     assert late.timers == [0]
     late.let_time_pass(0)
+    late.storage.commit()
+    assert bodies(waiter.reply) == [b"body"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_undone_pause_lets_no_take_pass_a_waiter(late: LateWaitingStore, whole: bool) -> None:
+    late.execute(Put(b"q", b"body"))
+    late.storage.commit()
+    late.execute(QueueSet(b"q", paused=1))
+    waiter = late.take(take())
+    late.storage.fail()
+    late.execute_all([Step(0, Take(b"q", 1))]) if whole else late.execute(Take(b"q", 1))
     late.storage.commit()
     assert bodies(waiter.reply) == [b"body"]
 

@@ -167,7 +167,7 @@ class LocalStore:
         now = self.log_clock()
         if self._storage.keeps_effects:
             self._record_time(now)
-        if self.waiters.due <= now:
+        if self.waiters.may_get_messages(self.queues):
             self.serve_waiters()
         if not command.spec.writes:
             reply = self._read(step, touch=touch)
@@ -193,7 +193,7 @@ class LocalStore:
         if failure := refusal_to_wait(steps) or (self._check(steps, watched) if self.checks_commands else None):
             return failure
         self._advance()
-        if self.waiters.due <= self._shared.now:
+        if self.waiters.may_get_messages(self.queues):
             self.serve_waiters()
         newest = max((self.gate.newest_of(db, watch.key) for db, watch in watched), default=0)
         if not all(self.databases[db].is_unchanged(watch) for db, watch in watched):

@@ -191,9 +191,7 @@ class Waiters:
                     if line is not None:
                         self._set_due(key, NEVER if at is None else at)
                     continue
-                number = line.first()
-                assert number is not None
-                waiter = self._waiters[number]
+                waiter = self._oldest(line, queues)
                 self.remove(waiter)
                 served.append((waiter, NO_MESSAGES))
                 reply = apply(Step(0, waiter.command))
@@ -207,6 +205,19 @@ class Waiters:
             self.put_back(waiter for waiter, _ in served)
             raise
         return served
+
+    def _oldest(self, line: SortedList[int], queues: QueueDatabase) -> Waiter:
+        """Return the waiter to serve first: no older one waits for a ready queue of its own."""
+        number = line.first()
+        assert number is not None
+        waiter = self._waiters[number]
+        while len(waiter.keys) > 1:  # TAKE_ANY may take from a queue for which an older waiter waits
+            ready = [key for key in waiter.keys if (at := queues.ready_at(key)) is not None and at <= queues.now]
+            oldest = min(first for key in ready if (first := self.lines[key].first()) is not None)
+            if oldest == waiter.number:
+                break
+            waiter = self._waiters[oldest]
+        return waiter
 
     @property
     def first_end(self) -> int:
