@@ -10,6 +10,7 @@ timeout, and ends every process, also after Ctrl-C.
 """
 
 import argparse
+import compileall
 import contextlib
 import datetime
 import importlib.metadata
@@ -52,6 +53,7 @@ from servers import (
     version,
 )
 
+import cairnkv
 from cairnkv.installation import features
 from cairnkv.version import VERSION
 
@@ -1121,6 +1123,8 @@ def main() -> int:
                 run.note(f"skipped: {missing}")
                 parts = [part for part in parts if part in WITHOUT]
             check_output(options.output)
+            # As after an installation by pip. PYTHONDONTWRITEBYTECODE leaves it out of an editable one.
+            compileall.compile_dir(Path(cairnkv.__file__).parent, quiet=2)
             for part in parts:
                 part(run)
         write(results(run), options.output)

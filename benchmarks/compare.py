@@ -1,6 +1,7 @@
 """Compare two checkouts of cairnkv and redis-server in some workloads of the server, in seconds.
 
     python benchmarks/compare.py [--other PATH/.venv/bin/cairn] [--works get/1,set/1,get/16,...] [--rounds 5]
+                                 [--protocol resp] [--on-disk]
 
 A workload is COMMAND/DEPTH, or COMMAND/DEPTH/VALUE bytes, or COMMAND@PART: latency at that part of redis-server's top
 rate. The program prints rate, CPU time of server and generator per command, and the 99th percentile of the latency: the
@@ -13,11 +14,12 @@ Out of scope: the tables of the documents, which `bench.py` makes.
 import argparse
 import contextlib
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from bench import MANY, PROFILES, Run, Sample, compiled_generator
-from servers import Server, cairn, redis
+from servers import Server, cairn, cairn_on_disk, redis, redis_on_disk
 
 WORKS = "get/1,set/1,get/16,set/16,get/64,set/64"
 
@@ -39,12 +41,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.6)
     parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
     parser.add_argument("--connections", type=int, default=PROFILES["default"].connections)
+    parser.add_argument("--protocol", choices=("native", "resp"), default="native", help="of cairnkv")
+    parser.add_argument("--on-disk", action="store_true", help="with an fsync before each reply")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         run = Run(PROFILES["default"], stack.enter_context(compiled_generator()))
-        starts = {"cairn": cairn, "redis-server": redis}
+        start, start_redis = (cairn_on_disk, redis_on_disk) if given.on_disk else (cairn, redis)
+        starts = {"cairn": start, "redis-server": start_redis}
         if given.other is not None:
-            starts |= {"the other cairn": partial(cairn, program=given.other)}
+            starts |= {"the other cairn": partial(start, program=given.other)}
         loaded = 0
         print("| work | server | " + " | ".join(FIGURES) + " |")
         print("|" + " --- |" * (2 + len(FIGURES)))
@@ -55,8 +60,9 @@ def main() -> None:
             if int(value) != loaded:
                 loaded = int(value)
                 keys = min(given.keys, (100 << 20) // loaded)
-                for new, start in starts.items():
-                    servers[new] = stack.enter_context(start())
+                for new, begin in starts.items():
+                    server = stack.enter_context(begin())
+                    servers[new] = replace(server, protocol="resp" if new == "redis-server" else given.protocol)
                     run.generate(servers[new], "load", keys=keys, value=loaded, depth=MANY)
             options = {"keys": keys, "value": loaded, "seconds": given.seconds, "connections": given.connections}
             if part:

@@ -95,9 +95,9 @@ def redis() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def cairn_on_disk() -> Iterator[Server]:
+def cairn_on_disk(program: Path = CAIRN) -> Iterator[Server]:
     """Start `cairn serve --data`: every write is fsynced before its reply."""
-    with cairn("--data", "data", within=disk_directory()) as server:
+    with cairn("--data", "data", program=program, within=disk_directory()) as server:
         yield server
 
 
