@@ -30,6 +30,7 @@ from cairnkv.commands import (
     Requeue,
     RequeueIds,
     Take,
+    TakeAny,
 )
 from cairnkv.commands.queue_vocabulary import LOOK_STRINGS, TAKE_STRINGS
 from cairnkv.errors import CodecError, OptionError
@@ -245,6 +246,18 @@ class QueueCalls(Codecs[str, B]):
             return {name: _setting(name, value) for name, value in _pairs(reply) if name in _SETTINGS}
 
         return Call(valid(QueueStats(self.name)), decode)
+
+
+def take_any(names: Sequence[bytes], count: int, lease_ms: int | None, wait_ms: int) -> Call[list[tuple[bytes, Taken]]]:
+    """Return the call that leases messages of the first queue that has ready ones. It gives the queue of each.
+
+    wait_ms: milliseconds to wait for one.
+    """
+
+    def decode(reply: Reply) -> list[tuple[bytes, Taken]]:
+        return [(_bytes(part[0]), _taken(part[1:])) for part in _parts(items_of(reply), 1 + TAKE_STRINGS)]
+
+    return Call(valid(TakeAny(count, lease_ms or 0, wait_ms, tuple(names))), decode)
 
 
 def ack(leases: Sequence[Lease]) -> Call[list[bool]]:
