@@ -22,6 +22,7 @@ from tests.support.readme import transcript, typed
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = Path("docs/tutorial.md")
+TASK_FRAMEWORKS = Path("docs/task-frameworks.md")  # its examples need the extra `clients`: tests/clients/brokers
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 PACKAGE = ROOT / "src" / "cairnkv"
 
@@ -75,7 +76,7 @@ def named_by_module() -> dict[str, object]:
     found: dict[str, object] = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        if parts[-1] == "__main__":
+        if parts[-1] == "__main__" or "brokers" in parts:  # frameworks that brokers need may be missing
             continue
         module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
         for name, thing in vars(module).items():
@@ -221,7 +222,9 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if blocks(path, "python") and path != TUTORIAL], ids=str
+    "document",
+    [path for path in DOCUMENTS if blocks(path, "python") and path not in (TUTORIAL, TASK_FRAMEWORKS)],
+    ids=str,
 )
 def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
     """The blocks of a page are one program. Its server is in-memory."""
