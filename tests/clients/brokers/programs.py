@@ -66,10 +66,18 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(SECONDS)
 
+    def terminate(self) -> None:
+        """Send SIGTERM to its first process."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Wait for its end. Returns its exit code."""
+        return self._process.wait(SECONDS)
+
     def stop(self) -> int:
         """Let it end. Returns its exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(SECONDS)
+        self.terminate()
+        return self.wait()
 
 
 def taken(queue: "cairnkv.Queue[Any]") -> Any:

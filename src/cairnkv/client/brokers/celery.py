@@ -12,11 +12,13 @@ from typing import Any, Final
 
 from celery.app.backends import BACKEND_ALIASES
 from celery.backends.base import KeyValueStoreBackend
+from celery.states import SUCCESS
 
 from cairnkv.client.address import Seconds
 from cairnkv.client.brokers.kombu import SCHEME, store_url
 from cairnkv.client.entry import connect
 from cairnkv.client.sync import Client
+from cairnkv.errors import OutcomeUnknown, Unavailable
 from cairnkv.limits import DEFAULT_URL
 
 SETTINGS: Final = {
@@ -63,6 +65,25 @@ class Backend(KeyValueStoreBackend):
     def set(self, key: bytes, value: str | bytes) -> None:
         """Store a value until it expires."""
         self._kv.set(key, value.encode() if isinstance(value, str) else value, ttl=self.expires or None)
+
+    def _set_with_state(self, key: bytes, value: str | bytes, state: str) -> None:
+        """Store a result, unless the task has succeeded: an earlier attempt may store its state later."""
+        if state == SUCCESS:
+            self.set(key, value)
+            return
+        data = value.encode() if isinstance(value, str) else value
+        decode: Any = getattr(self, "decode_result", self.decode)  # Celery compresses results since 5.7
+        stored = False
+        while not stored:
+            before = self.get(key)
+            if before is not None and decode(before)["status"] == SUCCESS:
+                return
+            condition: dict[str, Any] = {"if_absent": True} if before is None else {"if_equals": before}
+            stored = self._kv.set(key, data, ttl=self.expires or None, **condition)
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        """Return whether Celery may repeat an operation, with `result_backend_always_retry`."""
+        return isinstance(exc, Unavailable | OutcomeUnknown)
 
     def delete(self, key: bytes) -> None:
         """Delete a key."""
