@@ -35,8 +35,8 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.engine import QueueDatabase, apply, queue_operations
-from cairnkv.engine.queue import Turn, Turns
-from cairnkv.engine.queue_records import Message, body_key, message_key, parsed_message
+from cairnkv.engine.queue_index import Turn, Turns
+from cairnkv.engine.queue_records import BODY_INSIDE_MAX, Message, body_key, message_key, parsed_message
 from cairnkv.limits import (
     DELAY_MAX,
     GROUP_PRIORITIES_MAX,
@@ -52,9 +52,11 @@ from cairnkv.limits import (
 
 START = 1_700_000_000_000
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 
 class CountingDatabase(QueueDatabase):
-    """Counts the messages that commands read."""
+    """Counts the messages that commands read on the pure path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -780,6 +782,7 @@ def messages_read(store: Store, command: Command) -> int:
 
 
 def fill(store: Store, count: int = MANY, **how: Any) -> None:
+    store.queues.native = None  # only the pure path counts
     for number in range(count):
         store.put(**{name: value(number) if callable(value) else value for name, value in how.items()})
 
@@ -872,7 +875,22 @@ def test_records_of_messages_are_small_and_complete(store: Store) -> None:
     assert (message.group, message.unique, message.priority, message.lease_ms, message.size) == (b"g", b"n", 3, 11, 4)
     assert message.until_taken
     assert len(record) < 80
-    assert store.queues.get(body_key(number)) == b"body"
+    assert (message.body, message.new) == (b"body", True)
+    assert not store.queues.has(body_key(number))
+
+
+@pytest.mark.parametrize("length", [BODY_INSIDE_MAX, BODY_INSIDE_MAX + 1])
+def test_a_long_body_has_a_record_of_its_own(store: Store, length: int) -> None:
+    number = store.put(bytes(length))
+    assert store.queues.has(body_key(number)) == (length > BODY_INSIDE_MAX)
+    store.now += 1
+    ((_, lease),) = store.taken()
+    assert store.look(number)["body"] == bytes(length)
+    record = store.queues.get(message_key(number))
+    assert record is not None
+    assert not parsed_message(record).new
+    assert store.say(Ack(((number, lease),))) == Items((b"1",))
+    assert not store.queues.has(body_key(number))
 
 
 @pytest.mark.parametrize("length", [0, 10, 66, 100])

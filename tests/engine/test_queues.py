@@ -1,8 +1,16 @@
 """The queues of the engine, compared with a list that is scanned in full."""
 
+import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cairnkv.commands import Command, Failure, QueueStats
 from cairnkv.engine import Journal, QueueDatabase, Shared, apply, discard, undo
@@ -111,5 +119,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert same(reply, expected), f"{reply!r} instead of {expected!r}"
 
 
-TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=40)
+QueueMachine.TestCase.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=40)
+
+
+@pytest.mark.usefixtures("path_in_use")
+def test_queues_equal_the_model() -> None:
+    run_state_machine_as_test(QueueMachine)

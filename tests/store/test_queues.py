@@ -292,7 +292,7 @@ def test_new_ids_and_leases_wait_for_their_commit_in_any_case(late: Late) -> Non
 
 
 def test_changes_of_one_command_are_one_entry(late: Late) -> None:
-    late.store.execute(PutMany(b"new", 0, 0, (b"a", b"b")))
+    late.store.execute(PutMany(b"new", 0, 0, (b"a", bytes(1_000))))
     (entry,) = late.storage.pending
     assert {key[:1] for db, key, _, _ in entry.effects if db == DATABASES + 1 and key} == {b"c", b"q", b"m", b"b"}
 

@@ -56,6 +56,7 @@ class Twins:
         self.clock = HandClock()
         pure, native = logs or (None, None)
         self.stores = LocalStore(clock=self.clock, storage=pure), LocalStore(clock=self.clock, storage=native)
+        self.stores[0].queues.native = None
         native_store = self.stores[1]
         self.frame_executor = NativeFrameExecutor(
             native_store.database, native_store.log_clock, native_store.collector(0)

@@ -1,10 +1,10 @@
 """The effect of each command on queues: one function per command.
 
-Invariants: as in `operations`. A command that changes a message also writes the record of the message's queue, and a
-command that makes or deletes a queue writes the counters: replies about them wait for these keys. A command that fails
-has changed nothing.
+Invariants: as in `operations`. A command that changes a message also writes the record of the message's queue, which
+has the newest id and lease that it has given. A command that makes or deletes a queue writes the counters: replies
+about them wait for these keys. A command that fails has changed nothing.
 
-Out of scope: waiting for messages (the store), and the order of messages (`queue`).
+Out of scope: waiting for messages (the store), and the order of messages (`queue_index`).
 """
 
 import heapq
@@ -40,12 +40,14 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.queue_vocabulary import ALL, DEAD, DELAYED, DROP, EXPIRED
+from cairnkv.engine.database import Database
 from cairnkv.engine.operations import operation
-from cairnkv.engine.queue import Queue, QueueDatabase, queues_of
+from cairnkv.engine.queue import QueueDatabase, queues_of
+from cairnkv.engine.queue_index import Queue
 from cairnkv.engine.queue_records import (
+    BODY_INSIDE_MAX,
     COUNTERS,
     NUMBER,
-    Counters,
     Message,
     QueueRecord,
     body_key,
@@ -69,11 +71,20 @@ from cairnkv.limits import (
 _C = TypeVar("_C", bound=Command)
 
 
-def _operation(command: type[_C]) -> Callable[[Callable[[QueueDatabase, _C], Reply]], object]:
-    """Register a function as the operation of a command on the queues of a store."""
+def _operation(command: type[_C], *, native: bool = False) -> Callable[[Callable[[QueueDatabase, _C], Reply]], object]:
+    """Register a function as the operation of a command on the queues of a store.
+
+    native: whether it has a twin in `queue_native`.
+    """
 
     def register(function: Callable[[QueueDatabase, _C], Reply]) -> object:
-        return operation(command)(lambda database, command: function(queues_of(database.shared), command))
+        def execute(database: Database, command: _C) -> Reply:
+            queues = queues_of(database.shared)
+            if native and queues.native is not None and (reply := queues.native.execute(command)) is not None:
+                return reply
+            return function(queues, command)
+
+        return operation(command)(execute)
 
     return register
 
@@ -81,17 +92,19 @@ def _operation(command: type[_C]) -> Callable[[Callable[[QueueDatabase, _C], Rep
 _PLACES: Final = {name: place for place, name in enumerate(QueueRecord._fields)}
 _TURN: Final = _PLACES["turn"]
 _USED_AT: Final = _PLACES["used_at"]
+_ID: Final = _PLACES["id"]
+_LEASE: Final = _PLACES["lease"]
 
 
 class _QueueChanges:
-    """The changes of one queue by one command."""
+    """The changes of one queue by one command. id, lease: the newest ones that it has given."""
 
-    __slots__ = ("_record", "name", "queue", "turn")
+    __slots__ = ("_record", "id", "lease", "name", "queue", "turn")
 
     def __init__(self, name: bytes, queue: Queue, record: QueueRecord) -> None:
         self.name = name
         self.queue = queue
-        self.turn = record.turn
+        self.turn, self.id, self.lease = record.turn, record.id, record.lease
         self._record = list(record)
 
     def count(self, total: str, more: int = 1) -> None:
@@ -100,18 +113,19 @@ class _QueueChanges:
 
     def new_record(self, now: int) -> QueueRecord:
         """Return the record after the command."""
-        self._record[_TURN], self._record[_USED_AT] = self.turn, now
-        return QueueRecord(*self._record)
+        record = self._record
+        record[_TURN], record[_USED_AT], record[_ID], record[_LEASE] = self.turn, now, self.id, self.lease
+        return QueueRecord(*record)
 
 
 class _Changes:
-    """The changes of one command. `write` writes the counters and the records of queues, which change last."""
+    """The changes of one command. `write` writes the records of queues, which change last."""
 
     def __init__(self, database: QueueDatabase) -> None:
         self.database = database
         self.now = database.now
         self.queues: dict[bytes, _QueueChanges] = {}
-        self._counters: Counters | None = None
+        self._counters = database.index.counters
 
     def of(self, name: bytes) -> _QueueChanges | None:
         """Return the changes of a queue, or None if there is no such queue."""
@@ -129,49 +143,60 @@ class _Changes:
         assert changes is not None, "a message is in a queue"
         return changes
 
-    def new_ids(self, count: int) -> int:
+    def new_ids(self, of_queue: _QueueChanges, count: int) -> int:
         """Return the first of several new ids."""
-        counters = self._counters or self.database.counters()
-        self._counters = Counters(counters.id + count, counters.lease)
-        return counters.id + 1
+        first = self._counters.id + 1
+        self._counters = self._counters._replace(id=first - 1 + count)
+        of_queue.id = self._counters.id
+        return first
 
-    def new_lease(self) -> int:
+    def new_lease(self, of_queue: _QueueChanges) -> int:
         """Return the number of a new lease."""
-        counters = self._counters or self.database.counters()
-        self._counters = Counters(counters.id, counters.lease + 1)
-        return counters.lease + 1
+        self._counters = self._counters._replace(lease=self._counters.lease + 1)
+        of_queue.lease = self._counters.lease
+        return of_queue.lease
 
     def make_queue(self, name: bytes) -> _QueueChanges | Failure:
         """Make a queue. If there are too many, an empty queue without settings gives way."""
         database = self.database
+        idle = None
         if len(database.index.numbers) >= QUEUES_MAX:
             idle = database.index.idle.first()
             if idle is None:
                 return Failure(failures.QUEUEFULL, f"the store has {QUEUES_MAX:,} queues, and none is unused")
+        number = self._counters.id + 1
+        self._counters = self._counters._replace(id=number)
+        self.write_counters()
+        if idle is not None:
             database.delete(queue_key(idle[1]))
-        record = QueueRecord(self.new_ids(1))
+        record = QueueRecord(number, id=number, lease=self._counters.lease)
         database.put(queue_key(name), record.packed(), None)
         changes = self.queues[name] = _QueueChanges(name, database.index.queues[name], record)
         return changes
 
+    def write_counters(self) -> None:
+        """Write the counters, before a queue is deleted, because its record may be the only one that has them."""
+        self.database.put(COUNTERS, self._counters.packed(), None)
+
     def write(self) -> None:
-        """Write the counters and the records of the queues."""
-        if self._counters is not None:
-            self.database.put(COUNTERS, self._counters.packed(), None)
+        """Write the records of the queues."""
         for name, changes in self.queues.items():
             self.database.put(queue_key(name), changes.new_record(self.now).packed(), None)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
     def put(self, number: int, message: Message) -> None:
-        """Write the record of a message."""
+        """Write the record of a message that changes."""
+        if message.new and message.put_at != self.now:
+            message = message._replace(new=False)
         self.database.put_message(number, message)
 
     def delete(self, number: int, message: Message, total: str) -> None:
         """Delete a message, and count it in a total of its queue."""
         changes = self.of_message(message)
         self.database.delete(message_key(number))
-        self.database.delete(body_key(number))
+        if message.body is None:
+            self.database.delete(body_key(number))
         if not message.dead:
             self._leave(number, message)
         changes.count(total)
@@ -267,7 +292,7 @@ class _Changes:
 # -- PUT -----------------------------------------------------------------------------------------------------------
 
 
-@_operation(Put)
+@_operation(Put, native=True)
 def _put(database: QueueDatabase, command: Put) -> Reply:
     shared, now = database.shared, database.now
     if command.unique is None and (command.unique_for is not None or command.until_taken):
@@ -297,19 +322,20 @@ def _put(database: QueueDatabase, command: Put) -> Reply:
         put_at=now,
         expires=0 if command.expires is None else shared.after(command.expires),
         lease_ms=command.lease or 0,
-        size=len(command.body),
+        size=0,
         unique_until=0 if command.unique_for is None else shared.after(command.unique_for),
         until_taken=command.until_taken,
+        new=True,
     )
     first = _put_all(database, message, (command.body,))
     return first if isinstance(first, Failure) else Items((b"%d" % first, b"1"))
 
 
-@_operation(PutMany)
+@_operation(PutMany, native=True)
 def _put_many(database: QueueDatabase, command: PutMany) -> Reply:
     now = database.now
     due = database.shared.after(command.delay) if command.delay else now
-    message = Message(command.queue, b"", b"", command.priority, due, 0, 0, now, 0, 0, 0)
+    message = Message(command.queue, b"", b"", command.priority, due, 0, 0, now, 0, 0, 0, new=True)
     first = _put_all(database, message, command.bodies)
     return first if isinstance(first, Failure) else Items((b"%d" % first, b"%d" % len(command.bodies)))
 
@@ -361,10 +387,12 @@ def _put_all(database: QueueDatabase, message: Message, bodies: Sequence[bytes])
         oldest = database.shared.after(age)
         message = message._replace(expires=min(message.expires or oldest, oldest))
     changes.join(message)
-    first = changes.new_ids(len(bodies))
+    first = changes.new_ids(of_queue, len(bodies))
     for number, body in enumerate(bodies, first):
-        database.put(body_key(number), body, None)
-        changes.put(number, message._replace(size=len(body)) if len(body) != message.size else message)
+        inside = len(body) <= BODY_INSIDE_MAX
+        if not inside:
+            database.put(body_key(number), body, None)
+        database.put_message(number, message._replace(size=len(body), body=body if inside else None))
     if message.unique:
         database.put(unique_key(name, message.unique), NUMBER.pack(first), None)
     of_queue.count("put", len(bodies))
@@ -402,7 +430,7 @@ def _room(database: QueueDatabase, queue: Queue, count: int, size: int) -> list[
 # -- TAKE ----------------------------------------------------------------------------------------------------------
 
 
-@_operation(Take)
+@_operation(Take, native=True)
 def _take(database: QueueDatabase, command: Take) -> Reply:
     changes = _Changes(database)
     taken = _take_some(changes, command.queue, command.count, command.lease)
@@ -410,7 +438,7 @@ def _take(database: QueueDatabase, command: Take) -> Reply:
     return Items(tuple(string for strings in taken for string in strings))
 
 
-@_operation(TakeAny)
+@_operation(TakeAny, native=True)
 def _take_any(database: QueueDatabase, command: TakeAny) -> Reply:
     changes = _Changes(database)
     strings: list[bytes] = []
@@ -451,7 +479,7 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
             break
         size += message.size
         milliseconds = lease_ms or message.lease_ms or rules.lease
-        lease = changes.new_lease()
+        lease = changes.new_lease(of_queue)
         leased = message._replace(due=database.shared.after(milliseconds), lease=lease, attempts=message.attempts + 1)
         if message.until_taken:
             changes.free_name(number, message)
@@ -466,7 +494,7 @@ def _take_some(changes: _Changes, name: bytes, count: int, lease_ms: int | None)
                 b"%d" % milliseconds,
                 b"%d" % message.put_at,
                 message.group,
-                database.body(number),
+                database.body(number, message),
             )
         )
     of_queue.count("taken", len(taken))
@@ -484,7 +512,7 @@ def _owned(database: QueueDatabase, number: int, lease: int) -> Message | None:
     return message
 
 
-@_operation(Ack)
+@_operation(Ack, native=True)
 def _ack(database: QueueDatabase, command: Ack) -> Reply:
     changes = _Changes(database)
     replies: list[bytes] = []
@@ -589,7 +617,7 @@ def _described(database: QueueDatabase, number: int, message: Message, state: by
         message.group,
         message.unique,
         message.reason,
-        database.body(number),
+        database.body(number, message),
     )
 
 
@@ -763,9 +791,9 @@ def _queue_drop(database: QueueDatabase, command: QueueDrop) -> Reply:
     if len(of_queue.queue.live) + len(of_queue.queue.dead) > TAKE_MAX:
         return Failure(failures.QUEUEBUSY, "the queue still has many expired messages; PURGE it first")
     changes.sweep(of_queue, TAKE_MAX)
+    changes.write_counters()
     database.delete(settings_key(command.queue))
     database.delete(queue_key(command.queue))
-    database.put(COUNTERS, database.counters().packed(), None)
     return OK
 
 

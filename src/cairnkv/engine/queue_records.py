@@ -1,10 +1,10 @@
 """The records of queues: the keys and values of the entries in the hidden database of queues.
 
-    c                               counters: the newest id, the newest lease
-    q NAME                          queue: turns, the time of its last change, totals
+    c                               counters: the newest id and lease when a queue was last made or deleted
+    q NAME                          queue: turns, the time of its last change, its newest id and lease, totals
     s NAME                          its settings, if QUEUE_SET was used
-    m ID                            message
-    b ID                            its body
+    m ID                            message, with its body if that is short
+    b ID                            its body otherwise
     t LENGTH QUEUE PRIORITY GROUP   turn of the group's messages with a priority, if any is live and there are others
     u LENGTH QUEUE NAME             unique name: the id of its message. It has an expiry if there is no such message
 
@@ -13,7 +13,7 @@ Integers are unsigned and big-endian. Times are log time in milliseconds.
 Invariants: these records are the whole state of all queues. `parsed_message(m.packed()) == m` for every message, and
 likewise for the other records.
 
-Out of scope: everything that follows from the records (`queue`).
+Out of scope: everything that follows from the records (`queue_index`).
 """
 
 import struct
@@ -46,17 +46,25 @@ MESSAGE_BYTES: Final = _MESSAGE.size
 
 _DEAD: Final = 1
 _UNTIL_TAKEN: Final = 2
+_NEW: Final = 4
+_INSIDE: Final = 8
+
+BODY_INSIDE_MAX: Final = 512
+"""Maximum bytes of a body in the record of its message. Each change of a message writes this record, so a body inside
+makes PUT and ACK cheaper by a record each, and the other commands dearer by its bytes."""
+
 NUMBER: Final = struct.Struct(">Q")
 """A turn, and the id of a unique name's message."""
 
 
 class Message(NamedTuple):
-    """A message without its body.
+    """A message.
 
     group, unique: empty: none. due: the end of its delay or its lease, which may be past; if it is dead, the time of
     its death. lease: number of its newest lease; 0: none, or NACK has returned it. expires: 0: never. lease_ms: 0: the
     queue's. size: bytes of its body. unique_until: the time until which its name stays taken, at least. until_taken:
-    whether a TAKE frees the name. reason: of the last NACK.
+    whether a TAKE frees the name. reason: of the last NACK. body: None: it has a record of its own. new: whether
+    nothing has changed the message since the millisecond of its PUT, so that its record may be an addition to a disk.
     """
 
     queue: bytes
@@ -74,13 +82,18 @@ class Message(NamedTuple):
     dead: bool = False
     until_taken: bool = False
     reason: bytes = b""
+    body: bytes | None = None
+    new: bool = False
 
     def packed(self) -> bytes:
         """Return the record."""
         return b"".join(
             (
                 _MESSAGE.pack(
-                    _DEAD * self.dead + _UNTIL_TAKEN * self.until_taken,
+                    _DEAD * self.dead
+                    + _UNTIL_TAKEN * self.until_taken
+                    + _NEW * self.new
+                    + _INSIDE * (self.body is not None),
                     self.priority,
                     self.due,
                     self.lease,
@@ -99,6 +112,7 @@ class Message(NamedTuple):
                 self.group,
                 self.unique,
                 self.reason,
+                self.body or b"",
             )
         )
 
@@ -122,7 +136,8 @@ def parsed_message(record: bytes) -> Message:
     first = _MESSAGE.size + lengths[0]
     second = first + lengths[1]
     third = second + lengths[2]
-    if len(record) != third + lengths[3]:
+    fourth = third + lengths[3]
+    if len(record) != fourth + (size if flags & _INSIDE else 0):
         raise ValueError("a record of a message with a wrong length")
     return Message(
         record[_MESSAGE.size : first],
@@ -139,23 +154,33 @@ def parsed_message(record: bytes) -> Message:
         until,
         bool(flags & _DEAD),
         bool(flags & _UNTIL_TAKEN),
-        record[third:],
+        record[third:fourth],
+        record[fourth:] if flags & _INSIDE else None,
+        bool(flags & _NEW),
     )
 
 
-_QUEUE: Final = struct.Struct(">12Q")
+def is_new(record: bytes) -> bool:
+    """Return whether nothing has changed a message since the millisecond of its PUT, by its record."""
+    return bool(record[0] & _NEW)
+
+
+_QUEUE: Final = struct.Struct(">14Q")
 QUEUE_BYTES: Final = _QUEUE.size
 
 
 class QueueRecord(NamedTuple):
     """A queue: its number in the order of creation, turns, and totals since its creation.
 
-    turn: the newest turn of a group's messages with a priority. used_at: time of its last change.
+    turn: the newest turn of a group's messages with a priority. used_at: time of its last change. id, lease: the newest
+    ones that its commands have given.
     """
 
     number: int
     turn: int = 0
     used_at: int = 0
+    id: int = 0
+    lease: int = 0
     put: int = 0
     taken: int = 0
     acked: int = 0
@@ -216,7 +241,10 @@ COUNTERS_BYTES: Final = _COUNTERS.size
 
 
 class Counters(NamedTuple):
-    """The newest id, of a message or the number of a queue, and the number of the newest lease."""
+    """The newest id, of a message or the number of a queue, and the number of the newest lease.
+
+    Those of the store are the maximum of its record of the counters and the records of all queues.
+    """
 
     id: int = 0
     lease: int = 0

@@ -48,12 +48,16 @@ class SortedList(Generic[T]):
         else:
             insort(self._chunks[at], item)
         self._length += 1
+        if len(self._chunks[at]) > CHUNK:
+            self._split(at)
+
+    def _split(self, at: int) -> None:
+        """Split a chunk that has too many items."""
         chunk = self._chunks[at]
-        if len(chunk) > CHUNK:
-            # At the end of the list, items come in order: a full chunk stays full.
-            middle = CHUNK if at + 1 == len(self._chunks) else CHUNK // 2
-            self._chunks[at : at + 1] = [chunk[:middle], chunk[middle:]]
-            self._lasts.insert(at, chunk[middle - 1])
+        # At the end of the list, items come in order: a full chunk stays full.
+        middle = CHUNK if at + 1 == len(self._chunks) else CHUNK // 2
+        self._chunks[at : at + 1] = [chunk[:middle], chunk[middle:]]
+        self._lasts.insert(at, chunk[middle - 1])
 
     def remove(self, item: T) -> None:
         """Remove an item. Raises `KeyError` if it is not there."""
@@ -69,9 +73,14 @@ class SortedList(Generic[T]):
             return
         self._lasts[at] = chunk[-1]
         if at + 1 < len(self._chunks) and len(chunk) + len(self._chunks[at + 1]) <= CHUNK // 2:
-            chunk += self._chunks[at + 1]
-            self._lasts[at] = chunk[-1]
-            del self._chunks[at + 1], self._lasts[at + 1]
+            self._join(at)
+
+    def _join(self, at: int) -> None:
+        """Join a chunk and the next one."""
+        chunk = self._chunks[at]
+        chunk += self._chunks[at + 1]
+        self._lasts[at] = chunk[-1]
+        del self._chunks[at + 1], self._lasts[at + 1]
 
     def first(self) -> T | None:
         """Return the first item, or None."""

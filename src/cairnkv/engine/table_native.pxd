@@ -78,6 +78,8 @@ cdef class NativeTable:
     cdef bint collecting  # whether this batch collects its effects and undos
     cdef bint _undoes  # whether changes may be undone; if not, replies wait for nothing
     cdef list _effects, _undos
+    cdef list _queue_undos  # as `_undos`, of the database of queues
+    cdef dict _queue_pending  # as `_pending`, of the database of queues
     cdef Py_ssize_t _effect_bytes
     cdef Py_ssize_t _effects_from  # index of the first effect of the current command
     cdef list _groups  # begin and end of the effects of each command with several
@@ -96,6 +98,8 @@ cdef class NativeTable:
     cdef int take(self) except -1
     cdef int end(self, bint executed) except -1
     cdef void prefetch(self) noexcept
+
+cdef Py_ssize_t slot_offset(object cls, str name) except -1
 
 
 # -- locating keys --------------------------------------------------------------------------------------------

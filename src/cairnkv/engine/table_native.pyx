@@ -51,12 +51,13 @@ cdef class NativeTable:
         self._database = database
         self._collector = collector
         self._pending = {} if collector is None else collector.pending
+        self._queue_pending = {} if collector is None else collector.pending_of_queues
         self._db = database.number
         self._only_reads = collector is not None and collector.only_reads
         self._undoes = collector is None or collector.undoes
-        self._values_at = _offset(Bucket, "values")
-        self._expiries_at = _offset(Bucket, "expiries")
-        self._order_at = _offset(Bucket, "order")
+        self._values_at = slot_offset(Bucket, "values")
+        self._expiries_at = slot_offset(Bucket, "expiries")
+        self._order_at = slot_offset(Bucket, "order")
         self._bucket_keys = BUCKET_KEYS
         self._entry_bytes = ENTRY_BYTES
         self._expiry_bytes = EXPIRY_BYTES
@@ -80,7 +81,7 @@ cdef class NativeTable:
                 return False
             self._its_sequence, self._floor = begun
             self.sequence = self._its_sequence
-            self._effects, self._undos, self._effect_bytes = [], [], 0
+            self._effects, self._undos, self._queue_undos, self._effect_bytes = [], [], [], 0
             self._groups, self._effects_from = [], 0
             self.collecting = True
         self.take()
@@ -115,9 +116,11 @@ cdef class NativeTable:
             self.collecting = False
             self.waiting = None
             if self._effects:
+                if self._queue_undos:
+                    self._collector.undo_queues(self._queue_undos)
                 undos = self._undos if self._undoes else self._groups
                 self.waiting = self._collector.end(self._effects, undos, self._effect_bytes)
-            self._effects = self._undos = self._groups = None
+            self._effects = self._undos = self._queue_undos = self._groups = None
         return 0
 
     cdef void prefetch(self) noexcept:
@@ -151,7 +154,7 @@ def remove_pending(dict pending, list undos, int64_t sequence):
             PyDict_DelItem(pending, undos[at])
 
 
-cdef Py_ssize_t _offset(object cls, str name) except -1:
+cdef Py_ssize_t slot_offset(object cls, str name) except -1:
     """Return the offset of a slot in the objects of a class. Raises TypeError for another attribute."""
     cdef object descriptor = cls.__dict__[name]
     cdef Py_ssize_t offset = cairn_slot_offset(<PyObject *>descriptor)

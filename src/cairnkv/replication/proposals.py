@@ -62,6 +62,7 @@ class EffectCollector:
         several, and the maximum bytes of all keys and values."""
         self.pending: Final[dict[bytes, int]] = {}
         """Empty: no change is uncommitted."""
+        self.pending_of_queues: Final[dict[bytes, int]] = {}
         self._collect = collect
 
     def begin(self, now: int) -> tuple[int, int]:

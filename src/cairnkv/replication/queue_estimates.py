@@ -20,7 +20,6 @@ from cairnkv.commands import (
     TakeAny,
 )
 from cairnkv.engine import QueueDatabase
-from cairnkv.engine.queue_records import body_key
 from cairnkv.limits import TAKE_BYTES, TAKE_MAX
 
 
@@ -47,8 +46,9 @@ def length_of_reply(queues: QueueDatabase, command: Command) -> int:
             return _body_bytes(queues, queue)
         case TakeAny(names=names):
             return max(_body_bytes(queues, name) for name in names)
-        case Look(message):
-            return queues.length(body_key(message))
+        case Look(number):
+            message = queues.message(number)
+            return 0 if message is None else message.size
     return 0
 
 

@@ -35,7 +35,9 @@ class QueueRecords:
         self._at = 0  # the first body whose message was not read
         self._loose: list[int] = []  # ids of bodies without a message
         self._counters = Counters()
-        self._id = self._lease = 0  # the greatest ones of all messages and queues
+        self._given = Counters()  # the greatest ones that queues have given
+        self._id = self._lease = 0  # the greatest ones of all messages
+        self._number = 0  # the greatest one of all queues
         self._needed: set[bytes] = set()  # names of queues that have messages
         self._queues: set[bytes] = set()  # names of queues that have a record
 
@@ -54,19 +56,23 @@ class QueueRecords:
         elif key == COUNTERS:
             self._counters = parsed_counters(value)
         elif kind == QUEUES:
-            self._id = max(self._id, parsed_queue(value).number)
+            queue = parsed_queue(value)
+            self._number = max(self._number, queue.number)
+            self._given = Counters(max(self._given.id, queue.id), max(self._given.lease, queue.lease))
             self._queues.add(key[1:])
 
     def _add_message(self, number: int, record: bytes) -> None:
         message = parsed_message(record)
-        while self._at < len(self._bodies) and self._bodies[self._at] < number:
+        is_inside = message.body is not None
+        while self._at < len(self._bodies) and self._bodies[self._at] < number + is_inside:
             self._loose.append(self._bodies[self._at])
             self._at += 1
-        if self._at == len(self._bodies) or self._bodies[self._at] != number:
-            raise ValueError("a message without its body")
-        if self._lengths[self._at] != message.size:
-            raise ValueError(f"a message whose body has {self._lengths[self._at]:,} of {message.size:,} bytes")
-        self._at += 1
+        if not is_inside:
+            if self._at == len(self._bodies) or self._bodies[self._at] != number:
+                raise ValueError("a message without its body")
+            if self._lengths[self._at] != message.size:
+                raise ValueError(f"a message whose body has {self._lengths[self._at]:,} of {message.size:,} bytes")
+            self._at += 1
         self._id = max(self._id, number)
         self._lease = max(self._lease, message.lease)
         self._needed.add(message.queue)
@@ -79,12 +85,19 @@ class QueueRecords:
     @property
     def missing(self) -> list[tuple[bytes, bytes]]:
         """The keys and values of records that must be added or replaced, after the last record."""
-        counters = Counters(max(self._id, self._counters.id), max(self._lease, self._counters.lease))
-        records: list[tuple[bytes, bytes]] = []
-        for name in sorted(self._needed - self._queues):
-            counters = counters._replace(id=counters.id + 1)
-            records.append((queue_key(name), QueueRecord(counters.id).packed()))
-        return records if counters == self._counters else [(COUNTERS, counters.packed()), *records]
+        kept, given = self._counters, self._given
+        counters = Counters(max(kept.id, given.id, self._id, self._number), max(kept.lease, given.lease, self._lease))
+        lost = sorted(self._needed - self._queues)
+        first = counters.id + 1
+        counters = counters._replace(id=counters.id + len(lost))
+        records = [
+            (queue_key(name), QueueRecord(number, id=counters.id, lease=counters.lease).packed())
+            for number, name in enumerate(lost, first)
+        ]
+        are_enough = self._number <= kept.id and self._id <= max(kept.id, given.id)
+        if are_enough and self._lease <= max(kept.lease, given.lease) and not lost:
+            return []
+        return [(COUNTERS, counters.packed()), *records]
 
     def problems(self) -> Iterator[str]:
         """Yield descriptions of the problems, after the last record."""

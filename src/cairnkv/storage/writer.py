@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
-from cairnkv.engine.queue_records import BODIES
+from cairnkv.engine.queue_records import MESSAGES, is_new
 from cairnkv.limits import QUEUE_DB
 from cairnkv.own_threads import OwnThread
 from cairnkv.records import record
@@ -163,7 +163,7 @@ def _needs_space(effect: Effect) -> bool:
     The other records of queues only change. A full disk accepts them, so that a queue can be emptied.
     """
     db, key, value, _ = effect
-    return value is not None and (db != QUEUE_DB or (key is not None and key.startswith(BODIES)))
+    return value is not None and (db != QUEUE_DB or (key is not None and key.startswith(MESSAGES) and is_new(value)))
 
 
 def queued_bytes_max(memory_limit: int | None) -> int:

@@ -32,8 +32,10 @@ from cairnkv.commands import (
 from cairnkv.engine import Database
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.extended_float import text_of_sum
-from cairnkv.engine.queue import LINE_INDEX_BYTES, MESSAGE_INDEX_BYTES, QUEUE_INDEX_BYTES, QueueDatabase, queues_of
+from cairnkv.engine.queue import QueueDatabase, queues_of
+from cairnkv.engine.queue_index import LINE_INDEX_BYTES, MESSAGE_INDEX_BYTES, QUEUE_INDEX_BYTES
 from cairnkv.engine.queue_records import (
+    BODY_INSIDE_MAX,
     COUNTERS,
     COUNTERS_BYTES,
     MESSAGE_BYTES,
@@ -128,7 +130,8 @@ def _of_queue_command(database: QueueDatabase, command: Put | PutMany | QueueSet
             records.append((unique_key(name, unique), NUMBER.size))
         records.append((turn_key(name, 0, group), NUMBER.size))
         grown += LINE_INDEX_BYTES + sum(map(len, bodies))
-        grown += len(bodies) * (MESSAGE_INDEX_BYTES + 2 * (ENTRY_BYTES + len(message_key(0))) + fixed)
+        entries = sum(1 + (len(body) > BODY_INSIDE_MAX) for body in bodies)
+        grown += entries * (ENTRY_BYTES + len(message_key(0))) + len(bodies) * (MESSAGE_INDEX_BYTES + fixed)
     return grown + sum(ENTRY_BYTES + len(key) + size for key, size in records if not database.has(key))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from cairnkv.commands import Failure
 from cairnkv.engine import Database
+from cairnkv.limits import QUEUE_DB
 from cairnkv.records import record
 from cairnkv.storage import Effect, Storage, StorageRefused
 from cairnkv.store.commit_gate import CommitGate
@@ -63,6 +64,9 @@ class BatchUndo:
         """only_reads: whether batches must not change the database, because values may be cold."""
         self.pending = gate.pending_keys[database.number]
         """The keys with uncommitted changes, each with the newest entry that changed it."""
+        self.pending_of_queues = gate.pending_keys[QUEUE_DB]
+        """The same of the records of queues."""
+        self._of_queues: list[bytes | int | None] = []  # undos of the current batch
         self.only_reads = only_reads
         self._storage = storage
         self._gate = gate
@@ -83,8 +87,13 @@ class BatchUndo:
             return None
         if cache is not None and cache.wants_a_look():
             return None
+        self._of_queues = []
         self._sequence = self._storage.sequence + 1
         return self._sequence, self._gate.newest_of_all(self._database.number)
+
+    def undo_queues(self, undos: list[bytes | int | None]) -> None:
+        """Note the undos of records of queues that the current batch has changed, before its end; see `end`."""
+        self._of_queues = undos
 
     def end(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> "list[PendingBatch] | None":
         """End a batch that has changed the database.
@@ -92,7 +101,12 @@ class BatchUndo:
         undos: for each change the key, and the value and expiry before it. size: bytes of the keys and values.
         Returns the list for the replies that wait for its entry; None: pass the replies to `hold`.
         """
-        staged = NativeChanges(self._database, undos)
+        queues = self._database.shared.databases[QUEUE_DB]
+        staged = [
+            NativeChanges(database, undone)
+            for database, undone in ((self._database, undos), (queues, self._of_queues))
+            if undone
+        ]
         try:
             sequence = self._storage.append((), self._database.now, effects, size)
         except StorageRefused as refused:
@@ -104,11 +118,13 @@ class BatchUndo:
             raise
         return self._gate.add_batch(sequence, staged)
 
-    def _undo(self, staged: NativeChanges) -> None:
-        staged.undo()
-        # If an earlier entry had changed a key as well, the batch's mark has replaced that entry's.
-        self.pending.clear()
-        self.pending.update(self._gate.uncommitted_keys(self._database.number))
+    def _undo(self, staged: Sequence[NativeChanges]) -> None:
+        for changes in staged:
+            changes.undo()
+            # If an earlier entry had changed a key as well, the batch's mark has replaced that entry's.
+            pending = self._gate.pending_keys[changes.database.number]
+            pending.clear()
+            pending.update(self._gate.uncommitted_keys(changes.database.number))
 
     def hold(self, sequence: int, batch: "PendingBatch") -> None:
         """Hold replies of which some wait for this entry, others for earlier ones."""

@@ -91,10 +91,11 @@ class CommitGate:
         self.uncommitted[sequence].own.append(pending_reply)
         return pending_reply
 
-    def add_batch(self, sequence: int, change: Change) -> "list[PendingBatch]":
+    def add_batch(self, sequence: int, changes: Sequence[Change]) -> "list[PendingBatch]":
         """Add an entry of the native path, which marks pending keys itself; return the list of its batches."""
-        self._changed[change.database.number] = sequence
-        entry = self.uncommitted[sequence] = UncommittedEntry(sequence, [change])
+        for change in changes:
+            self._changed[change.database.number] = sequence
+        entry = self.uncommitted[sequence] = UncommittedEntry(sequence, list(changes))
         return entry.batches
 
     def add_time(self, sequence: int, time: int) -> None:

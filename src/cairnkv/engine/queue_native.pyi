@@ -1,0 +1,6 @@
+from cairnkv.commands import Command, Reply
+from cairnkv.engine.database import Database
+
+class NativeQueues:
+    def __init__(self, database: Database) -> None: ...
+    def execute(self, command: Command) -> Reply | None: ...
