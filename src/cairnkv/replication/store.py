@@ -47,6 +47,7 @@ from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES, VALUE_
 from cairnkv.protocol.native import BatchExecutor
 from cairnkv.replication import entry_codec as codec
 from cairnkv.replication import node_table
+from cairnkv.replication.broken import QUEUE_BREAKS, altered
 from cairnkv.replication.digests import DIGEST_ENTRIES, Digests
 from cairnkv.replication.entries import QUEUE_SEMANTICS, SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import Transaction, Watch
@@ -158,6 +159,7 @@ class ReplicatedStore:
         self._log_executors: dict[int, BatchExecutor] = {}  # by database
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
+        self._breaks_queues = frozenset(broken) & frozenset(QUEUE_BREAKS)
 
     @property
     def mode(self) -> str:
@@ -247,6 +249,8 @@ class ReplicatedStore:
         self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
         """Propose a command; see `Store`. A local read executes at once."""
+        if self._breaks_queues:
+            command = self._broken(command)
         if isinstance(command, Together):
             return self.execute_all([Step(db, part) for part in command.commands], bytes_max=VALUE_MAX, whole=True)
         step = Step(db, command)
@@ -299,6 +303,16 @@ class ReplicatedStore:
         if write.command.spec.grows and self.refuses_growth is not None:
             return self.refuses_growth
         return self.memory.admit(write)
+
+    def _broken(self, command: Command) -> Command:
+        """Return the command that this node executes instead, because it is broken on purpose."""
+        return altered(
+            command, self._breaks_queues, lambda read: self._read_now(Step(0, read)), self._end_lease, self.clock()
+        )
+
+    def _end_lease(self, command: Command) -> None:
+        step = Step(0, command)
+        self._propose(PendingProposal((codec.command_item(step),), lambda changes: self._change(step, changes), 0))
 
     def _propose(self, proposed: PendingProposal) -> Reply | PendingReply:
         self.proposer.propose(proposed)
@@ -544,7 +558,7 @@ class ReplicatedStore:
             and self.refuses_writes is None
             and self.refuses_growth is None
             and self.memory.limit is None
-            and not (self._breaks_reads or self._breaks_writes)
+            and not (self._breaks_reads or self._breaks_writes or self._breaks_queues)
         )
 
     def propose_batch(self, batch: ExecutableProposal) -> None:

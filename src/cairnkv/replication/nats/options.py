@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
 from cairnkv.records import record
+from cairnkv.replication.broken import QUEUE_BREAKS
 
-BREAKS: Final = ("early-replies", "stale-reads")
-"""The faults that a node can inject: it acknowledges a write before the log has it, or serves a stale read as a
-linearizable one."""
+BREAKS: Final = ("early-replies", "stale-reads", *QUEUE_BREAKS)
+"""The faults that a node can inject: it acknowledges a write before the log has it, serves a stale read as a
+linearizable one, or has faults on queues."""
 
 LOG_LIMIT: Final = 4_096 * MIB
 """Default maximum bytes of the stream."""
