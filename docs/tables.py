@@ -18,7 +18,8 @@ import cairnkv.aio
 from cairnkv import limits
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, CommandSpec
-from cairnkv.lab.consistency.checks import Kind
+from cairnkv.lab.consistency.keys.checks import Kind
+from cairnkv.lab.consistency.queues.checks import Kind as QueueKind
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
 from cairnkv.session.resp import command_docs
@@ -465,6 +466,35 @@ def violations() -> str:
     return table(("violation", "meaning"), *((kind.value, VIOLATIONS[kind]) for kind in Kind))
 
 
+QUEUE_VIOLATIONS = {
+    QueueKind.LOST: "a message whose PUT returned is not acked, removed, dead, or there at the end",
+    QueueKind.DOUBLED: "the body of one PUT is in two messages",
+    QueueKind.INVENTED: "a message has a body or a group that no client sent",
+    QueueKind.REFUSED: 'the same, and the reply to the PUT was "not executed", or that its name is taken',
+    QueueKind.STUCK: "at the end, no TAKE returns a message that is neither leased nor delayed",
+    QueueKind.TOKENS: "a TAKE returned a token that is not higher than all from before, of all queues",
+    QueueKind.TWO_LEASES: "a TAKE returned a message within the lease of another TAKE",
+    QueueKind.EARLY: "a TAKE returned a message before its delay had ended",
+    QueueKind.AFTER_END: "a TAKE or PEEK returned a message after an ACK or REMOVE that returned 1",
+    QueueKind.STALE: "ACK, NACK or EXTEND returned 1 for a lease that is not the newest, or that had ended",
+    QueueKind.LIVE_REFUSED: "ACK, NACK or EXTEND returned 0 for the newest lease of a message",
+    QueueKind.ORDER: "with PERGROUP 1, a message came before the end of one with a lower id",
+    QueueKind.GROUP: "a TAKE exceeded PERGROUP",
+    QueueKind.ATTEMPTS: "the number of an attempt exceeds the limit, repeats, or is higher than the number of TAKEs",
+    QueueKind.DEAD: "a message is dead with attempts left, or is delivered again",
+    QueueKind.NAME: "two messages had a unique name, or PUT found the name of a deleted message taken",
+    QueueKind.COUNTS: "the parts of QUEUE_STATS are not its whole, or do not fit the replies of the clients",
+    QueueKind.TOGETHER: "the SET or PUT of a TOGETHER had an effect without its ACK, or the ACK without them",
+    QueueKind.MINORITY: VIOLATIONS[Kind.MINORITY],
+}
+"""The kinds of violations that the checker of queues reports, and their meanings."""
+
+
+def queue_violations() -> str:
+    """Return the table of the kinds of violations on queues."""
+    return table(("violation", "meaning"), *((kind.value, QUEUE_VIOLATIONS[kind]) for kind in QueueKind))
+
+
 PARTITION = ROOT / "benchmarks" / "results" / "partition.json"
 """The results of `benchmarks/partition.py --write`."""
 
@@ -502,6 +532,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options,
     "partition": partition,
     "performance": performance,
+    "queue_violations": queue_violations,
     "queues": queues,
     "redis_absent": redis_absent,
     "redis_clients": redis_clients,

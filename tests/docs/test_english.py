@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cairnkv.cli import cluster, queue
+from cairnkv.cli.backup import RUNNING_CHECKS
 from cairnkv.cli.main import SUBCOMMANDS, main
 from cairnkv.session.resp import command_docs
 
@@ -79,7 +80,8 @@ def commands() -> Iterator[list[str]]:
         yield ["cluster", action]
     for action in (*queue.ACTIONS, "work"):
         yield ["queue", action]
-    yield ["check", "consistency"]
+    for check in RUNNING_CHECKS:
+        yield ["check", check]
 
 
 def texts(path: Path) -> Iterator[str]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 DAMAGED: Final = 1
 """The exit code of `verify` and `check` for a damaged backup or store."""
 
+RUNNING_CHECKS: Final = ("consistency", "queue")
+"""The checks of running stores: `cairn check NAME` (`consistency`)."""
+
 POLL_SECONDS: Final = 0.2
 """Seconds between two INFO requests about the progress of a backup."""
 
@@ -242,16 +245,16 @@ def _verify(name: str, arguments: Sequence[str]) -> int:
 
 
 def _check(name: str, arguments: Sequence[str]) -> int:
-    if arguments and arguments[0] == "consistency":
+    if arguments and arguments[0] in RUNNING_CHECKS:
         from cairnkv.cli import consistency
 
-        return consistency.run(arguments[1:])
+        return consistency.run(arguments[0], arguments[1:])
     parser = Parser(
         name,
         "Check a store that no process has open for damage: read the write-ahead log, every table with its checksums,\n"
         "and all records. Changes nothing. Exit code 1 if the store is damaged, with one line for each problem.\n\n"
-        "`cairn check consistency --help` explains how to check a running store.",
-        "cairn check data/\ncairn check consistency 127.0.0.1:6555",
+        "`cairn check consistency --help` and `cairn check queue --help` explain how to check a running store.",
+        "cairn check data/\ncairn check consistency 127.0.0.1:6555\ncairn check queue 127.0.0.1:6555",
         json=True,
     )
     parser.add_argument("directory", type=path, metavar="DIR", help="the store's directory")

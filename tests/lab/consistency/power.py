@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cairnkv.lab.cluster import LocalCluster
 from cairnkv.lab.consistency.history import Action
-from cairnkv.lab.consistency.workload import Run
+from cairnkv.lab.consistency.run import AnyRun
 
 DISK_BYTES = 8 * 1024**3
 """The size of the disk; sparse."""
@@ -97,7 +97,7 @@ class PowerFailures:
         self._disk = disk
         self._after = after
 
-    async def __call__(self, run: Run) -> None:
+    async def __call__(self, run: AnyRun) -> None:
         await asyncio.sleep(self._after)
         began = run.now()
         await asyncio.to_thread(self._disk.fail, self._cluster)

@@ -14,12 +14,13 @@ import pytest
 
 import cairnkv
 from cairnkv.cli import consistency
-from cairnkv.lab.consistency.history import Action, History, Operation, Verb, load
-from cairnkv.lab.consistency.workload import Options
+from cairnkv.lab.consistency.history import Action
+from cairnkv.lab.consistency.keys.history import History, Operation, Verb, load
+from cairnkv.lab.consistency.keys.workload import Options
 from cairnkv.testing import running_server
 from tests.cli.conftest import SECONDS, Call, command
 from tests.cli.terminal import Terminal
-from tests.lab.consistency.simulated import save
+from tests.lab.consistency.keys.simulated import save
 
 QUICK = ("--seconds", "500ms", "--clients", "4", "--keys", "4", "--rate", "400")
 
@@ -219,7 +220,7 @@ class Endless:
     """A run that never ends."""
 
     def __init__(self) -> None:
-        self.options = Options((), 1.0, 1, 1, None, 1, 1.0, ())
+        self.options = Options((), 1.0, 1, None, 1, 1.0)
         self.stopping = asyncio.Event()
 
     @property

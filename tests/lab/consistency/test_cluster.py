@@ -11,13 +11,15 @@ import pytest
 import cairnkv
 from cairnkv.lab.cluster import LocalCluster
 from cairnkv.lab.cluster.network import missing_requirement as missing_for_network
-from cairnkv.lab.consistency import checks, verdict
-from cairnkv.lab.consistency.checks import Kind, Report
 from cairnkv.lab.consistency.history import Outcome
+from cairnkv.lab.consistency.keys import checks, verdict
+from cairnkv.lab.consistency.keys.checks import Kind, Report
+from cairnkv.lab.consistency.keys.workload import Options, Run
 from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis
-from cairnkv.lab.consistency.workload import Injection, Options, Run
+from cairnkv.lab.consistency.run import Injection
+from cairnkv.lab.consistency.verdict import details
 from tests.lab.consistency import power
-from tests.lab.consistency.simulated import save
+from tests.lab.consistency.keys.simulated import save
 
 GIVEN = float(os.environ.get("CLUSTER_SECONDS") or 0)
 LONG = GIVEN > 0
@@ -64,7 +66,7 @@ def judged(
     print(f"seed {seed}: {verdict.verdict(history, report)}", *history.actions, sep="\n  ")
     if not report.consistent:
         save(history, path / "history.jsonl")
-        print(*verdict.details(report), f"the history is in {path / 'history.jsonl'}", sep="\n")
+        print(*details(report.violations), f"the history is in {path / 'history.jsonl'}", sep="\n")
     return report
 
 

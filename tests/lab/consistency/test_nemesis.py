@@ -11,8 +11,8 @@ import pytest
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import ClusterError, Host, Process, Role, State
 from cairnkv.lab.consistency import nemesis
+from cairnkv.lab.consistency.keys.workload import Options, Run, key_names
 from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis, parsed_faults
-from cairnkv.lab.consistency.workload import Options, Run, key_names
 from tests.lab.consistency.servers import Right, serving
 
 

@@ -1,10 +1,11 @@
-"""The consistency checker of `cairn check consistency`: concurrent clients use a store while parts of it fail.
+"""The checkers of `cairn check consistency` and `cairn check queue`: clients use a store while parts of it fail.
 
-    workload ─ runs the clients ────┐
-    nemesis ─ injects faults ───────┴→ history → checks (linearizability among them) → verdict, timeline
+    run ───── runs the clients ────┐
+    nemesis ─ injects faults ──────┴→ history → checks → verdict
 
-Invariants: a reported violation is a violation for all possible outcomes of the unknown operations. A key that the
-checker cannot decide is reported as undecided.
+`keys` and `queues` have the operations and the checks of each.
+
+Invariants: a reported violation is a violation for all possible outcomes of the unknown operations.
 
 Out of scope: the files of a store (`cairnkv.storage.check`). A server does not import this package.
 """

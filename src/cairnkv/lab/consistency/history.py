@@ -3,53 +3,35 @@
 The checks need only the history, so it can be saved and checked again later. A saved history is JSON lines: a header,
 then one line for each operation and each action.
 
-Invariants: times are nanoseconds of one monotonic clock since the beginning of the run; no key existed at the
-beginning; no operation was completed before it was invoked. For an unknown outcome, "completed" is the time when the
-client gave up: the operation may take effect at any time after its invocation, or never.
+Invariants: times are nanoseconds of one monotonic clock since the beginning of the run; no operation was completed
+before it was invoked. For an unknown outcome, "completed" is the time when the client gave up: the operation may take
+effect at any time after its invocation, or never.
 
-Out of scope: the evaluation of a history (`cairnkv.lab.consistency.checks`).
+Out of scope: the operations themselves (`keys.history`, `queues.history`).
 """
 
 import enum
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Self, TextIO, get_args, get_type_hints
+from typing import Any, Final, Generic, Protocol, Self, TextIO, TypeVar, get_args, get_type_hints
 
 from cairnkv.errors import CallerError
 from cairnkv.records import record
 from cairnkv.version import VERSION
 
-FORMAT: Final = 1
-"""The version of the format. `load` refuses other versions."""
+VERSION_OF_FORMAT: Final = 1
+"""The version of the formats. `load` refuses other versions."""
 
-LINE_MAX: Final = 1024 * 1024
+LINE_MAX: Final = 16 * 1024 * 1024
 """Maximum characters of a line. A `Saver` writes shorter ones."""
+
+MAJORITY: Final = "majority"
+"""The action of the nemesis that leaves no majority."""
 
 
 class BadHistory(CallerError):
     """A file that is not a history of this version's format."""
-
-
-class Verb(enum.Enum):
-    """The kind of an operation."""
-
-    GET = "get"
-    EXISTS = "exists"
-    SET = "set"
-    CLEAR = "clear"
-    INCR = "incr"
-    SWAP = "swap"
-    """Set, and return the value before."""
-    SET_IF = "set_if"
-    """Set if the key has the value `expected`."""
-    CLEAR_IF = "clear_if"
-    """Delete the key if it has the value `expected`."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether the operation may change the store."""
-        return self is not Verb.GET and self is not Verb.EXISTS
 
 
 class Outcome(enum.Enum):
@@ -62,67 +44,31 @@ class Outcome(enum.Enum):
     """The operation has taken effect, or will do so, or never does."""
 
 
-@record
-class Operation:
-    """One operation of one client.
-
-    client: its number; a client has one operation at a time.
-    value: what SET, SWAP and SET_IF store. expected: what SET_IF and CLEAR_IF compare with. amount: what INCR adds.
-    result: of an OK operation. GET and SWAP: the value, or None for an absent key; EXISTS, SET_IF and CLEAR_IF: a bool;
-    INCR: the sum; others: None.
-    invoked, completed: nanoseconds since the beginning of the run. node: its address. note: the text of the error.
-    final: whether it is one of the reads at the end, after all writes and faults.
-    """
-
-    client: int
-    verb: Verb
-    key: str
-    invoked: int
-    completed: int
-    outcome: Outcome = Outcome.OK
-    result: str | int | bool | None = None
-    value: str | None = None
-    expected: str | None = None
-    amount: int = 0
-    node: str = ""
-    note: str = ""
-    final: bool = False
-
-    def __str__(self) -> str:
-        """Return the operation as text.
-
-        >>> str(Operation(3, Verb.GET, "r1", 1_500_000, 2_750_000, result="c2-7", node="n1"))
-        "client 3 get r1 → 'c2-7' (1.500–2.750 ms, at n1)"
-        """
-        span = f"{self.invoked / 1e6:.3f}–{self.completed / 1e6:.3f} ms{self.node and f', at {self.node}'}"
-        return f"client {self.client} {self.call} → {self.reply} ({span})"
+class AnyOperation(Protocol):
+    """One operation of one client, on keys or on queues."""
 
     @property
-    def call(self) -> str:
-        """The command and its arguments, as text."""
-        verb, key = self.verb, self.key
-        if verb is Verb.SET_IF:
-            return f"set {key} {self.value!r} if it is {self.expected!r}"
-        if verb is Verb.CLEAR_IF:
-            return f"clear {key} if it is {self.expected!r}"
-        if verb is Verb.INCR:
-            return f"incr {key} by {self.amount}"
-        if verb in (Verb.SET, Verb.SWAP):
-            return f"{verb.value} {key} {self.value!r}"
-        return f"{verb.value} {key}"
-
+    def client(self) -> int: ...
     @property
-    def reply(self) -> str:
-        """The reply, as text."""
-        if self.outcome is not Outcome.OK:
-            return str(self.outcome.value)
-        if self.verb in (Verb.SET, Verb.CLEAR):
-            return "ok"
-        if self.result is None:
-            return "missing"
-        if isinstance(self.result, bool):
-            return "yes" if self.result else "no"
-        return repr(self.result)
+    def invoked(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
+    @property
+    def outcome(self) -> Outcome: ...
+    @property
+    def node(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def final(self) -> bool: ...
+
+
+OperationT = TypeVar("OperationT", bound=AnyOperation)
+
+
+def span(one: AnyOperation) -> str:
+    """Return the times and the address of an operation as text."""
+    return f"{one.invoked / 1e6:.3f}–{one.completed / 1e6:.3f} ms{one.node and f', at {one.node}'}"
 
 
 @record
@@ -142,14 +88,17 @@ class Action:
         return f"{self.what} {self.target} ({self.began / 1e6:.0f}–{self.ended / 1e6:.0f} ms)"
 
 
-class History:
+class History(Generic[OperationT]):
     """A history in memory.
 
     about: the header: the addresses, the seed, the options of the run. operations, actions: in no order.
     """
 
     def __init__(
-        self, operations: Iterable[Operation] = (), actions: Iterable[Action] = (), about: dict[str, Any] | None = None
+        self,
+        operations: Iterable[OperationT] = (),
+        actions: Iterable[Action] = (),
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.operations = list(operations)
         self.actions = list(actions)
@@ -161,41 +110,43 @@ class History:
         done = {action.what for action in self.actions}
         return tuple(str(fault) for fault in self.about.get("nemesis", ()) if fault not in done)
 
-    def by_key(self) -> dict[str, list[Operation]]:
-        """Return the operations of each key, in the order of their invocations."""
-        found: dict[str, list[Operation]] = {}
-        for one in sorted(self.operations, key=lambda one: (one.invoked, one.completed)):
-            found.setdefault(one.key, []).append(one)
-        return found
-
 
 # -- files ---------------------------------------------------------------------------------------------------------
 
-_OMITTED: Final = Operation(0, Verb.GET, "", 0, 0)
-"""An operation with the default values, which a line omits."""
 
-_TYPES: Final = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Operation).items()} | {
-    "verb": (str,),
-    "outcome": (str,),
-}
-"""The types of the fields of a line."""
+@record
+class Format(Generic[OperationT]):
+    """The format of the files of one kind of history.
+
+    name: the name in the header. omitted: an operation with the default values, which a line omits, apart from those
+    of its first fields. parsed: makes an operation of the fields of a line; raises `ValueError` and `KeyError`.
+    """
+
+    name: str
+    omitted: OperationT
+    parsed: Callable[[dict[str, Any]], OperationT]
 
 
-class Saver:
+ALWAYS: Final = 5
+"""The number of fields that each line has: the client, the verb, the key or queue, and the two times."""
+
+
+class Saver(Generic[OperationT]):
     """Writes a history to a file during the run. The context manager closes the file."""
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, about: dict[str, Any], format_: Format[OperationT]) -> None:
+        self._format = format_
         self._file: TextIO = path.open("w", encoding="utf-8")
-        self._put({"cairnkv history": FORMAT, "version": VERSION, **about})
+        self._put({format_.name: VERSION_OF_FORMAT, "version": VERSION, **about})
 
-    def operation(self, one: Operation) -> None:
+    def operation(self, one: OperationT) -> None:
         """Write an operation."""
-        fields = {"client": one.client, "verb": one.verb.value, "key": one.key}
-        fields |= {"invoked": one.invoked, "completed": one.completed}
-        for name in Operation.__match_args__[len(fields) :]:
-            value, omitted = getattr(one, name), getattr(_OMITTED, name)
-            if type(value) is not type(omitted) or value != omitted:  # False and 0 are different results
-                fields[name] = value.value if isinstance(value, Outcome) else value
+        fields: dict[str, Any] = {}
+        for number, name in enumerate(type(one).__match_args__):  # type: ignore[attr-defined]  # a record
+            value, omitted = getattr(one, name), getattr(self._format.omitted, name)
+            # False and 0 are different results.
+            if number < ALWAYS or type(value) is not type(omitted) or value != omitted:
+                fields[name] = _as_json(value)
         self._put(fields)
 
     def action(self, one: Action) -> None:
@@ -212,24 +163,47 @@ class Saver:
         self._file.close()
 
 
-def load(path: Path) -> History:
+def _as_json(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_as_json(one) for one in value]
+    fields = getattr(value, "__match_args__", None)
+    return value if fields is None else [_as_json(getattr(value, name)) for name in fields]
+
+
+def read_into(history: History[OperationT], path: Path, format_: Format[OperationT]) -> None:
     """Read a history from a file. Raises `BadHistory`, which names the line, and `OSError`."""
     lines = _lines(path)
-    about = next(lines, (0, {}))[1]
-    if about.pop("cairnkv history", None) != FORMAT:
-        raise BadHistory(f"{path} is not a history of format {FORMAT}")
-    history = History(about=about)
+    history.about = next(lines, (0, {}))[1]
+    if history.about.pop(format_.name, None) != VERSION_OF_FORMAT:
+        raise BadHistory(f"{path} is not a {format_.name.removeprefix('cairnkv ')} of format {VERSION_OF_FORMAT}")
     for number, line in lines:
         try:
             if "nemesis" in line:
                 history.actions.append(_action(line))
-            else:
-                history.operations.append(_operation(line))
+                continue
+            one = format_.parsed(line)
+            if one.completed < one.invoked:
+                raise ValueError("the operation was completed before it was invoked")
+            history.operations.append(one)
         except KeyError as error:
             raise BadHistory(f"{path}, line {number}: {error} is missing") from None
         except (ValueError, TypeError) as error:
             raise BadHistory(f"{path}, line {number}: {error}") from None
-    return history
+
+
+def types_of(operation: type[AnyOperation], **others: Collection[type]) -> dict[str, Collection[type]]:
+    """Return the types of the fields of a line. others: those that differ from the fields of the operation."""
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(operation).items()}
+    return {**hints, "verb": (str,), "outcome": (str,), **others}
+
+
+def check_types(line: dict[str, Any], types: dict[str, Collection[type]]) -> None:
+    """Raise `ValueError` for a field that is unknown or has a wrong type."""
+    for name, value in line.items():
+        if name not in types or type(value) not in types[name]:
+            raise ValueError(f"{name!r} cannot be {value!r:.40}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -247,33 +221,6 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(line, dict):
                 raise BadHistory(f"{path}, line {number}: not a JSON object")
             yield number, line
-
-
-def _operation(line: dict[str, Any]) -> Operation:
-    for name, value in line.items():
-        if name not in _TYPES or type(value) not in _TYPES[name]:
-            raise ValueError(f"{name!r} cannot be {value!r:.40}")
-    fields = line | {"verb": Verb(line["verb"]), "outcome": Outcome(line.get("outcome", "ok"))}
-    one = Operation(**fields)
-    if one.completed < one.invoked:
-        raise ValueError("the operation was completed before it was invoked")
-    if one.verb in (Verb.SET, Verb.SWAP, Verb.SET_IF) and one.value is None:
-        raise ValueError(f"{one.verb.value} needs a value")
-    if one.verb in (Verb.SET_IF, Verb.CLEAR_IF) and one.expected is None:
-        raise ValueError(f"{one.verb.value} needs an expected value")
-    if one.outcome is Outcome.OK and not _may_return(one.verb, one.result):
-        raise ValueError(f"{one.verb.value} cannot return {one.result!r:.40}")
-    return one
-
-
-def _may_return(verb: Verb, result: str | int | bool | None) -> bool:
-    if verb in (Verb.GET, Verb.SWAP):
-        return result is None or isinstance(result, str)
-    if verb is Verb.INCR:
-        return type(result) is int
-    if verb in (Verb.SET, Verb.CLEAR):
-        return result is None
-    return isinstance(result, bool)
 
 
 def _action(line: dict[str, Any]) -> Action:

@@ -7,7 +7,7 @@ Invariants: a fault affects one host, and only when all other hosts have the who
 `majority` leaves none. At the end, the nemesis heals the cluster, also after an error. An action lasts from the end of
 the injection to the beginning of the repair, so that the fault is in effect for its whole time.
 
-Out of scope: the faults themselves (`cairnkv.lab.cluster`), and the checks (`cairnkv.lab.consistency.checks`).
+Out of scope: the faults themselves (`cairnkv.lab.cluster`), and the checks.
 """
 
 import asyncio
@@ -20,9 +20,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import ClusterError, Host
-from cairnkv.lab.consistency import checks
-from cairnkv.lab.consistency.history import Action
-from cairnkv.lab.consistency.workload import Run
+from cairnkv.lab.consistency.history import MAJORITY, Action
+from cairnkv.lab.consistency.run import AnyRun
 
 _T = TypeVar("_T")
 
@@ -45,7 +44,7 @@ class FaultKind(enum.Enum):
     """Drop all packets to and from a host."""
     WIPE = "wipe"
     """Kill a host, remove the data of its node, and start it later."""
-    MAJORITY = checks.MAJORITY
+    MAJORITY = MAJORITY
     """Kill, pause or cut off more than half of the hosts at once. No command may succeed until they return."""
 
 
@@ -92,7 +91,7 @@ def parsed_faults(text: str) -> tuple[FaultKind, ...]:
 
 
 class Nemesis:
-    """Injects faults into a cluster. `Run.run` calls it.
+    """Injects faults into a cluster. A run calls it.
 
     problems: failed requests to the cluster, and timeouts of its recovery.
     """
@@ -113,7 +112,7 @@ class Nemesis:
         self._undo: list[Callable[[], None]] = []  # heal the current fault
         self._work: asyncio.Future[Any] | None = None  # the last injection or repair, which cannot be cancelled
 
-    async def __call__(self, run: Run) -> None:
+    async def __call__(self, run: AnyRun) -> None:
         """Inject faults until the time is up, then heal the cluster."""
         end = time.monotonic() + self._seconds
         try:

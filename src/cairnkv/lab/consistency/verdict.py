@@ -1,53 +1,69 @@
-"""Writes the result of the checks (`cairnkv.lab.consistency.checks`) as one paragraph."""
+"""The parts of a verdict that keys and queues have in common: the extent of a run, and the texts of violations."""
 
 import collections
-from typing import Final
+import enum
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, Protocol
 
-from cairnkv.lab.consistency.checks import Report
-from cairnkv.lab.consistency.history import History, Outcome
+from cairnkv.lab.consistency.history import AnyOperation, History, OperationT, Outcome
 from cairnkv.units import counted
 
 DETAILS_MAX: Final = 5
 """Maximum number of violations in `details`."""
 
 
-def verdict(history: History, report: Report) -> str:
-    """Return the verdict and the numbers of the run as one paragraph."""
-    return f"{_finding(report)} {_extent(history, report)}"
+class AnyViolation(Protocol):
+    """A violation on keys or queues, whose text has its operations."""
+
+    @property
+    def kind(self) -> enum.Enum: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def operations(self) -> Sequence[AnyOperation]: ...
 
 
-def details(report: Report) -> list[str]:
+def outcomes_of(history: History[OperationT]) -> dict[Outcome, int]:
+    """Return the number of operations with each outcome."""
+    outcomes = collections.Counter(one.outcome for one in history.operations)
+    return {outcome: outcomes[outcome] for outcome in Outcome}
+
+
+def gaps_of(history: History[OperationT]) -> tuple[int, int]:
+    """Return the longest time without a reply, and the longest between two changes of faults, in nanoseconds.
+
+    The second is the time of a failover.
+    """
+    answered = sorted(one.completed for one in history.operations if one.outcome is Outcome.OK)
+    last = answered[-1] if answered else 0
+    changes = [at for action in history.actions for at in (action.began, action.ended) if at < last]
+    return _longest(answered), _longest(sorted([*answered, *changes]))
+
+
+def _longest(moments: Sequence[int]) -> int:
+    """Return the longest time between two moments, from the beginning of the run. moments: sorted."""
+    return max((after - before for before, after in pairwise([0, *moments])), default=0)
+
+
+def details(violations: Sequence[AnyViolation]) -> list[str]:
     """Return texts of some violations with their operations: first the first violation of each kind."""
-    kinds = {violation.kind: violation for violation in reversed(report.violations)}  # the first of each kind
-    ordered = sorted(report.violations, key=lambda violation: violation is not kinds[violation.kind])
+    kinds = {violation.kind: violation for violation in reversed(violations)}  # the first of each kind
+    ordered = sorted(violations, key=lambda violation: violation is not kinds[violation.kind])
     lines = [str(violation) for violation in ordered[:DETAILS_MAX]]
-    if len(report.violations) > DETAILS_MAX:
-        lines.append(f"and {len(report.violations) - DETAILS_MAX:,} more")
+    if len(violations) > DETAILS_MAX:
+        lines.append(f"and {len(violations) - DETAILS_MAX:,} more")
     return lines
 
 
-def _finding(report: Report) -> str:
-    if report.violations:
-        kinds = collections.Counter(violation.kind.value for violation in report.violations)
-        named = "; ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
-        return f"NOT consistent: {len(report.wrong_keys):,} of {counted(report.keys, 'key')} with violations: {named}."
-    reasons = []
-    if report.undecided:
-        reasons.append(
-            f"the search reached its limit for {', '.join(report.undecided)}, which had too many concurrent operations "
-            "(use fewer clients, more keys or a lower rate)"
-        )
-    if report.unread:
-        reasons.append(f"the final reads failed at {', '.join(report.unread)}")
-    if reasons:
-        return f"Undecided: no violation was found, but {', and '.join(reasons)}."
-    return (
-        "Consistent: every key is linearizable. No acknowledged write was lost, no write was applied twice, and no "
-        "read was stale."
-    )
+def named(violations: Sequence[AnyViolation]) -> str:
+    """Return the kinds of violations with their numbers."""
+    kinds = collections.Counter(str(violation.kind.value) for violation in violations)
+    return "; ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
 
 
-def _extent(history: History, report: Report) -> str:
+def extent(history: History[OperationT], subject: str) -> str:
+    """Return the numbers of the run as sentences. subject: the number of its keys or queues."""
     operations = history.operations
     if not operations:
         return "The history has no operations."
@@ -55,20 +71,21 @@ def _extent(history: History, report: Report) -> str:
     places = len({one.node for one in operations})
     readers = {one.client for one in operations if one.final}
     clients = len({one.client for one in operations} - readers)
-    counts = report.outcomes
+    counts = outcomes_of(history)
 
     text = (
         f"{counted(clients, 'client')} executed {counted(len(operations), 'operation')} on "
-        f"{counted(report.keys, 'key')} at {counted(places, 'address', 'es')} in {seconds:.1f} s: "
+        f"{subject} at {counted(places, 'address', 'es')} in {seconds:.1f} s: "
         f"{counts[Outcome.OK]:,} succeeded, {counts[Outcome.NOT_EXECUTED]:,} were not executed, and the outcome of "
         f"{counts[Outcome.UNKNOWN]:,} is unknown."
     )
     if history.actions:
         kinds = collections.Counter(action.what for action in history.actions)
         did = ", ".join(f"{what} {count:,}" for what, count in sorted(kinds.items()))
+        gap, recovery = gaps_of(history)
         text += (
             f" The nemesis injected {counted(len(history.actions), 'fault')} ({did}). The longest time without a reply "
-            f"was {report.gap / 1e9:.1f} s, and {report.recovery / 1e9:.1f} s without a change of faults."
+            f"was {gap / 1e9:.1f} s, and {recovery / 1e9:.1f} s without a change of faults."
         )
     if missing := history.not_injected:
         text += f" Not injected: {', '.join(missing)}."

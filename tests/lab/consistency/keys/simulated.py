@@ -5,7 +5,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from cairnkv.lab.consistency.history import History, Operation, Outcome, Saver, Verb
+from cairnkv.lab.consistency.history import Outcome
+from cairnkv.lab.consistency.keys.history import History, Operation, Saver, Verb
 from cairnkv.records import replace
 
 State = str | None

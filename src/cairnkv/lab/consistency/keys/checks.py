@@ -1,28 +1,26 @@
 """The checks: find and name the violations in a history.
 
 Rules come first. Each rule follows from linearizability, names its violation, and takes linear time. Then a search
-(`cairnkv.lab.consistency.linearizability`) checks each key for which the rules found nothing. The search misses no
+(`cairnkv.lab.consistency.keys.linearizability`) checks each key for which the rules found nothing. The search misses no
 violation, but only finds the first operation after which no order explains the history.
 
 Invariants: a reported violation is a violation for all possible outcomes of the unknown operations. A key whose search
 reached its limit is reported as undecided, and the history is then not reported as consistent.
 """
 
-import collections
 import enum
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final
 
-from cairnkv.lab.consistency import linearizability
-from cairnkv.lab.consistency.history import History, Operation, Outcome, Verb
-from cairnkv.lab.consistency.linearizability import CONFIGURATIONS_MAX, State
+from cairnkv.lab.consistency.history import MAJORITY, Outcome
+from cairnkv.lab.consistency.keys import linearizability
+from cairnkv.lab.consistency.keys.history import History, Operation, Verb
+from cairnkv.lab.consistency.keys.linearizability import CONFIGURATIONS_MAX, State
+from cairnkv.lab.consistency.verdict import gaps_of, outcomes_of
 from cairnkv.records import record
-
-MAJORITY: Final = "majority"
-"""The action of the nemesis that leaves no majority."""
 
 VIOLATIONS_PER_KEY_MAX: Final = 5
 """Maximum violations that are reported for a key. One cause often shows in many reads."""
@@ -117,20 +115,17 @@ def check(
         progress(done)
     violations += _without_majority(history)
     violations.sort(key=lambda one: one.operations[0].completed)
-    outcomes = collections.Counter(one.outcome for one in history.operations)
-    answered = sorted(one.completed for one in history.operations if one.outcome is Outcome.OK)
-    last = answered[-1] if answered else 0
-    changes = [at for action in history.actions for at in (action.began, action.ended) if at < last]
+    gap, recovery = gaps_of(history)
     return Report(
         tuple(violations),
         tuple(wrong),
         tuple(undecided),
         _unread(history, len(by_key)),
         len(by_key),
-        {outcome: outcomes[outcome] for outcome in Outcome},
+        outcomes_of(history),
         configurations,
-        _longest(answered),
-        _longest(sorted([*answered, *changes])),
+        gap,
+        recovery,
     )
 
 
@@ -142,11 +137,6 @@ def _selected(found: list[Violation]) -> list[Violation]:
         first.setdefault(one.kind, one)
     others = [one for one in found if one is not first[one.kind]]
     return [*first.values(), *others][:VIOLATIONS_PER_KEY_MAX]
-
-
-def _longest(moments: Sequence[int]) -> int:
-    """Return the longest time between two moments, from the beginning of the run. moments: sorted."""
-    return max((after - before for before, after in pairwise([0, *moments])), default=0)
 
 
 def _unread(history: History, keys: int) -> tuple[str, ...]:

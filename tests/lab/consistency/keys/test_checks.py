@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
-from cairnkv.lab.consistency import checks, linearizability
-from cairnkv.lab.consistency.checks import Kind, Report
-from cairnkv.lab.consistency.history import Action, History, Operation, Outcome, Verb
+from cairnkv.lab.consistency.history import Action, Outcome
+from cairnkv.lab.consistency.keys import checks, linearizability
+from cairnkv.lab.consistency.keys.checks import Kind, Report
+from cairnkv.lab.consistency.keys.history import History, Operation, Verb
 from cairnkv.lab.consistency.nemesis import FaultKind
 from cairnkv.records import replace
-from tests.lab.consistency.simulated import register, spoilt
+from tests.lab.consistency.keys.simulated import register, spoilt
 
 UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.NOT_EXECUTED
 
@@ -232,7 +233,7 @@ def test_too_many_unknown_sums_are_checked_against_bounds() -> None:
 
 
 def test_consistency_page_lists_every_kind_of_violation() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "consistency.md").read_text()
+    page = (Path(__file__).parents[4] / "docs" / "consistency.md").read_text()
     for kind in Kind:
         assert f"| {kind.value} |" in page
     for fault in FaultKind:

@@ -5,8 +5,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cairnkv.lab.consistency import checks, timeline
-from cairnkv.lab.consistency.history import Action, History, Operation, Outcome, Verb
+from cairnkv.lab.consistency.history import Action, Outcome
+from cairnkv.lab.consistency.keys import checks, timeline
+from cairnkv.lab.consistency.keys.history import History, Operation, Verb
 
 
 def put(client: int, begin: int, end: int, value: str, outcome: Outcome = Outcome.OK) -> Operation:

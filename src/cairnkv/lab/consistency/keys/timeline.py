@@ -18,8 +18,9 @@ from html import escape
 from itertools import pairwise
 from typing import Final, TypeAlias
 
-from cairnkv.lab.consistency.checks import Kind, Report, Violation
-from cairnkv.lab.consistency.history import Action, History, Operation, Outcome
+from cairnkv.lab.consistency.history import Action, Outcome
+from cairnkv.lab.consistency.keys.checks import Kind, Report, Violation
+from cairnkv.lab.consistency.keys.history import History, Operation
 
 VIOLATIONS_MAX: Final = 10
 """Maximum violations in a file."""

@@ -19,7 +19,7 @@ rules reduce the number of configurations without an effect on the result:
 
 Invariants: no recursion; at most CONFIGURATIONS_MAX configurations for each key, after which the verdict is None.
 
-Out of scope: names of violations (`cairnkv.lab.consistency.checks`).
+Out of scope: names of violations (`cairnkv.lab.consistency.keys.checks`).
 """
 
 import collections
@@ -28,7 +28,8 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from cairnkv.lab.consistency.history import Operation, Outcome, Verb
+from cairnkv.lab.consistency.history import Outcome
+from cairnkv.lab.consistency.keys.history import Operation, Verb
 from cairnkv.records import record, replace
 
 CONFIGURATIONS_MAX: Final = 1_000_000

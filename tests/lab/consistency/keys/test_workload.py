@@ -11,10 +11,12 @@ import cairnkv
 import cairnkv.aio
 from cairnkv.commands import ClearMany, Command, Failure, Reply, failures
 from cairnkv.errors import AddressError
-from cairnkv.lab.consistency import checks
-from cairnkv.lab.consistency.checks import Kind, Report
-from cairnkv.lab.consistency.history import History, Outcome, Saver, Verb, load
-from cairnkv.lab.consistency.workload import NoReply, Options, Run, key_names
+from cairnkv.lab.consistency.history import Outcome
+from cairnkv.lab.consistency.keys import checks
+from cairnkv.lab.consistency.keys.checks import Kind, Report
+from cairnkv.lab.consistency.keys.history import History, Saver, Verb, load
+from cairnkv.lab.consistency.keys.workload import Options, Run, key_names
+from cairnkv.lab.consistency.run import NoReply
 from cairnkv.testing import running_server
 from tests.lab.consistency import servers
 from tests.lab.consistency.servers import Right, serving
@@ -110,7 +112,7 @@ async def test_run_without_replies_has_no_verdict(unused_address: str) -> None:
 
 
 async def test_silent_address_is_named(unused_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cairnkv.lab.consistency.workload.FINAL_SECONDS", 0.2)
+    monkeypatch.setattr("cairnkv.lab.consistency.keys.workload.FINAL_SECONDS", 0.2)
     async with serving(Right(), 1) as addresses:
         ran, report = await run_at(*addresses, unused_address, seconds=0.5)
     assert (report.consistent, report.unread, report.violations) == (None, (unused_address,), ())

@@ -6,10 +6,11 @@ import time
 import pytest
 from hypothesis import given, strategies
 
-from cairnkv.lab.consistency import linearizability
-from cairnkv.lab.consistency.history import Operation, Outcome, Verb
-from cairnkv.lab.consistency.linearizability import find_offending
-from tests.lab.consistency.simulated import explained, register, spoilt
+from cairnkv.lab.consistency.history import Outcome
+from cairnkv.lab.consistency.keys import linearizability
+from cairnkv.lab.consistency.keys.history import Operation, Verb
+from cairnkv.lab.consistency.keys.linearizability import find_offending
+from tests.lab.consistency.keys.simulated import explained, register, spoilt
 
 REGISTER = tuple(verb for verb in Verb if verb is not Verb.INCR)
 COUNTER = (Verb.INCR, Verb.INCR, Verb.GET, Verb.EXISTS)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cairnkv.lab.consistency.history import Action, BadHistory, History, Operation, Outcome, Verb, load
-from tests.lab.consistency.simulated import save
+from cairnkv.lab.consistency.history import Action, BadHistory, Outcome
+from cairnkv.lab.consistency.keys.history import History, Operation, Verb, load
+from tests.lab.consistency.keys.simulated import save
 
 HISTORY = History(
     [
