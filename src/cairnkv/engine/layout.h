@@ -44,6 +44,26 @@ static inline PyObject *cairn_slot(PyObject *object, Py_ssize_t offset)
     return *(PyObject **)((char *)object + offset);
 }
 
+/* Return the value of an int object that fits 64 bits. Like PyLong_AsLongLong, which copies the digits byte by byte. */
+static inline int64_t cairn_int(PyObject *number)
+{
+#if PYLONG_BITS_IN_DIGIT == 30 && PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
+    const digit *digits = ((PyLongObject *)number)->ob_digit;
+    switch (Py_SIZE(number)) { /* of negative numbers, negative */
+    case 0: return 0;
+    case 1: return digits[0];
+    case 2: return (int64_t)digits[0] | (int64_t)digits[1] << 30;
+    }
+#elif PYLONG_BITS_IN_DIGIT == 30 && PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030E0000
+    const digit *digits = ((PyLongObject *)number)->long_value.ob_digit;
+    switch (((PyLongObject *)number)->long_value.lv_tag) { /* the number of digits, then three bits, 0: positive */
+    case 1 << 3: return digits[0];
+    case 2 << 3: return (int64_t)digits[0] | (int64_t)digits[1] << 30;
+    }
+#endif
+    return PyLong_AsLongLong(number);
+}
+
 /* Return the hash of a bytes object with these bytes. */
 static inline Py_hash_t cairn_hash(const unsigned char *bytes, Py_ssize_t size)
 {

@@ -14,7 +14,6 @@ Out of scope: the other commands (`queue_operations`), and frames (`cairnkv.sess
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_Insert, PyList_SET_ITEM
-from cpython.long cimport PyLong_AsLongLong
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
@@ -22,7 +21,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from cairnkv.engine.table_native cimport NativeTable, cairn_crc32, cairn_slot, slot_offset
+from cairnkv.engine.table_native cimport NativeTable, cairn_crc32, cairn_int, cairn_slot, slot_offset
 
 from cairnkv.commands import Ack, Items, Put, PutMany, Take, TakeAny
 from cairnkv.engine.database import Before
@@ -241,7 +240,7 @@ cdef inline void _set_slot(PyObject *of, Py_ssize_t at, object value) noexcept:
 
 
 cdef inline int64_t _number(PyObject *of, Py_ssize_t at) except? -1:
-    return PyLong_AsLongLong(<object>cairn_slot(of, at))
+    return cairn_int(<object>cairn_slot(of, at))
 
 
 cdef inline int _add_to(PyObject *of, Py_ssize_t at, int64_t more) except -1:
@@ -256,7 +255,7 @@ cdef inline object _made(object type, Py_ssize_t items=0):
 
 
 cdef inline int64_t _field(object fields, Py_ssize_t at) except? -1:
-    return PyLong_AsLongLong(<object>PyTuple_GET_ITEM(fields, at))
+    return cairn_int(<object>PyTuple_GET_ITEM(fields, at))
 
 
 cdef inline void _set_field(object fields, Py_ssize_t at, object value) noexcept:
@@ -329,15 +328,15 @@ cdef inline int _order(PyObject *found, const Item *item) except -2:
     cdef int64_t number
     cdef object second
     if not item.is_pair:
-        number = PyLong_AsLongLong(<object>found)
+        number = cairn_int(<object>found)
         return (number > item.first) - (number < item.first)
-    number = PyLong_AsLongLong(<object>PyTuple_GET_ITEM(<object>found, 0))
+    number = cairn_int(<object>PyTuple_GET_ITEM(<object>found, 0))
     if number != item.first:
         return 1 if number > item.first else -1
     second = <object>PyTuple_GET_ITEM(<object>found, 1)
     if item.name is not NULL:
         return 0 if second == <object>item.name else 1 if second > <object>item.name else -1
-    number = PyLong_AsLongLong(second)
+    number = cairn_int(second)
     return (number > item.second) - (number < item.second)
 
 
@@ -608,7 +607,7 @@ cdef int _count_line(PyObject *queue, int64_t priority, int more) except -1:
     cdef dict lines = <dict>cairn_slot(queue, QUEUE_LINES)
     cdef object key = priority
     cdef PyObject *found = PyDict_GetItemWithError(lines, key)
-    cdef int64_t count = more if found is NULL else PyLong_AsLongLong(<object>found) + more
+    cdef int64_t count = more if found is NULL else cairn_int(<object>found) + more
     if count:
         PyDict_SetItem(lines, key, count)
     else:
@@ -1228,7 +1227,7 @@ cdef class NativeQueues:
             table.wait = table._floor
         found = PyDict_GetItemWithError(table._queue_pending, key)
         if found is not NULL:
-            sequence = PyLong_AsLongLong(<object>found)
+            sequence = cairn_int(<object>found)
             if sequence > table.wait:
                 table.wait = sequence
         return 0
@@ -1272,9 +1271,22 @@ cdef class NativeQueues:
         return 0
 
     cdef int _note(self, Spot *spot, bytes key, bytes value) except -1:
-        """Record a change that follows, with the value before it. value: None: the record is deleted."""
+        """Record a change that follows, with the value before it. value: None: the record is deleted.
+
+        Of the changes of a queue's record in one entry, which are as many as commands, storage gets only the last.
+        """
         cdef NativeTable table = self._batch
         cdef object before = None if spot.value is NULL else <object>spot.value, change
+        cdef PyObject *noted
+        if table is not None and table._undoes and key is self._key:
+            noted = PyDict_GetItemWithError(table._queue_effects, key)
+            if noted is NULL:
+                PyDict_SetItem(table._queue_effects, key, PyList_GET_SIZE(table._effects))
+            else:
+                _replace(table._effects, cairn_int(<object>noted), (DB, key, value, None))
+                table.wait = table.sequence
+                table.wrote = True
+                table = None
         if table is not None:
             table._effects.append((DB, key, value, None))
             table._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
@@ -1285,7 +1297,7 @@ cdef class NativeQueues:
                 PyDict_SetItem(table._queue_pending, key, table._its_sequence)
                 table.wait = table.sequence
                 table.wrote = True
-        elif self._journal is not None:
+        if self._journal is not None:
             change = _made(Before)
             _set_slot(<PyObject *>change, BEFORE_DATABASE, self._database)
             _set_slot(<PyObject *>change, BEFORE_KEY, key)

@@ -17,6 +17,7 @@ cdef extern from "crc32.h":
 
 cdef extern from "layout.h":
     PyObject *cairn_slot(PyObject *object, Py_ssize_t offset) nogil
+    int64_t cairn_int(object number) except? -1
     Py_hash_t cairn_hash(const unsigned char *data, Py_ssize_t size) nogil
     void CAIRN_FETCH(const void *address) nogil
     void cairn_fetch_dict(PyObject *dictionary) nogil
@@ -79,6 +80,7 @@ cdef class NativeTable:
     cdef bint _undoes  # whether changes may be undone; if not, replies wait for nothing
     cdef list _effects, _undos
     cdef list _queue_undos  # as `_undos`, of the database of queues
+    cdef dict _queue_effects  # by the key of a queue's record: index of its effect
     cdef dict _queue_pending  # as `_pending`, of the database of queues
     cdef Py_ssize_t _effect_bytes
     cdef Py_ssize_t _effects_from  # index of the first effect of the current command

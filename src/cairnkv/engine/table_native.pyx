@@ -82,6 +82,7 @@ cdef class NativeTable:
             self._its_sequence, self._floor = begun
             self.sequence = self._its_sequence
             self._effects, self._undos, self._queue_undos, self._effect_bytes = [], [], [], 0
+            self._queue_effects = {}
             self._groups, self._effects_from = [], 0
             self.collecting = True
         self.take()
