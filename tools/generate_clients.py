@@ -151,6 +151,7 @@ GENERATED: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
     f"{CLIENT}/leases.py": (f"{CLIENT}/aio/leases.py", sync),
     f"{CLIENT}/queues.py": (f"{CLIENT}/aio/queues.py", sync),
     f"{CLIENT}/pipeline.py": (f"{CLIENT}/aio/pipeline.py", sync),
+    f"{CLIENT}/together.py": (f"{CLIENT}/aio/together.py", sync),
     f"{CLIENT}/entry.py": (
         "src/cairnkv/aio.py",
         partial(function, name="connect", docstring="`cairnkv.connect`: makes a client of the store at an address."),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cairnkv.client.pipeline import Pipeline
     from cairnkv.client.queues import Queue
     from cairnkv.client.sync import Client
+    from cairnkv.client.together import Together
     from cairnkv.client.worker import Worker
     from cairnkv.errors import (
         AddressError,
@@ -68,6 +69,7 @@ __all__ = [
     "Queue",
     "Refused",
     "TimedOut",
+    "Together",
     "Unavailable",
     "Worker",
     "WrongServer",
@@ -87,6 +89,7 @@ _MODULES = {
     "Pending": "cairnkv.client.pending",
     "Pipeline": "cairnkv.client.pipeline",
     "Queue": "cairnkv.client.queues",
+    "Together": "cairnkv.client.together",
     "Worker": "cairnkv.client.worker",
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",

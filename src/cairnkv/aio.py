@@ -16,12 +16,13 @@ from cairnkv.client.aio.embedded import Embedded
 from cairnkv.client.aio.jobs import AsyncJob
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.aio.queues import AsyncQueue
+from cairnkv.client.aio.together import AsyncTogether
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
 from cairnkv.client.stores import OpenOptions, new_store, opened
 from cairnkv.store import Clock, wall_clock
 
-__all__ = ["AsyncJob", "AsyncKeyValue", "AsyncQueue", "Client", "Embedded", "connect", "open"]
+__all__ = ["AsyncJob", "AsyncKeyValue", "AsyncQueue", "AsyncTogether", "Client", "Embedded", "connect", "open"]
 
 
 @overload

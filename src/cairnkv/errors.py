@@ -23,7 +23,7 @@ the same call is safe to repeat and may succeed.
 
 from typing import ClassVar, Final
 
-from cairnkv.commands.failures import Code, Fault
+from cairnkv.commands.failures import STALE, Code, Fault
 from cairnkv.commands.replies import Failure
 
 
@@ -124,6 +124,8 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
     code = failure.code
     if code.executed is None and writes:
         return OutcomeUnknown(failure.message, code=code)
+    if code is STALE:
+        return LeaseLost(failure.message, code=code)
     by_fault: dict[Fault, type[CairnError]] = {
         Fault.CALLER: BadCommand,
         Fault.PEER: PeerError,

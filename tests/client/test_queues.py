@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import datetime
+import inspect
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import cairnkv
 from cairnkv import aio
 from cairnkv.client.codec import Text
+from cairnkv.client.pipeline_queue import PipelineQueue
 from cairnkv.limits import REASON_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.store import wall_clock
 from cairnkv.testing import ManualClock, running_server
@@ -620,6 +623,147 @@ class TestLostReplies:
             job.extend()
             assert due_of(queue, job.id) == until + 5
             job.ack()
+
+
+class TestTogether:
+    """`tests/conformance` tests its effects in each mode."""
+
+    def test_an_exception_sends_nothing_and_nacks_the_job(self, kv: Store) -> None:
+        queue = kv.queue("q")
+        queue.put("a")
+        job = taken(queue)
+        both = job.together()
+        stored = both.set("k", "v")
+        with pytest.raises(ValueError, match="bad"), job, both:
+            raise ValueError("bad")
+        assert kv.get("k") is None
+        assert [message.reason for message in queue.messages("delayed")] == ["ValueError: bad"]
+        with pytest.raises(cairnkv.CallerError, match="has not been executed"):
+            stored.result()
+
+    def test_without_commands_only_the_job_is_acked(self, kv: Store) -> None:
+        queue = kv.queue("q")
+        queue.put("a")
+        with taken(queue) as job, job.together():
+            pass
+        assert queue.stats()["acked"] == 1
+        with kv.together():
+            pass
+
+    def test_execute_sends_the_commands_before_the_end_of_the_statement(self, kv: Store) -> None:
+        queue = kv.queue("q")
+        queue.put("a")
+        job = taken(queue)
+        both = job.together()
+        both.set("k", "v")
+        both.execute()
+        assert (kv.get("k"), job.settled) == ("v", True)
+
+    def test_a_settled_job_has_lost_its_lease(self, kv: Store) -> None:
+        queue = kv.queue("q")
+        queue.put("a")
+        job = taken(queue)
+        job.ack()
+        with pytest.raises(cairnkv.LeaseLost), job.together() as both:
+            both.set("k", "v")
+        assert kv.get("k") is None
+        with pytest.raises(cairnkv.LeaseLost):
+            job.together()
+
+    def test_unique_name_of_the_job_is_free_for_the_next_message(self, kv: Store, clock: ManualClock) -> None:
+        queue = kv.queue("q")
+        first = queue.put("tick", unique="tick")
+        with taken(queue) as job, job.together() as both:
+            put = both.queue("q").put("tick", unique="tick", delay="1m")
+        assert put.result().new
+        assert put.result().id > first.id
+        clock.advance("1m")
+        assert taken(queue).attempt == 1
+
+    @pytest.mark.parametrize("name", ["count", "clear_all", "info"])
+    def test_commands_on_the_whole_store_are_refused(self, kv: Store, name: str) -> None:
+        with pytest.raises(cairnkv.CallerError, match="concerns the whole store"):
+            getattr(kv.together(), name)()
+
+    def test_maximum_of_commands(self, kv: Store) -> None:
+        with kv.together() as several:
+            for _ in range(TAKE_MAX):
+                last = several.incr("n")
+        assert last.result() == TAKE_MAX
+        queue = kv.queue("q")
+        queue.put("a")
+        both = taken(queue).together()
+        for _ in range(TAKE_MAX):
+            both.incr("n")
+        with pytest.raises(cairnkv.OptionError, match="at most 1,000 commands can be together, not 1,001"):
+            both.execute()
+        assert kv.get("n") == str(TAKE_MAX)
+
+    @pytest.mark.parametrize("bodies", [[], [0] * (TAKE_MAX + 1)], ids=len)
+    def test_put_many_is_one_command(self, kv: Store, bodies: list[object]) -> None:
+        with pytest.raises(cairnkv.OptionError, match="1 to 1,000 bodies"):
+            kv.together().queue("q").put_many(bodies)
+
+    def test_put_of_a_pipeline_has_the_options_of_a_queue(self) -> None:
+        options = [inspect.signature(kind.put).parameters for kind in (cairnkv.Queue, PipelineQueue)]
+        assert options[0].keys() - options[1].keys() == {"repeatable"}
+        assert {name: options[0][name].default for name in options[1]} == {
+            name: parameter.default for name, parameter in options[1].items()
+        }
+
+    def test_queue_in_a_pipeline(self, in_real_time: Store) -> None:
+        with in_real_time.pipeline() as pipeline:
+            pipeline.set("k", "v")
+            put = pipeline.queue("q").put({"n": 1}, priority=3)
+            assert pipeline.queue("q", codec="text").name == "q"
+        job = taken(in_real_time.queue("q"))
+        assert (job.id, job.body, in_real_time.get("k")) == (put.result().id, {"n": 1}, "v")
+
+    def test_durability_memory(self, tmp_path: Path) -> None:
+        with cairnkv.open(tmp_path) as kv:
+            quick = kv.durability("memory")
+            quick.queue("q").put("a")
+            with taken(quick.queue("q")) as job, job.together() as both:
+                both.set("k", "v")
+            assert kv.get("k") == "v"
+
+    def test_lost_reply_is_an_unknown_outcome_and_one_effect(self, cutting: _Cutting) -> None:
+        with cairnkv.connect(cutting.url) as kv:
+            queue = kv.queue("q")
+            queue.put("a")
+            job = taken(queue)
+            cutting.cuts = 1
+            with pytest.raises(cairnkv.OutcomeUnknown), job, job.together() as both:
+                hits = both.incr("hits")
+            with pytest.raises(cairnkv.OutcomeUnknown):
+                hits.result()
+            assert (kv.get("hits"), queue.stats()["acked"]) == ("1", 1)
+
+    def test_asyncio(self, clock: ManualClock) -> None:
+        async def main() -> None:
+            async with aio.open(clock=clock) as kv:
+                queue = kv.queue("q")
+                await queue.put("a")
+                job = await queue.take()
+                assert job is not None
+                async with job, job.together() as both:
+                    both.set("k", "v")
+                    put = both.queue("next").put("b")
+                assert put.result().new
+                async with kv.together() as several:
+                    value = several.get("k")
+                assert value.result() == "v"
+                await queue.put("c")
+                job = await queue.take(lease="1s")
+                assert job is not None
+                clock.advance(1)
+                assert await queue.take() is not None
+                with pytest.raises(cairnkv.LeaseLost):
+                    async with job.together() as both:
+                        both.set("k", "w")
+                assert await kv.get("k") == "v"
+
+        asyncio.run(main())
 
 
 class TestAsyncio:

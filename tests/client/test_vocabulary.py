@@ -18,7 +18,7 @@ def path_in_use() -> None:
 
 
 MAPPING = {"keys", "values", "items", "pop", "popitem", "setdefault", "update"}
-NOT_IN_PIPELINES = {"queue", "queues", "scan", "clear_prefix", "close", "pipeline"} | MAPPING
+NOT_IN_PIPELINES = {"together", "queues", "scan", "clear_prefix", "close", "pipeline"} | MAPPING
 
 
 def methods(kind: type) -> dict[str, inspect.Signature]:
@@ -43,6 +43,7 @@ def test_methods_are_the_calls_and_those_of_the_list() -> None:
         "local",
         "queue",
         "queues",
+        "together",
         "pipeline",
     }
 

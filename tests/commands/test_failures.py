@@ -3,7 +3,16 @@
 import pytest
 
 from cairnkv.commands import CODES, Code, Failure, Fault, failures
-from cairnkv.errors import BadCommand, CairnError, InternalError, OutcomeUnknown, PeerError, Refused, error_of
+from cairnkv.errors import (
+    BadCommand,
+    CairnError,
+    InternalError,
+    LeaseLost,
+    OutcomeUnknown,
+    PeerError,
+    Refused,
+    error_of,
+)
 
 ALL = [pytest.param(code, id=code.name) for code in CODES.values()]
 
@@ -48,5 +57,5 @@ class TestEachCode:
                     Fault.SERVER: Refused,
                     Fault.US: InternalError,
                 }
-                assert type(error) is by_fault[code.fault]
+                assert type(error) is (LeaseLost if code is failures.STALE else by_fault[code.fault])
                 assert error.fault is code.fault

@@ -175,7 +175,7 @@ class Pipelined:
         return Pipelined(self._client, how)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if not hasattr(cairnkv.Pipeline, name):
+        if not hasattr(cairnkv.Pipeline, name) or name == "queue":  # the queue of a pipeline only puts
             method: Callable[..., Any] = getattr(self._store, name)
             return method
 

@@ -167,3 +167,79 @@ def test_long_bodies_end_a_reply_early(queue: Any) -> None:
         queue.put(body)
     assert [job.body for job in queue.take_many(3)] == bodies[:1]
     assert [job.body for job in queue.take_many(2)] == bodies[1:2]
+
+
+def test_commands_together_with_an_ack(kv: Any, queue: Any) -> None:
+    other, name = f"{queue.name} next", queue.name.encode()
+    kv.set(name, b"before")
+    queue.put("a")
+    with queue.take() as job, job.together() as both:
+        before = both.get(name)
+        both.set(name, b"done")
+        counted = both.incr(name + b" n", 2)
+        put = both.queue(other).put({"for": "b"}, delay="1s")
+        absent = both.get(name + b" none")
+        ids = both.queue(other).put_many(["c", "d"], priority=1)
+    assert job.settled
+    assert (before.result(), counted.result(), absent.result()) == (b"before", 2, None)
+    assert put.result().new
+    assert list(ids.result()) == [message.id for message in kv.queue(other).messages()]
+    assert kv.get(name) == b"done"
+    assert queue.look(job.id) is None
+    assert kv.queue(other).look(put.result().id).body == {"for": "b"}
+
+
+def test_a_lost_lease_refuses_all_commands(kv: Any, queue: Any, clock: ManualClock) -> None:
+    name = queue.name.encode()
+    queue.put("a")
+    first = queue.take(lease="10s")
+    clock.advance("10s")
+    second = queue.take(lease="10s")
+    both = first.together()
+    stored, put = both.set(name, b"first"), both.queue(queue.name).put("b")
+    with pytest.raises(cairnkv.LeaseLost, match="the queue refused its ack"):
+        both.execute()
+    assert not first.settled
+    for pending in (stored, put):
+        with pytest.raises(cairnkv.LeaseLost):
+            pending.result()
+    assert kv.get(name) is None
+    assert queue.stats()["put"] == 1
+    with second.together() as both:
+        both.set(name, b"second")
+    assert kv.get(name) == b"second"
+
+
+def test_a_refused_command_refuses_all(kv: Any, queue: Any) -> None:
+    name = queue.name.encode()
+    kv.set(name, b"text")
+    queue.put("a")
+    job = queue.take()
+    both = job.together()
+    both.set(name + b" k", b"v")
+    both.incr(name)
+    with pytest.raises(cairnkv.BadCommand, match="NOTINT command 3, INCR"):
+        both.execute()
+    assert kv.get(name + b" k") is None
+    assert queue.stats()["leased"] == 1
+    several = kv.together()
+    several.queue(queue.name).put("b")
+    several.incr(name)
+    with pytest.raises(cairnkv.BadCommand, match="NOTINT command 2, INCR"):
+        several.execute()
+    assert queue.stats()["put"] == 1
+    job.ack()
+
+
+def test_commands_together_without_a_job(kv: Any, queue: Any) -> None:
+    name = queue.name.encode()
+    with kv.together() as several:
+        stored = several.set(name, b"order", if_absent=True)
+        put = several.queue(queue.name).put("mail", unique="mail")
+    assert stored.result()
+    assert queue.take().id == put.result().id
+    with kv.together() as several:
+        again = several.set(name, b"other", if_absent=True)
+        same = several.queue(queue.name).put("mail", unique="mail")
+    assert not again.result()  # a condition that does not hold is no error
+    assert same.result() == (put.result().id, False)

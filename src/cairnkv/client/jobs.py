@@ -25,8 +25,11 @@ from cairnkv.client.queue_calls import (
     nack,
     name_shown,
     reason_of,
+    together,
 )
 from cairnkv.client.retry import pause_before
+from cairnkv.client.together import Together
+from cairnkv.commands import Replies
 from cairnkv.errors import CairnError, LeaseLost, OutcomeUnknown
 
 REPEATS: Final = 2
@@ -37,7 +40,10 @@ MARGIN_SECONDS: Final = 2.0
 
 
 def repeated(kv: Methods[Any, Any], call: Call[T]) -> tuple[T, OutcomeUnknown | None]:
-    """Execute a call that may execute twice. Returns its result, and the error of an attempt of unknown outcome."""
+    """Execute a call that may execute twice. Returns its result, and the error of an attempt of unknown outcome.
+
+    Raises that error if a later attempt finds the lease lost, which the earlier one may have done.
+    """
     unknown: OutcomeUnknown | None = None
     for attempt in range(1, REPEATS):
         try:
@@ -45,7 +51,12 @@ def repeated(kv: Methods[Any, Any], call: Call[T]) -> tuple[T, OutcomeUnknown | 
         except OutcomeUnknown as error:
             unknown = error
             time.sleep(pause_before(attempt))
-    return kv._do(call), unknown
+    try:
+        return kv._do(call), unknown
+    except LeaseLost:
+        if unknown is not None:
+            raise unknown from None
+        raise
 
 
 class Job(Generic[B]):
@@ -110,6 +121,27 @@ class Job(Generic[B]):
         """Delete the message: its work is done. Raises `LeaseLost` if this is not its newest lease."""
         held, unknown = self._asked(ack([self._lease]))
         self._settle(held == [True], unknown, "ack")
+
+    def together(self) -> Together[Any, Any]:
+        """Return commands that the store executes as one with the ack of this job: all of them, or none.
+
+        Use it in a `with` statement. At its end, the message is deleted and the commands have their effects, in
+        one entry of the log. If this is not the newest lease, nothing has an effect, and the statement raises
+        `LeaseLost`. So these effects, in this store, happen exactly once for each message, however often it is
+        delivered. After an exception in the statement, nothing is sent, and the job is not acked.
+        """
+        self._refuse_if_lost()
+        return Together(self._kv._calls, self._ack_with)
+
+    def _ack_with(self, calls: list[Call[Any]]) -> Replies:
+        self._refuse_if_lost()
+        try:
+            replies, _ = repeated(self._kv, together([ack([self._lease]), *calls]))
+        except LeaseLost:
+            self._settle(held=False, unknown=None, what="ack")
+            raise
+        self._settled = True
+        return Replies(replies.values[1:])
 
     def nack(
         self,

@@ -31,11 +31,13 @@ from cairnkv.client.calls import (
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, value_codec
 from cairnkv.client.mapping import MappingSyntax
 from cairnkv.client.pipeline import Pipeline
+from cairnkv.commands import Replies
 from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 if TYPE_CHECKING:
     from cairnkv.client.queues import Queue
+    from cairnkv.client.together import Together
 
 
 class KeyValue(MappingSyntax[K, V], NotCopied):
@@ -148,6 +150,20 @@ class KeyValue(MappingSyntax[K, V], NotCopied):
         from cairnkv.client.queues import Queue  # with slow imports that only queues need
 
         return Queue(self, name, value_codec(codec), value_max=self._calls.value_max)
+
+    def together(self) -> "Together[K, V]":
+        """Return commands on keys and queues that the store executes as one. Use it in a `with` statement.
+
+        All commands are executed, or none: if one is refused, none has an effect. Other clients see all effects or
+        none. See `Job.together` for commands together with the ack of a job.
+        """
+        from cairnkv.client.queue_calls import together
+        from cairnkv.client.together import Together  # with slow imports that only queues need
+
+        def execute(calls: list[Call[Any]]) -> Replies:
+            return self._do(together(calls)) if calls else Replies(())
+
+        return Together(self._calls, execute)
 
     def queues(self) -> Iterator[str]:
         """Iterate over the names of all queues, in the order of their creation."""

@@ -3,28 +3,60 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from cairnkv.client.calls import Calls, Durability, K, V, memory_is_enough
+from cairnkv.client.calls import Calls, D, Durability, K, Key, V, memory_is_enough
+from cairnkv.client.codec import Codec, CodecName, value_codec
 from cairnkv.client.pending import AnyPending, raise_first
 from cairnkv.client.pipeline_methods import PipelineMethods
 
+if TYPE_CHECKING:
+    from cairnkv.client.pipeline_queue import PipelineQueue
 
-class Pipeline(PipelineMethods[K, V]):
-    """Commands that the client sends together. Each method returns a `Pending`; `execute` sends the commands.
 
-    The commands execute in order, one by one. Commands of other clients may execute in between.
-    """
+class Collected(PipelineMethods[K, V]):
+    """Commands that are sent at the end of a `with` statement, or by `execute`. After an exception in the
+    statement, none is sent."""
 
     def __init__(self, calls: Calls[K, V], execute_all: Callable[[list[AnyPending]], None]) -> None:
         super().__init__(calls)
         self._execute_all = execute_all
+
+    @overload
+    def queue(self, name: Key, *, codec: Literal["json", "msgpack"] = "json") -> "PipelineQueue[Any]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Literal["text"]) -> "PipelineQueue[str]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Literal["bytes"]) -> "PipelineQueue[bytes]": ...
+    @overload
+    def queue(self, name: Key, *, codec: Codec[D]) -> "PipelineQueue[D]": ...
+    def queue(self, name: Key, *, codec: CodecName | Codec[Any] = "json") -> "PipelineQueue[Any]":
+        """Return the queue with a name, whose `put` and `put_many` add commands to this pipeline."""
+        from cairnkv.client.pipeline_queue import PipelineQueue  # with slow imports that only queues need
+
+        return PipelineQueue(self, name, value_codec(codec), value_max=self._calls.value_max)
 
     def execute(self) -> None:
         """Execute the commands. Afterwards raises the first error; each result has its own error."""
         pending = self._take()
         self._execute_all(pending)
         raise_first(pending)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.execute()
+
+
+class Pipeline(Collected[K, V]):
+    """Commands that the client sends together. Each method returns a `Pending`; `execute` sends the commands.
+
+    The commands execute in order, one by one. Commands of other clients may execute in between.
+    """
 
     def durability(self, how: Durability) -> "Pipeline[K, V]":
         """Return this pipeline with another durability of its writes. See `KeyValue.durability`."""
@@ -40,12 +72,3 @@ class Pipeline(PipelineMethods[K, V]):
         view = Pipeline(self._calls, self._execute_all)
         view._memory, view._local, view._pending = memory, local, self._pending
         return view
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.execute()

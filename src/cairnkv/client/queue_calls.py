@@ -15,6 +15,7 @@ from cairnkv.commands import (
     MISSING,
     Ack,
     Extend,
+    Items,
     Look,
     Nack,
     Peek,
@@ -26,15 +27,18 @@ from cairnkv.commands import (
     QueueSet,
     QueueStats,
     Remove,
+    Replies,
     Reply,
     Requeue,
     RequeueIds,
     Take,
     TakeAny,
+    Together,
 )
 from cairnkv.commands.queue_vocabulary import LOOK_STRINGS, TAKE_STRINGS
 from cairnkv.errors import CodecError, OptionError
 from cairnkv.limits import DELAY_MAX, LEASE_MAX, PRIORITY_DEFAULT, REASON_MAX, TAKE_MAX
+from cairnkv.protocol.native import replies_in
 from cairnkv.records import record
 from cairnkv.units import duration
 
@@ -290,6 +294,20 @@ def nack(
 def extend(leases: Sequence[Lease], lease_ms: int) -> Call[list[bool]]:
     """Return the call that extends leases. It gives False for each lease that has ended."""
     return Call(valid(Extend(lease_ms, tuple(leases))), _bools)
+
+
+def together(calls: Sequence[Call[Any]]) -> Call[Replies]:
+    """Return the call that executes the commands of calls as one, or none of them."""
+    if len(calls) > TAKE_MAX:
+        raise OptionError(f"at most {TAKE_MAX:,} commands can be together, not {len(calls):,}")
+    commands = tuple(call.command for call in calls)
+
+    def decode(reply: Reply) -> Replies:
+        if isinstance(reply, Replies):
+            return reply
+        return replies_in(Items(items_of(reply, len(commands))), [command.spec for command in commands])
+
+    return Call(Together(commands), decode)
 
 
 def lease_milliseconds(lease: Seconds) -> int:

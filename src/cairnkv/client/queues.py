@@ -193,7 +193,10 @@ class Queue(WorkerMethods[B], NotCopied):
                 return
 
     def stats(self) -> dict[str, int]:
-        """Return the numbers of messages in each state, their bytes, and totals since the queue was made. All exact."""
+        """Return the numbers of messages in each state, their bytes, and totals since the queue was made. All exact.
+
+        oldest_ready_ms: the milliseconds for which a message could have been taken, at most.
+        """
         return self._kv._do(self._calls.stats())
 
     # -- maintenance ----------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ QUEUEBUSY = Code(
 )
 STALE = Code(
     "STALE",
-    Fault.CALLER,
+    Fault.SERVER,
     "A lease in TOGETHER, or in a transaction, is not the newest lease of its message. Nothing is executed.",
 )
 CROWDED = Code(

@@ -115,7 +115,7 @@ class FrameKind(Kind):
     def read(self, text: bytes) -> Command:
         number = int.from_bytes(text[1:3])
         spec = BY_NUMBER.get(number)
-        if len(text) < _NUMBER_END or text[0] or spec is None or not _may_be_together(spec):
+        if len(text) < _NUMBER_END or text[0] or spec is None or not may_be_together(spec):
             raise ArgumentFault(BADARGS, f"{self.placeholder} is the frame of a command on keys or queues")
         at = _NUMBER_END if number < COUNTED_FROM else _COUNT_END
         count = len(spec.fields) if number < COUNTED_FROM else int.from_bytes(text[_NUMBER_END:at])
@@ -142,7 +142,7 @@ _NUMBER_END: Final = 3
 _COUNT_END: Final = 7
 
 
-def _may_be_together(spec: CommandSpec) -> bool:
+def may_be_together(spec: CommandSpec) -> bool:
     """Return whether a command may be a part of TOGETHER."""
     return not spec.by_store and spec.scope is not Scope.TABLE
 
@@ -490,7 +490,8 @@ class QueueDrop(Command):
 class QueueStats(Command):
     """Return the counts, totals and settings of a queue. All are exact.
 
-    The reply has names and values, alternating.
+    The reply has names and values, alternating. `oldest_ready_ms` is the time for which a message could have been
+    taken, at most; expired messages count for it until they are removed.
     """
 
     queue: bytes = argument(QUEUE)

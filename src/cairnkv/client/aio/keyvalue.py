@@ -31,11 +31,13 @@ from cairnkv.client.calls import (
     with_leeway,
 )
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, value_codec
+from cairnkv.commands import Replies
 from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 if TYPE_CHECKING:
     from cairnkv.client.aio.queues import AsyncQueue
+    from cairnkv.client.aio.together import AsyncTogether
 
 
 class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
@@ -150,6 +152,20 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
         from cairnkv.client.aio.queues import AsyncQueue  # with slow imports that only queues need
 
         return AsyncQueue(self, name, value_codec(codec), value_max=self._calls.value_max)
+
+    def together(self) -> "AsyncTogether[K, V]":
+        """Return commands on keys and queues that the store executes as one. Use it in an `async with` statement.
+
+        All commands are executed, or none: if one is refused, none has an effect. Other clients see all effects or
+        none. See `Job.together` for commands together with the ack of a job.
+        """
+        from cairnkv.client.aio.together import AsyncTogether  # with slow imports that only queues need
+        from cairnkv.client.queue_calls import together
+
+        async def execute(calls: list[Call[Any]]) -> Replies:
+            return await self._do(together(calls)) if calls else Replies(())
+
+        return AsyncTogether(self._calls, execute)
 
     async def queues(self) -> AsyncIterator[str]:
         """Iterate over the names of all queues, in the order of their creation."""
