@@ -200,6 +200,9 @@ DELAY_MAX: Final = 366 * 24 * 3_600_000
 LEASE_MAX: Final = 7 * 24 * 3_600_000
 """Maximum milliseconds of a lease: a week. A worker extends its lease, so that no lease must be long."""
 
+LEASES_KEPT_MAX: Final = 100_000
+"""Maximum leases that one forward jump of the clock leaves as they are: a second or two of work."""
+
 LEASE_DEFAULT: Final = 60_000
 """Milliseconds of a lease for which neither TAKE nor the message nor the queue has a time."""
 
@@ -233,6 +236,10 @@ milliseconds."""
 
 TAKE_BYTES: Final = MIB
 """Bytes of bodies at which TAKE and PEEK return no further message. One message may exceed it."""
+
+MESSAGE_HEAD_MAX: Final = 700
+"""Maximum bytes of a message in the reply to TAKE or TAKE_ANY, without its body: a queue, a group, seven numbers, and
+the lengths of all strings."""
 
 STEPS_PER_TAKE: Final = 1_000
 """Messages that one TAKE may find expired or without attempts left, besides those that it returns. The next TAKE

@@ -12,13 +12,27 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Command, Failure, Items, Purge, Reply, Scan, Scope, Step
+from cairnkv.commands import (
+    Command,
+    Failure,
+    Items,
+    Nack,
+    Purge,
+    Reply,
+    Scan,
+    Scope,
+    Step,
+    Take,
+    TakeAny,
+    failures,
+)
 from cairnkv.commands.queue_vocabulary import TAKE_STRINGS
-from cairnkv.limits import BYTES_PER_COST, TAKE_MAX
+from cairnkv.limits import BYTES_PER_COST, MESSAGE_HEAD_MAX, TAKE_BYTES, TAKE_MAX
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
+from cairnkv.records import replace
 from cairnkv.session.auth import Authentication
-from cairnkv.store import PendingReply, Store, Waiter, size_of
+from cairnkv.store import ITEM_BYTES, PendingReply, Store, Waiter, returns_of, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -65,6 +79,16 @@ def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
     elif command.spec.scope is Scope.QUEUES:
         cost = max(cost, _messages_of(command, outcome) // MESSAGES_PER_COST)
     return cost + (made + bytes_of_outcome(outcome)) // BYTES_PER_COST
+
+
+def fitting(command: Command, frame_max: int) -> Command:
+    """Return a TAKE of no more messages than a frame has room for; any other command as it is.
+
+    A single message fits, as its PUT did.
+    """
+    if isinstance(command, Take | TakeAny) and command.count * MESSAGE_HEAD_MAX > frame_max - TAKE_BYTES:
+        return replace(command, count=max(1, (frame_max - TAKE_BYTES) // MESSAGE_HEAD_MAX))
+    return command
 
 
 def _messages_of(command: Command, outcome: Reply | PendingReply) -> int:
@@ -204,6 +228,24 @@ class Conversation(abc.ABC):
         waiter = Waiter(command)
         self.store.begin_take(waiter)
         return waiter if waiter.reply is None else waiter.reply
+
+    def within_frame(self, take: Command, reply: Reply) -> Reply:
+        """Return the reply to a TAKE. If a frame has no room for it, give its leases back and return a failure.
+
+        This happens only to a body that came with a larger limit, at another node or before a restart.
+        """
+        if not isinstance(reply, Items) or size_of(reply) <= self.limits.frame:
+            return reply
+        steps = returns_of(take, reply)
+        for step in steps:
+            self.store.execute(step.command)
+        numbers = ", ".join(str(step.command.message) for step in steps if isinstance(step.command, Nack))
+        text = f"message {numbers} exceeds the frame limit of {self.limits.frame:,} bytes, and was given back"
+        return Failure(failures.BIGREPLY, text)
+
+    def room_for(self, steps: Sequence[Step]) -> int:
+        """Return the bytes of values for which the reply to several commands fits a frame."""
+        return max(1, self.limits.frame - ITEM_BYTES * (len(steps) + 1))
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:

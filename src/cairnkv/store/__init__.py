@@ -4,11 +4,12 @@ from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import LocalStore
-from cairnkv.store.pending import PendingExecution, PendingReply, size_of
+from cairnkv.store.pending import ITEM_BYTES, PendingExecution, PendingReply, size_of
 from cairnkv.store.value_cache import PendingRead
-from cairnkv.store.waiters import Waiter
+from cairnkv.store.waiters import Waiter, returns_of
 
 __all__ = [
+    "ITEM_BYTES",
     "Clock",
     "LocalStore",
     "PendingExecution",
@@ -19,6 +20,7 @@ __all__ = [
     "WhenFull",
     "bytes_made",
     "checked_clock",
+    "returns_of",
     "size_of",
     "wall_clock",
 ]

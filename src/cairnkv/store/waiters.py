@@ -66,14 +66,7 @@ class Waiter(PendingExecution):
     @property
     def leases(self) -> list[Step]:
         """Return the commands that give its leases back, uncounted."""
-        reply = self.outcome if self.reply is None else self.reply
-        if not isinstance(reply, Items):
-            return []
-        strings, size = reply.values, TAKE_STRINGS
-        if isinstance(self.command, TakeAny):
-            strings, size = strings[1:], size + 1  # the name of the queue precedes them
-        pairs = zip(strings[::size], strings[1::size], strict=True)
-        return [Step(0, Nack(int(number or 0), int(lease or 0), uncounted=True)) for number, lease in pairs]
+        return returns_of(self.command, self.outcome if self.reply is None else self.reply)
 
     def withdraw(self) -> None:
         """Replace the reply: its leases are given back."""
@@ -82,6 +75,17 @@ class Waiter(PendingExecution):
             self._inner = None
         self._outcome = self.reply = NO_MESSAGES
         self.on_ready()
+
+
+def returns_of(command: Command, reply: Reply) -> list[Step]:
+    """Return the commands that return the messages in the reply to a TAKE, uncounted."""
+    if not isinstance(reply, Items):
+        return []
+    strings, size = reply.values, TAKE_STRINGS
+    if isinstance(command, TakeAny):
+        strings, size = strings[1:], size + 1  # the name of the queue precedes them
+    pairs = zip(strings[::size], strings[1::size], strict=True)
+    return [Step(0, Nack(int(number or 0), int(lease or 0), uncounted=True)) for number, lease in pairs]
 
 
 class Waiters:

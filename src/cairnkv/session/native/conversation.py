@@ -5,9 +5,22 @@ Out of scope: frames (`cairnkv.protocol.native`), and the effects of commands (t
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
+from cairnkv.commands import (
+    NO_MEMORY,
+    Command,
+    Failure,
+    InMemory,
+    Reply,
+    Step,
+    Take,
+    TakeAny,
+    Together,
+    failures,
+)
+from cairnkv.limits import VALUE_MAX
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, DecoderLimits, Request, StatusByte, Width, reply_parts
 from cairnkv.session.auth import Authentication
 from cairnkv.session.conversation import (
@@ -17,6 +30,7 @@ from cairnkv.session.conversation import (
     Conversation,
     QueuedReply,
     cost_of,
+    fitting,
 )
 from cairnkv.store import PendingReply, Store, bytes_made
 
@@ -62,7 +76,8 @@ class NativeConversation(Conversation):
         if isinstance(outcome, Failure):
             return self.failure(outcome)
         cost = cost_of(command, outcome, made) + len(command.named_keys()) // ARGUMENTS_PER_COST
-        return QueuedReply(outcome, self._encode, cost)
+        takes = isinstance(command, Take | TakeAny)
+        return QueuedReply(outcome, partial(self._encode_taken, command) if takes else self._encode, cost)
 
     def upcoming(self) -> tuple[list[Step], int]:
         """Return some of the commands that come next, and their bytes."""
@@ -82,10 +97,14 @@ class NativeConversation(Conversation):
         try:
             if request.flags & _LOCAL_READ and not request.command.spec.writes:
                 return self.store.execute(request.command, local=self.own_writes.are_executed)
-            if request.command.waiting_time():
-                outcome = self.begin_take(request.command)
+            command = fitting(request.command, self.limits.frame)
+            if command.waiting_time():
+                outcome = self.begin_take(command)
+            elif isinstance(command, Together):
+                steps = [Step(0, part) for part in command.commands]
+                outcome = self.store.execute_all(steps, bytes_max=min(VALUE_MAX, self.room_for(steps)), whole=True)
             else:
-                outcome = self.store.execute(request.command)
+                outcome = self.store.execute(command)
             if request.command.spec.writes:
                 self.own_writes.note(outcome)
             if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.spec.writes:
@@ -100,6 +119,12 @@ class NativeConversation(Conversation):
     def _encode(self, reply: Reply) -> Sequence[bytes]:
         head, payload = reply_parts(reply, self._status_byte, frame_limit=self.limits.frame)
         return (head, payload) if payload else (head,)
+
+    def _encode_taken(self, take: Command, reply: Reply) -> Sequence[bytes]:
+        if isinstance(reply, InMemory):
+            inner = self.within_frame(take, reply.reply)
+            return self._encode(inner if isinstance(inner, Failure) else reply)
+        return self._encode(self.within_frame(take, reply))
 
     @property
     def _executor(self) -> "FrameExecutor | None":

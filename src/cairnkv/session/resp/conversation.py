@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
+from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, Take, TakeAny, failures
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
@@ -34,6 +34,7 @@ from cairnkv.session.conversation import (
     Unfinished,
     bytes_of_outcome,
     cost_of,
+    fitting,
 )
 from cairnkv.session.resp.command_spec import (
     LOADING,
@@ -335,13 +336,18 @@ class RespConversation(Conversation):
         made = bytes_made(self.store.databases[self.db], call.command)
         writes = call.command.spec.writes
         local = self.reads_locally and not writes and self.own_writes.are_executed
-        if call.command.waiting_time():
-            outcome = self.begin_take(call.command)
+        command = fitting(call.command, self.limits.frame)
+        if command.waiting_time():
+            outcome = self.begin_take(command)
         else:
-            outcome = self.store.execute(call.command, self.db, touch=touch, local=local)
+            outcome = self.store.execute(command, self.db, touch=touch, local=local)
         if writes:
             self.own_writes.note(outcome)
-        return Later(outcome, call.show, cost_of(call.command, outcome, made), call.errors)
+        show = partial(self._show_taken, call) if isinstance(command, Take | TakeAny) else call.show
+        return Later(outcome, show, cost_of(command, outcome, made), call.errors)
+
+    def _show_taken(self, call: Call, reply: Reply) -> Value:
+        return shown(call.show, self.within_frame(call.command, reply), call.errors)
 
     # -- output -----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from cairnkv.session.resp.conversation import RespConversation, failed
 from cairnkv.session.resp.transaction import QueuedCommand
 from cairnkv.session.resp.values import NOTHING, Job, Later, Several, Together, shown
 from cairnkv.store import PendingRead, PendingReply, bytes_made
+from cairnkv.store.transaction import is_whole
 
 
 @in_conversation("MULTI", "loading fast in-multi", group="transactions", since="1.2.0")
@@ -109,7 +110,10 @@ def execute(conversation: RespConversation, arguments: Arguments) -> Value:
         return Together([one.value_from(replies) for one in planned])
 
     made = sum(bytes_made(conversation.store.databases[step.db], step.command) for step in steps)
-    outcome = conversation.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
+    most = TRANSACTION_BYTES_MAX
+    if is_whole(steps):  # a TAKE among them must not lease messages that the reply has no room for
+        most = min(most, conversation.room_for(steps))
+    outcome = conversation.store.execute_all(steps, watched, bytes_max=most, blocks=acts)
     if not isinstance(outcome, PendingReply):
         act(outcome)
     elif isinstance(outcome, PendingRead):  # the client's next commands do not wait for its reply
