@@ -7,7 +7,7 @@ messages stay in the list until a command on their queue removes them, because t
 import copy
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cairnkv.commands import (
@@ -326,6 +326,21 @@ class QueueModel:
                 found.append(it)
         return found
 
+    def _takeable_since(self, name: bytes) -> Iterator[int]:
+        """Yield, for each group and priority, the time from which on its first message can be taken."""
+        limit = self.queues[name].settings["per_group"]
+        live = self._live(name)
+        for priority, group in {(it.priority, it.group) for it in live}:
+            of_group = [it for it in live if it.group == group]
+            line = [it for it in of_group if it.priority == priority]
+            leases = sorted(it.due for it in of_group if it.lease)
+            if group and limit == 1:
+                yield min(line, key=lambda it: it.number).due
+            elif group and limit and len(leases) >= limit:
+                yield max(leases[-limit], min(it.due for it in line))
+            else:
+                yield min(it.due for it in line)
+
     def _ack(self, command: Ack) -> Reply:
         replies = []
         for number, lease in command.leases:
@@ -465,6 +480,7 @@ class QueueModel:
         shown: dict[str, Any] = {state.decode(): len(self.of(name, state)) for state in states}
         shown["bytes"] = sum(len(it.body) for it in self.messages if it.queue == name)
         shown["groups"] = len({group for _, group in queue.turns} - {b""})
+        shown["oldest_ready_ms"] = max(0, self.now - min(self._takeable_since(name), default=self.now))
         shown |= queue.totals
         shown["expired"] += len(self.of(name, None))
         shown |= queue.settings

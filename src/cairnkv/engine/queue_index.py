@@ -230,6 +230,11 @@ class Queue:
         ready = len(self.live) - delayed - leased - self.expiring.count_before(after)
         return ready, delayed, leased, len(self.dead) - self.dead_expiring.count_before(after)
 
+    def oldest_ready(self, now: int) -> int:
+        """Return the milliseconds for which TAKE could have returned a message, at most; 0 if it returns none."""
+        soonest = self.turns.soonest()
+        return 0 if soonest is None else max(0, now - soonest)
+
     def expired(self, now: int) -> int:
         """Return the number of expired messages that are not removed yet."""
         after = (now + 1, 0)
@@ -539,6 +544,10 @@ class QueueIndex:
                 self.idle.add((queue.record.used_at, name))
         elif queue.settings is None and queue.is_empty and not queue.groups:
             del self.queues[name]
+
+    def counts(self, now: int) -> tuple[int, ...]:
+        """Return the exact numbers of ready, delayed, leased and dead messages of all queues."""
+        return tuple(map(sum, zip(*(queue.counts(now) for queue in self.queues.values()), strict=True))) or (0, 0, 0, 0)
 
     @property
     def used_bytes(self) -> int:

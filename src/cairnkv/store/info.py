@@ -6,7 +6,7 @@ from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Failure, Items, Reply, failures
 from cairnkv.commands.vocabulary import Backup
-from cairnkv.engine import Database
+from cairnkv.engine import Database, QueueDatabase
 from cairnkv.engine.table import CURSORS
 from cairnkv.installation import features
 from cairnkv.storage import Storage
@@ -57,9 +57,11 @@ class StoreInfo:
         loading: bool,
         commands: int,
         waiters: int,
+        queues: QueueDatabase,
     ) -> Iterable[tuple[str, str | int]]:
         """Yield the names and values of a store. commands: without those of executors. waiters: their number."""
         shared = databases[0].shared
+        messages = zip(("ready", "delayed", "leased", "dead"), queues.index.counts(shared.now), strict=True)
         return (
             ("cairnkv_version", VERSION),
             ("mode", mode),
@@ -74,6 +76,8 @@ class StoreInfo:
             ("memory_limit_bytes", memory.limit or 0),
             ("expired_keys", memory.expired),
             ("evicted_keys", memory.evicted),
+            ("queues", len(queues.index.numbers)),
+            *((f"messages_{state}", count) for state, count in messages),
             ("waiting_takes", waiters),
             ("log_position", storage.sequence + sum(executor.writes for executor in self.executors)),
             ("log_time_ms", shared.now),
