@@ -110,6 +110,27 @@ def test_help_lists_commands(cairn_here: Call, url: str) -> None:
     assert cairn_here("shell", stdin=b"help frob").code == 2
 
 
+def test_queues(cairn_here: Call, kv: Store) -> None:
+    script = b"queue put q 'a b' --priority 1\nQUEUE PUT q c\nqueue take q --ack\nqueue peek q\nqueue stats none"
+    said = cairn_here("shell", stdin=script)
+    assert (said.code, said.out) == (2, b"2\n3\na b\n3\tc\n")
+    assert said.err.startswith("cairn: line 5: NOQUEUE ")
+    assert kv.queue("q").stats()["ready"] == 1
+
+
+def test_queue_names_its_actions(cairn_here: Call, url: str) -> None:
+    listed = cairn_here("shell", stdin=b"help queue").out.decode()
+    assert listed.startswith("  queue put ")
+    assert "get" not in listed.split()[:3]
+    assert cairn_here("shell", stdin=b"help queue put").out.startswith(b"usage: queue put [-h] [--json]")
+    said = cairn_here("shell", stdin=b"queue\nqueue frob\nqueue work q -- true\nqueue put q --lines")
+    first, second, third, fourth = said.err.splitlines()
+    assert first.startswith("cairn: line 1: queue: name an action: put, take, ")
+    assert second.startswith("cairn: line 2: there is no command 'queue frob'")
+    assert third.startswith("cairn: line 3: there is no command 'queue work'")
+    assert fourth.startswith("cairn: line 4: queue put: the shell itself reads standard input")
+
+
 def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str) -> None:
     said = cairn_here("shell", "--url", unused_url, stdin=b"get a\nget b\n")
     assert said.code == 2
@@ -124,6 +145,9 @@ def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str) ->
         (["set"], {"--ttl", "--if-absent", "--if-equals", "--keep-ttl"}),
         (["swap"], {"--ttl", "--if-absent", "--if-equals", "--keep-ttl", "--at"}),
         (["get", "--clear"], {"--ttl", "--persist"}),
+        (["queue"], {"put", "take", "stats"}),
+        (["queue", "put"], {"--delay", "--priority", "--unique"}),
+        (["help", "queue"], {"put"}),
         (["frob"], set()),
     ],
 )

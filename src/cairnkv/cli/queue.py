@@ -38,6 +38,9 @@ STATES: Final = ("ready", "delayed", "leased", "dead")
 COUNTS: Final = (*STATES, "bytes")
 """The columns of `list` and `watch`."""
 
+OLDEST: Final = "oldest s"
+"""The column of the seconds for which a message has been ready, at most."""
+
 LEASE: Final = re.compile(r"([0-9]{1,19}):([0-9]{1,19})")
 
 TIME: Final = "TIME is 500ms, 30s, 5m, 1h or 7d; a number alone is in seconds."
@@ -112,6 +115,8 @@ def _put_arguments(parser: Parser) -> None:
 def _put(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
     queue = _queue(kv, options.queue)
     if options.lines:
+        if options.in_shell:
+            parser.error("the shell itself reads standard input; put each message")
         if options.body is not None or _settings(options, "group", "unique", "unique_for", "expires", "lease"):
             parser.error("with --lines there are only the options --delay and --priority, and no body")
         total = 0
@@ -410,7 +415,8 @@ class _Rates:
             self._before[name] = now, stats
             passed = max(now - when, 1e-3)
             rates = {f"{total}/s": (stats[total] - before[total]) / passed for total in ("put", "acked", "nacked")}
-            yield name, {**{column: stats[column] for column in COUNTS}, **rates}
+            oldest = {OLDEST: stats["oldest_ready_ms"] / 1000}
+            yield name, {**{column: stats[column] for column in COUNTS}, **oldest, **rates}
 
 
 def _cell(value: Any) -> str:
@@ -422,7 +428,7 @@ def _live_table(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Any:
     from rich.text import Text
 
     table = Table("queue", caption="Ctrl-C ends")
-    for column in (*COUNTS, "put/s", "acked/s", "nacked/s"):
+    for column in (*COUNTS, OLDEST, "put/s", "acked/s", "nacked/s"):
         table.add_column(column, justify="right")
     for name, facts in rows:
         cells = [Text(escaped(name.encode()))]

@@ -4,6 +4,7 @@ A line is a subcommand with its arguments, as after `cairn`; the same parsers re
 
     set greeting 'hello world' --ttl 30s --if-absent
     get greeting
+    queue put emails '{"to": "anna"}' --delay 10m
 
 Quotes and backslashes are those of a Unix shell. A line that begins with # is a comment.
 
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.cli import get, registered, store
+from cairnkv.cli import get, queue, registered, store
 from cairnkv.cli.arguments import Parser, StoreCommand, client, execute, store_parser
 from cairnkv.cli.main import FOUND, SUBCOMMANDS, complain, suggestion
 from cairnkv.cli.output import RED, on_terminal, styled
@@ -43,6 +44,7 @@ prompt_toolkit takes about half a millisecond for a key, so a line of 100 kB wou
 KEYS_PER_READ: Final = 100_000
 """Keys after which the shell stops reading and shows the line."""
 
+QUEUE: Final = "queue"
 LEAVE: Final = ("exit", "quit")
 HELP: Final = "help"
 
@@ -73,12 +75,11 @@ def run_line(kv: "Store", line: str) -> bool:
     words = split(line)
     if not words:
         return True
-    name, *arguments = words
-    name = _normal(name)
+    name, arguments = _parsed(words)
     if name in LEAVE:
         return False
     if name == HELP:
-        print(help_text(_normal(arguments[0]) if arguments else None))
+        print(help_text(_parsed(arguments)[0] if arguments else None))
     else:
         command, parser = subcommand(name)
         try:
@@ -100,6 +101,14 @@ def split(line: str) -> list[str]:
         raise CallerError(f"{str(error).lower()}: quotes and backslashes are those of a Unix shell") from None
 
 
+def _parsed(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the name of a subcommand, which has two words if it is about a queue, and its arguments."""
+    name = _normal(words[0])
+    if name == QUEUE and len(words) > 1:
+        return f"{name} {_normal(words[1])}", words[2:]
+    return name, words[1:]
+
+
 def _normal(name: str) -> str:
     """Return the name of a subcommand that a user wrote in capitals, or with underscores."""
     return name.lower().replace("_", "-")
@@ -108,12 +117,15 @@ def _normal(name: str) -> str:
 @functools.cache
 def subcommands() -> Mapping[str, StoreCommand]:
     """Return the subcommands that use a store."""
-    return {**get.COMMANDS, **store.COMMANDS, **registered.commands()}
+    actions = {f"{QUEUE} {action}": command for action, (_, command) in queue.ACTIONS.items()}
+    return {**get.COMMANDS, **store.COMMANDS, **registered.commands(), **actions}
 
 
 @functools.cache
 def subcommand(name: str) -> tuple[StoreCommand, Parser]:
     """Return a subcommand and its parser."""
+    if name == QUEUE:
+        raise CallerError(f"{name}: name an action: {', '.join(queue.ACTIONS)}")
     if (command := subcommands().get(name)) is None:
         hint = suggestion(name, subcommands()) or "; `help` lists the commands"
         raise CallerError(f"there is no command {name!r}{hint}")
@@ -121,13 +133,14 @@ def subcommand(name: str) -> tuple[StoreCommand, Parser]:
 
 
 def help_text(name: str | None) -> str:
-    """Return the help about a subcommand, or the list of all subcommands."""
-    if name is not None:
+    """Return the help about a subcommand, or the list of all subcommands, or of those about queues."""
+    if name is not None and name != QUEUE:
         return subcommand(name)[1].format_help().rstrip()
-    width = max(map(len, subcommands()))
+    shown = {each: summary for each, summary in summaries().items() if name is None or each.startswith(f"{name} ")}
+    width = max(map(len, shown))
     return "\n".join(
         (
-            *(f"  {name:<{width}}  {summary}" for name, summary in summaries().items()),
+            *(f"  {each:<{width}}  {summary}" for each, summary in shown.items()),
             "",
             "`help NAME` explains a command. `exit` or Ctrl-D ends the shell.",
             "Quotes and backslashes are those of a Unix shell: 'hello world'. A line that begins with # is a comment.",
@@ -137,7 +150,7 @@ def help_text(name: str | None) -> str:
 
 def summaries() -> dict[str, str]:
     """Return the names of the subcommands, each with a summary."""
-    more = registered.summaries()
+    more = registered.summaries() | {f"{QUEUE} {action}": summary for action, (summary, _) in queue.ACTIONS.items()}
     return {name: SUBCOMMANDS[name][1] if name in SUBCOMMANDS else more[name] for name in subcommands()}
 
 
@@ -279,14 +292,19 @@ def completions(before: Sequence[str]) -> Iterator[tuple[str, str]]:
     >>> [text for text, _ in completions(["get", "--raw"])]
     ['--json', '--local', '--clear', '--ttl', '--persist']
     """
-    if not before or before[0].lower() == HELP:
+    helps = bool(before) and before[0].lower() == HELP
+    named = before[1:] if helps else before
+    if [_normal(word) for word in named] == [QUEUE]:
+        yield from ((action, summary) for action, (summary, _) in queue.ACTIONS.items())
+        return
+    if helps or not before:
         yield from summaries().items()
         if not before:
             yield HELP, "explain the commands, or one of them"
             yield "exit", "end the shell"
         return
     try:
-        _, parser = subcommand(_normal(before[0]))
+        _, parser = subcommand(_parsed(before)[0])
     except CairnError:
         return
     for option, meaning in parser.options():
