@@ -206,7 +206,9 @@ class Node:
             return
         proposer = self.running.proposer
         proposer.room = self.cluster.room
-        for data in proposer.take_entries(self.cluster.now, *self.running.proposed_time()):
+        time, lead = self.running.proposed_time()
+        self.running.keep_leases(time)
+        for data in proposer.take_entries(self.cluster.now, time, lead):
             assert len(data) <= self.cluster.room + HEADER_BYTES_MAX
             self.cluster.published(self, data)
 

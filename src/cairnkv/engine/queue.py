@@ -8,6 +8,7 @@ Out of scope: the index (`queue_index`), the effects of commands (`queue_operati
 (`queue_records`).
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -111,6 +112,12 @@ class QueueDatabase(Database):
     def index_bytes(self) -> int:
         """The estimated memory of the indexes."""
         return super().index_bytes + self.index.used_bytes
+
+    def leases(self, after: int, most: int) -> list[tuple[int, int]]:
+        """Return the (id, number of the lease) of leases that end after a log time, up to a number."""
+        numbers = (number for queue in self.index.queues.values() for _, number in queue.leased.since((after + 1, 0)))
+        messages = ((number, self.message(number)) for number in itertools.islice(numbers, most))
+        return [(number, message.lease) for number, message in messages if message is not None]
 
     def ready_at(self, key: bytes) -> int | None:
         """Return the log time from which on TAKE may find messages of a queue, by the key of the queue's record.

@@ -60,6 +60,7 @@ from cairnkv.engine.queue_records import (
 from cairnkv.limits import (
     DELAY_MAX,
     GROUP_PRIORITIES_MAX,
+    LEASES_KEPT_MAX,
     PRIORITY_DEFAULT,
     QUEUES_MAX,
     STEPS_PER_TAKE,
@@ -593,6 +594,22 @@ def _extend(database: QueueDatabase, command: Extend) -> Reply:
     return Items(tuple(replies))
 
 
+def keep_leases(database: QueueDatabase, begin: int, end: int) -> list[tuple[int, int]]:
+    """Let the leases that end after a log time end later, because log time goes to `end` and no time elapses.
+
+    Returns the (id, number of the lease) of each. There may be a million leases: those beyond `LEASES_KEPT_MAX` end.
+    """
+    changes = _Changes(database)
+    kept = database.leases(begin, LEASES_KEPT_MAX)
+    for number, _ in kept:
+        message = database.message(number)
+        assert message is not None
+        changes.of_message(message)
+        changes.put(number, message._replace(due=message.due + end - begin))
+    changes.write()
+    return kept
+
+
 # -- looking -------------------------------------------------------------------------------------------------------
 
 
@@ -812,6 +829,7 @@ def _queue_stats(database: QueueDatabase, command: QueueStats) -> Reply:
         ("dead", dead),
         ("bytes", queue.size),
         ("groups", len(queue.groups) - (b"" in queue.groups)),
+        ("oldest_ready_ms", queue.oldest_ready(now)),
         ("put", record.put),
         ("taken", record.taken),
         ("acked", record.acked),

@@ -76,6 +76,8 @@ class ItemKind(enum.IntEnum):
     """The digest of the proposer's state at a log index."""
     SEMANTICS = 5
     """A version of semantics that is in force from now on."""
+    SKIP = 6
+    """Two log times: from the first to the second, log time goes forward without elapsed time."""
 
 
 class Newer(ValueError):

@@ -27,6 +27,7 @@ _STEP: Final = struct.Struct(">BI")
 _SLOT: Final = struct.Struct(">H")
 _DIGEST: Final = struct.Struct(">QI")
 _SEMANTICS: Final = struct.Struct(">H")
+_SKIP: Final = struct.Struct(">QQ")
 
 
 class Watch(NamedTuple):
@@ -129,6 +130,19 @@ def digest_of(item: Item) -> tuple[int, int]:
         raise ValueError("an invalid digest in the log")
     position, digest = _DIGEST.unpack(item.payload)
     return position, digest
+
+
+def skip_item(begin: int, end: int) -> Item:
+    """Return the item of a skip of log time."""
+    return Item(ItemKind.SKIP, 0, _SKIP.pack(begin, end))
+
+
+def skip_of(item: Item) -> tuple[int, int]:
+    """Decode a skip of log time. Raises `ValueError`."""
+    if len(item.payload) != _SKIP.size:
+        raise ValueError("an invalid skip in the log")
+    begin, end = _SKIP.unpack(item.payload)
+    return begin, end
 
 
 def semantics_item(version: int) -> Item:

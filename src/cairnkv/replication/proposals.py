@@ -23,15 +23,16 @@ class Changes:
     """The changes of an entry: effects for the node's table, and the digest of the state.
 
     size: bytes of the effects' keys and values; more if a command of the native path names a key twice.
+    before: log time before the entry.
     """
 
-    __slots__ = ("digest", "effects", "position", "size")
+    __slots__ = ("before", "digest", "effects", "position", "size")
 
     def __init__(self, position: int, digest: int) -> None:
         self.position = position
         self.digest = digest
         self.effects: list[Effect] = []
-        self.size = 0
+        self.size = self.before = 0
 
     def keep(self, effects: Sequence[Effect], size: int | None = None) -> None:
         """Add effects for the node's table. size: bytes of their keys and values, if they are known."""

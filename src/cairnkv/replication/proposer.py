@@ -144,8 +144,8 @@ class Proposer:
 
     # -- called by the store ----------------------------------------------------------------------------------
 
-    def propose(self, proposal: Proposal) -> None:
-        """Queue a proposal, or fail it at once."""
+    def propose(self, proposal: Proposal, *, first: bool = False) -> None:
+        """Queue a proposal, or fail it at once. first: before all others that are queued."""
         if self._closed is not None:
             proposal.fail(self._closed)
         elif not self.quorum:
@@ -158,7 +158,7 @@ class Proposer:
         ):
             proposal.fail(Failure(failures.UNDONE, "the queue of proposals of this node is full; try again"))
         else:
-            self._queue.append(proposal)
+            (self._queue.appendleft if first else self._queue.append)(proposal)
             self._queued_bytes += proposal.weight
             self._queued_cost += proposal.cost
 

@@ -40,7 +40,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.queue_vocabulary import Together
 from cairnkv.commands.vocabulary import Backup, RandomKey
-from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
+from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, keep_leases, undo
 from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
 from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES, VALUE_MAX
@@ -67,7 +67,7 @@ from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded, WhenFull
-from cairnkv.store.clock import Clock, LogClock, wall_clock
+from cairnkv.store.clock import SKIP_MS, Clock, LogClock, wall_clock
 from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
@@ -122,6 +122,7 @@ class ReplicatedStore:
         """Whether this node has yet to catch up with its cluster."""
         self.clock = clock
         self._log_clock: Final = LogClock(clock, self._shared, LEAD_LEAST_MS)
+        self._advanced_at: int | None = None  # elapsed time when an entry last advanced log time
         self.memory: Final = Memory((*self.databases, self.queues), storage, memory_limit, value_max)
         self.reports: Final = StoreInfo(self._about)
         self.waiters: Final = Waiters()
@@ -227,6 +228,28 @@ class ReplicatedStore:
     def proposed_time(self) -> tuple[int, int]:
         """Return the log time that this node proposes now, and its lead over this node's clock."""
         return self._log_clock.read(self._shared.now)
+
+    def keep_leases(self, time: int) -> None:
+        """Before this node proposes a log time that is ahead of elapsed time: let no lease end by the difference."""
+        if self._advanced_at is None or self.semantics < QUEUE_SEMANTICS:
+            return
+        begin = self._shared.now + self._log_clock.elapsed() - self._advanced_at
+        if time - begin >= SKIP_MS and self.queues.leases(begin, 1):
+            item = codec.skip_item(begin, time)
+            kept = PendingProposal((item,), lambda changes: self._keep_leases(begin, time, changes))
+            self.proposer.propose(kept, first=True)
+
+    def _keep_leases(self, begin: int, end: int, changes: Changes) -> Reply:
+        """Let no lease end by that part of a skip by which this entry has advanced log time."""
+        begin, end = max(begin, changes.before), min(end, self._shared.now)
+        if begin >= end:
+            return OK
+
+        def work() -> Reply:
+            keep_leases(self.queues, begin, end)
+            return OK
+
+        return self._execute_with_journal(changes, work)
 
     def join(self) -> None:
         """Execute commands from now on: the node has caught up with the log."""
@@ -496,10 +519,13 @@ class ReplicatedStore:
             own = self.proposer.arrived(entry, self.epochs, counts=judged.counts)
         if not judged.counts:
             return
+        changes.before = self._shared.now
         if entry.kind is not Kind.EPOCH:  # the proposer of an epoch may not know yet that its clock is wrong
             self._shared.advance(entry.time)
             lead = self._shared.now - entry.clock
             self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
+            if self._shared.now > changes.before:
+                self._advanced_at = self._log_clock.elapsed()
         self.on_entry(entry)
         for proposal in cast("Sequence[ExecutableProposal]", own):  # every proposal is one
             if judged.batch is None:  # too many parts: no node has the batch
@@ -535,6 +561,8 @@ class ReplicatedStore:
                     case ItemKind.DIGEST:
                         position, digest = codec.digest_of(item)
                         self._note_digest(position, node, digest)
+                    case ItemKind.SKIP:
+                        self._keep_leases(*codec.skip_of(item), changes)
                     case ItemKind.SEMANTICS:
                         self._raise_semantics(codec.semantics_of(item), changes)
         except ValueError as error:  # the items before it are executed; the same on all nodes
@@ -815,6 +843,7 @@ class ReplicatedStore:
             loading=self.loading,
             commands=self.commands,
             waiters=len(self.waiters),
+            queues=self.queues,
         )
 
     @property

@@ -27,6 +27,9 @@ JUMP_MS: Final = 3_600_000
 LEAD_MS: Final = 60_000
 """Lead of log time over the clock from which on the store warns."""
 
+SKIP_MS: Final = 1_000
+"""Forward jump of the clock, relative to elapsed time, from which on leases keep their elapsed time."""
+
 IN_STEP_MS: Final = 1_000
 """Lead of the clock over log time up to which the native path does not check elapsed time."""
 
@@ -75,11 +78,18 @@ class LogClock:
         self._forward = 0  # sum of the forward steps of a clock other than the system's
         self._offset: int | None = None  # clock minus elapsed time, at the last call
         self._base: tuple[int, int] | None = None  # while log time is ahead: a log time, and its elapsed time
+        self._skipped = 0  # by how much the clock went forward without elapsed time, at the last call
+        self.before_skip: Callable[[int], None] = lambda then: None
+        """Called before log time goes forward to a time without elapsed time."""
 
     def __call__(self) -> int:
         """Advance the store's log time and return it."""
-        self.shared.now, self.shared.lead = self.read(self.shared.now)
-        return self.shared.now
+        now, lead = self.read(self.shared.now)
+        if self._skipped and (begin := max(self.shared.now, now - self._skipped)) < now:
+            self.shared.now, self.shared.lead = begin, 0
+            self.before_skip(now)
+        self.shared.now, self.shared.lead = now, lead
+        return now
 
     def elapsed(self) -> int:
         """Return the elapsed time in milliseconds, for waits. With a clock other than the system's, it is the system's
@@ -97,6 +107,8 @@ class LogClock:
         wall = self.wall()
         elapsed = self._elapsed(wall)
         offset, self._offset = self._offset, wall - elapsed
+        jump = 0 if offset is None else self._offset - offset
+        self._skipped = jump if jump >= SKIP_MS else 0
         now = past
         if self._base is not None:
             since, at = self._base
@@ -105,11 +117,11 @@ class LogClock:
                 self._base = past, elapsed
                 now = past
         if wall + self._tolerance >= now:
-            if offset is not None and self._offset - offset >= JUMP_MS:
+            if jump >= JUMP_MS:
                 logger.warning(
                     "the system clock went forward by %s relative to elapsed time: keys with an earlier expiry time "
                     "have expired. If the clock is wrong now, correct it: TTLs will count elapsed time",
-                    _spelled(self._offset - offset),
+                    _spelled(jump),
                 )
             self._base = None
             return wall, 0

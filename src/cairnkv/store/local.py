@@ -11,10 +11,10 @@ Out of scope: which replies wait (`commit_gate`), memory (`memory`), protocols a
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Replies, Reply, Step, failures
+from cairnkv.commands import MISSING, OK, Clear, Command, Extend, Failure, Replies, Reply, Step, failures
 from cairnkv.commands.queue_vocabulary import EXPIRED, Purge, Together
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
-from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, undo
+from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, keep_leases, undo
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, VALUE_MAX
 from cairnkv.storage import Deliver, Effect, InMemoryStorage, MakeBackup, Storage, StorageRefused
@@ -77,6 +77,7 @@ class LocalStore:
         self.clock = clock
         self.log_clock = LogClock(clock, self._shared)
         """Advances log time by the clock."""
+        self.log_clock.before_skip = self._keep_leases
         self.gate: Final = CommitGate()
         self.memory: Final = Memory(
             (*self.databases, self.queues), self._storage, memory_limit, value_max, evict=self._evict
@@ -378,6 +379,19 @@ class LocalStore:
         if self.memory.eviction is not None:
             self.memory.eviction.note_undo(journal)
 
+    def _keep_leases(self, then: int) -> None:
+        """Let no lease end because log time is about to go forward to `then`, as workers are not that much older."""
+        now = self._shared.now
+        if self.checks_commands or not self.queues.leases(now, 1):
+            return
+
+        def work() -> Reply:
+            assert self._steps is not None
+            self._steps.append(Step(0, Extend(then - now, tuple(keep_leases(self.queues, now, then)))))
+            return OK
+
+        self._as_one_entry((), work)
+
     # -- waiters ------------------------------------------------------------------------------------------------
 
     def begin_take(self, waiter: Waiter) -> None:
@@ -639,6 +653,7 @@ class LocalStore:
             loading=self.loading,
             commands=self._commands,
             waiters=len(self.waiters),
+            queues=self.queues,
         )
 
     @property
