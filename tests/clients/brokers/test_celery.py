@@ -30,7 +30,7 @@ import hangs
 from cairnkv.client.brokers.celery import configure
 
 app = celery.Celery("shop")
-configure(app, "{url}", lease=5)
+configure(app, "{url}", lease=6)
 app.conf.result_expires = 1_000
 
 
@@ -155,14 +155,8 @@ def test_state_of_an_earlier_attempt_does_not_replace_a_success(
 
 
 def test_task_of_a_killed_worker_runs_on_another_one(shop: Any, kv: cairnkv.Client[str, str], tmp_path: Path) -> None:
-    pytest.importorskip("gevent")
-    pools = iter(("gevent", "threads"))
-
-    def start() -> Worker:
-        pool = next(pools)
-        return worker(tmp_path, pool, "-P", pool, "-c", "1")
-
-    kill_in_mid_task(kv, "celery", start, shop.hang.delay)
+    names = iter(("one", "two"))
+    kill_in_mid_task(kv, "celery", lambda: worker(tmp_path, next(names), "-c", "1"), shop.hang.delay)
 
 
 def test_task_that_ends_while_there_is_no_server_is_acked_later(
@@ -172,7 +166,7 @@ def test_task_that_ends_while_there_is_no_server_is_acked_later(
         listener.settimeout(SECONDS)
         with Served(tmp_path / "data") as server, shop_at(server.url, tmp_path, monkeypatch) as shop:
             port = str(server.address[1])
-            with worker(tmp_path, "one", "-P", "solo"):
+            with worker(tmp_path, "one", "-c", "1"):
                 shop.call.delay(listener.getsockname()[1])
                 task, _ = listener.accept()
                 server.kill()

@@ -20,7 +20,7 @@ from dramatiq.results import Results
 
 from cairnkv.client.brokers.dramatiq import CairnBackend, CairnBroker
 
-broker = CairnBroker("{url}", lease=5)
+broker = CairnBroker("{url}", lease=6)
 broker.add_middleware(Results(backend=CairnBackend("{url}")))
 dramatiq.set_broker(broker)
 

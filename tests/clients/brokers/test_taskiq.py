@@ -21,7 +21,7 @@ from taskiq import SmartRetryMiddleware
 from cairnkv.client.brokers.taskiq import CairnBroker, CairnResults
 
 broker = (
-    CairnBroker("{url}", lease=5)
+    CairnBroker("{url}", lease=6)
     .with_result_backend(CairnResults("{url}", keep=1_000))
     .with_middlewares(SmartRetryMiddleware(default_delay=0.01, use_jitter=False))
 )
