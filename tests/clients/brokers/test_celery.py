@@ -110,6 +110,12 @@ def test_tasks_run_and_have_results(shop: Any, kv: cairnkv.Client[str, str], tmp
         (answer,) = shop.app.control.ping(timeout=SECONDS, limit=1)
         assert answer == {"one@here": {"ok": "pong"}}
 
+        beats: list[Any] = []
+        with shop.app.connection() as connection:
+            receiver = shop.app.events.Receiver(connection, handlers={"worker-heartbeat": beats.append})
+            receiver.capture(limit=1, timeout=SECONDS)
+        assert beats[0]["hostname"] == "one@here"
+
         shop.reject.delay()
         eventually(lambda: queue.stats()["dead"] == 1, SECONDS)
         assert queue.peek("dead")[0].reason == "rejected by its consumer"
