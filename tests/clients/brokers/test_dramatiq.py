@@ -41,6 +41,11 @@ def slow():
         pass
 
 
+@dramatiq.actor(max_age=1)
+def old():
+    pass
+
+
 @dramatiq.actor(priority=5)
 def later():
     pass
@@ -77,10 +82,12 @@ def test_messages_run_and_have_results(letters: Any, kv: cairnkv.Client[str, str
         assert delayed.get_result(block=True, timeout=milliseconds) == 7
         letters.fail.send()
         letters.slow.send()
+        letters.old.send_with_options(delay=10)
         letters.broker.join("default", timeout=milliseconds)
         assert sorted(message.reason for message in queue.peek("dead")) == [
             "ValueError: no such letter",
             "dramatiq.middleware.time_limit.TimeLimitExceeded",
+            "rejected",
         ]
         letters.add.send_with_options(args=(5, 6), delay=3_600_000)
         assert running.stop() == 0

@@ -344,6 +344,7 @@ class Channel(virtual.Channel):
         super().basic_cancel(consumer_tag)
         with self._changed:
             self._names = list(self._active_queues)
+        self._kv._end_takes()  # a TAKE that waits still includes the queue
         self._transport.discard(self, self._names)
 
     def close(self) -> None:
