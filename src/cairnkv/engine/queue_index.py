@@ -27,6 +27,7 @@ from cairnkv.engine.queue_records import (
     parsed_queue,
     parsed_settings,
     parsed_turn_key,
+    queue_key,
 )
 from cairnkv.engine.sorted_list import SortedList
 
@@ -178,28 +179,33 @@ class Group:
 class Queue:
     """The index of one queue.
 
-    record, settings: None: there is none. live, dead: ids. delayed, leased: (due, id), also if that time is past.
-    expiring: (time, id) of live messages that expire; the time is not before their delay or lease ends. dead_expiring:
-    the same of dead messages. lines: number of lines with messages, by priority. size: bytes of all bodies.
+    packed, record, settings: None: there is none. key: of the record. live, dead: ids. delayed, leased: (due, id), also
+    if that time is past. expiring: (time, id) of live messages that expire; the time is not before their delay or lease
+    ends. dead_expiring: the same of dead messages. lines: number of lines with messages, by priority. size: bytes of
+    all bodies.
     """
 
     __slots__ = (
+        "_record",
         "dead",
         "dead_expiring",
         "delayed",
         "expiring",
         "groups",
+        "key",
         "leased",
         "lines",
         "live",
-        "record",
+        "packed",
         "settings",
         "size",
         "turns",
     )
 
-    def __init__(self) -> None:
-        self.record: QueueRecord | None = None
+    def __init__(self, name: bytes = b"") -> None:
+        self.key = queue_key(name)
+        self.packed: bytes | None = None
+        self._record: QueueRecord | None = None  # None: `record` parses it
         self.settings: Settings | None = None
         self.live: SortedList[int] = SortedList()
         self.dead: SortedList[int] = SortedList()
@@ -211,6 +217,18 @@ class Queue:
         self.lines: dict[int, int] = {}
         self.turns = Turns()
         self.size = 0
+
+    @property
+    def record(self) -> QueueRecord | None:
+        """The record, parsed."""
+        if self._record is None and self.packed is not None:
+            self._record = parsed_queue(self.packed)
+        return self._record
+
+    def set_record(self, packed: bytes | None) -> None:
+        """Replace the record. Raises `ValueError` if it is invalid."""
+        self._record = None if packed is None else parsed_queue(packed)
+        self.packed = packed
 
     @property
     def rules(self) -> Settings:
@@ -439,7 +457,7 @@ class QueueIndex:
     kept: the record of the counters.
     """
 
-    __slots__ = ("_newest", "expiring", "idle", "kept", "lines", "messages", "numbers", "queues")
+    __slots__ = ("_newest_id", "_newest_lease", "expiring", "idle", "kept", "lines", "messages", "numbers", "queues")
 
     def __init__(self) -> None:
         self.queues: dict[bytes, Queue] = {}
@@ -449,30 +467,28 @@ class QueueIndex:
         self.expiring = 0
         self.lines = 0
         self.kept = Counters()
-        self._newest: Counters | None = Counters()  # None: `counters` computes them
+        self._newest_id = self._newest_lease = 0  # of `counters`; -1: it computes both
 
     @property
     def counters(self) -> Counters:
         """The counters of the store."""
-        if self._newest is None:
+        if self._newest_id < 0:
             records = [queue.record for queue in self.queues.values() if queue.record is not None]
-            self._newest = Counters(
-                max([self.kept.id, *(record.id for record in records)]),
-                max([self.kept.lease, *(record.lease for record in records)]),
-            )
-        return self._newest
+            self._newest_id = max([self.kept.id, *(record.id for record in records)])
+            self._newest_lease = max([self.kept.lease, *(record.lease for record in records)])
+        return Counters(self._newest_id, self._newest_lease)
 
     def _note_newest(self, before: Counters, after: Counters) -> None:
         """Note that counters of one record have changed. Those of another record may be greater."""
-        newest = self._newest
-        if newest is None:
+        if self._newest_id < 0:
             return
-        if (before.id > max(after.id, self.kept.id) and before.id == newest.id) or (
-            before.lease > max(after.lease, self.kept.lease) and before.lease == newest.lease
+        if (before.id > max(after.id, self.kept.id) and before.id == self._newest_id) or (
+            before.lease > max(after.lease, self.kept.lease) and before.lease == self._newest_lease
         ):
-            self._newest = None  # an undo
-        elif after.id > newest.id or after.lease > newest.lease:
-            self._newest = Counters(max(newest.id, after.id), max(newest.lease, after.lease))
+            self._newest_id = -1  # an undo
+            return
+        self._newest_id = max(self._newest_id, after.id)
+        self._newest_lease = max(self._newest_lease, after.lease)
 
     def replace(self, key: bytes, old: bytes | None, new: bytes | None, messages: Messages) -> None:
         """Replace a record in the index."""
@@ -495,7 +511,7 @@ class QueueIndex:
     def _queue(self, name: bytes) -> Queue:
         queue = self.queues.get(name)
         if queue is None:
-            queue = self.queues[name] = Queue()
+            queue = self.queues[name] = Queue(name)
         return queue
 
     def _replace_message(self, number: int, old: bytes | None, new: bytes | None, messages: Messages) -> None:
@@ -517,7 +533,8 @@ class QueueIndex:
     def _replace_queue(self, name: bytes, new: bytes | None) -> None:
         queue = self._queue(name)
         self._forget_idle(name, queue)
-        before, queue.record = queue.record, None if new is None else parsed_queue(new)
+        before = queue.record
+        queue.set_record(new)
         if before is not None and (queue.record is None or queue.record.number != before.number):
             self.numbers.remove((before.number, name))
         if queue.record is not None and (before is None or queue.record.number != before.number):

@@ -55,7 +55,8 @@ cdef class NativeQueues:
     cdef int64_t _keys, _used  # changes of the numbers of the table
     cdef object _name, _key  # of the queue, and of its record
     cdef PyObject *_queue  # borrowed
-    cdef object _record, _settings
+    cdef bytes _record
+    cdef object _settings
     cdef bint _within  # whether the command is part of a batch
     cdef list _message_keys  # of the messages to take
     cdef bint _is_cut  # whether they are as many as one reply may have
@@ -79,7 +80,8 @@ cdef class NativeQueues:
     cdef bint _choose(self, PyObject *line, int64_t count, Py_ssize_t room) except -1
     cdef int _discard_line(self, PyObject *line, bytes group, int64_t priority) except -1
     cdef int _hold_table(self) except -1
-    cdef int64_t _newest_field(self, Py_ssize_t field) except -1
+    cdef int64_t _newest(self, Py_ssize_t at) except -1
+    cdef int64_t _total(self, int field) noexcept
     cdef int64_t _after(self, int64_t milliseconds) noexcept
     cdef int _await(self, bytes key) except -1
     cdef int _leave(self, bint whole) except -1

@@ -5,8 +5,8 @@ The records and the index are those of `cairnkv.engine.queue.QueueDatabase`; the
 each command can take either path. A command that needs more than a few records goes to the pure path: limits that are
 met, expired or dead messages to remove, unique names, PERGROUP.
 
-Invariants: a command is executed completely or not at all. While the index changes, `QueueDatabase._index` is None: if
-that fails halfway, the next use makes a new index. Bodies and names stay bytes of the caller until they are stored.
+Invariants: a command is executed completely or not at all. If a change fails halfway, `QueueDatabase._index` is None, so
+that the next use makes a new index. Bodies and names stay bytes of the caller until they are stored.
 
 Out of scope: the other commands (`queue_operations`), and frames (`cairnkv.session`).
 """
@@ -17,7 +17,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_Insert, PyLis
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_SET_ITEM
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -39,7 +39,7 @@ from cairnkv.engine.queue_index import (
 from cairnkv.engine.queue_records import BODY_INSIDE_MAX as _BODY_INSIDE_MAX
 from cairnkv.engine.queue_records import MESSAGE_BYTES as _MESSAGE_BYTES
 from cairnkv.engine.queue_records import QUEUE_BYTES as _QUEUE_BYTES
-from cairnkv.engine.queue_records import Counters, QueueRecord, Settings
+from cairnkv.engine.queue_records import QueueRecord, Settings
 from cairnkv.engine.sorted_list import CHUNK as _CHUNK
 from cairnkv.engine.sorted_list import SortedList
 from cairnkv.engine.table import BUCKET_KEYS as _BUCKET_KEYS
@@ -200,7 +200,9 @@ cdef Py_ssize_t LINE_RECORDED = slot_offset(Line, "recorded")
 cdef Py_ssize_t LINE_PLACE = slot_offset(Line, "place")
 cdef Py_ssize_t GROUP_LINES = slot_offset(Group, "lines")
 cdef Py_ssize_t GROUP_LEASES = slot_offset(Group, "leases")
-cdef Py_ssize_t QUEUE_RECORD = slot_offset(Queue, "record")
+cdef Py_ssize_t QUEUE_KEY = slot_offset(Queue, "key")
+cdef Py_ssize_t QUEUE_PACKED = slot_offset(Queue, "packed")
+cdef Py_ssize_t QUEUE_RECORD = slot_offset(Queue, "_record")
 cdef Py_ssize_t QUEUE_SETTINGS = slot_offset(Queue, "settings")
 cdef Py_ssize_t QUEUE_LIVE = slot_offset(Queue, "live")
 cdef Py_ssize_t QUEUE_DEAD = slot_offset(Queue, "dead")
@@ -217,7 +219,8 @@ cdef Py_ssize_t INDEX_IDLE = slot_offset(QueueIndex, "idle")
 cdef Py_ssize_t INDEX_MESSAGES = slot_offset(QueueIndex, "messages")
 cdef Py_ssize_t INDEX_EXPIRING = slot_offset(QueueIndex, "expiring")
 cdef Py_ssize_t INDEX_LINES = slot_offset(QueueIndex, "lines")
-cdef Py_ssize_t INDEX_NEWEST = slot_offset(QueueIndex, "_newest")
+cdef Py_ssize_t INDEX_NEWEST_ID = slot_offset(QueueIndex, "_newest_id")
+cdef Py_ssize_t INDEX_NEWEST_LEASE = slot_offset(QueueIndex, "_newest_lease")
 cdef Py_ssize_t DIRECTORY = slot_offset(Table, "_directory")
 cdef Py_ssize_t SHIFT = slot_offset(Table, "_shift")
 cdef Py_ssize_t TABLE_KEYS = slot_offset(Table, "keys")
@@ -264,15 +267,6 @@ cdef inline void _set_field(object fields, Py_ssize_t at, object value) noexcept
     Py_INCREF(value)
     PyTuple_SET_ITEM(fields, at, value)
     Py_XDECREF(before)
-
-
-cdef object _copy(object fields):
-    """Return a copy of a named tuple, for changes of its fields."""
-    cdef Py_ssize_t at, size = PyTuple_GET_SIZE(fields)
-    cdef object copy = _made(type(fields), size)
-    for at in range(size):
-        _set_field(copy, at, <object>PyTuple_GET_ITEM(fields, at))
-    return copy
 
 
 cdef object _items(tuple values):
@@ -791,10 +785,9 @@ cdef class NativeQueues:
         if _field(settings, MAX_AGE) or _field(settings, PER_GROUP):
             return 0
         line = _line(self._queue, group, terms.priority)
-        if line is NULL and _field(self._record, TURN) and terms.priority in <dict>cairn_slot(self._queue, QUEUE_LINES):
+        if line is NULL and self._total(TURN) and terms.priority in <dict>cairn_slot(self._queue, QUEUE_LINES):
             return 0  # the group gets a turn behind the others
-        first = self._newest_field(0) + 1
-        self._database._index = None
+        first = self._newest(INDEX_NEWEST_ID) + 1
         try:
             self._put_all(line, group, terms, first, bodies, count)
         except BaseException:
@@ -890,7 +883,7 @@ cdef class NativeQueues:
         if not self._find_queue(queue):
             if self._queue is not NULL:
                 return False
-            self._await(self._key)
+            self._await(_named(c"q", queue))
             return True  # there is no such queue
         if _field(self._settings, PAUSED):
             self._await(self._key)
@@ -914,9 +907,8 @@ cdef class NativeQueues:
         if count > 1 and self.taken_count < count and _turns_length(self._queue) > 1 and not self._is_cut:
             self.taken_count = 0
             return False  # others may follow
-        self._database._index = None
         try:
-            self._take_all(line, group, priority, alone, lease_ms, self._newest_field(1) + 1)
+            self._take_all(line, group, priority, alone, lease_ms, self._newest(INDEX_NEWEST_LEASE) + 1)
         except BaseException:
             self._leave(False)
             raise
@@ -1018,7 +1010,7 @@ cdef class NativeQueues:
             _remove(cairn_slot(line, LINE_MESSAGES), &before_item)
             _add(cairn_slot(line, LINE_MESSAGES), &item)
         if not alone:  # `_Changes.advance_turn`
-            turn = _field(self._record, TURN) + 1
+            turn = self._total(TURN) + 1
             key = _turn_key(self._name, priority, group)
             value = PyBytes_FromStringAndSize(NULL, 8)
             put_be64(PyBytes_AS_STRING(value), turn)
@@ -1072,7 +1064,6 @@ cdef class NativeQueues:
             owned += 1
         if owned == 0:
             return True
-        self._database._index = None
         try:
             self._ack_all(pairs, count, replies)
         except BaseException:
@@ -1176,8 +1167,8 @@ cdef class NativeQueues:
 
     cdef int _leave(self, bint whole) except -1:
         """End a command that has changed records. whole: whether it has changed all of them, and the index."""
-        if whole:
-            self._database._index = self._index
+        if not whole:
+            self._database._index = None
         _add_to(<PyObject *>self._table, TABLE_KEYS, self._keys)
         _add_to(<PyObject *>self._table, TABLE_USED, self._used)
         self._batch = self._journal = None
@@ -1186,11 +1177,11 @@ cdef class NativeQueues:
     cdef bint _find_queue(self, bytes name) except -1:
         """Find a queue. Return False if there is none, or if waiters of the queue need the pure path."""
         self._name = name
-        self._key = _named(c"q", name)
         self._queue = PyDict_GetItemWithError(<object>cairn_slot(<PyObject *>self._index, INDEX_QUEUES), name)
         if self._queue is NULL:
             return False
-        self._record = <object>cairn_slot(self._queue, QUEUE_RECORD)
+        self._key = <object>cairn_slot(self._queue, QUEUE_KEY)
+        self._record = <object>cairn_slot(self._queue, QUEUE_PACKED)
         self._settings = <object>cairn_slot(self._queue, QUEUE_SETTINGS)
         if self._settings is None:
             self._settings = DEFAULTS
@@ -1204,11 +1195,15 @@ cdef class NativeQueues:
             return True
         return _has_before(queue, QUEUE_EXPIRING, self._now) or _has_before(queue, QUEUE_DEAD_EXPIRING, self._now)
 
-    cdef int64_t _newest_field(self, Py_ssize_t field) except -1:
-        """Return the newest id (0) or lease (1) of the store."""
-        if <object>cairn_slot(<PyObject *>self._index, INDEX_NEWEST) is None:
+    cdef int64_t _newest(self, Py_ssize_t at) except -1:
+        """Return the newest id or lease of the store, by its slot in the index."""
+        if _number(<PyObject *>self._index, INDEX_NEWEST_ID) < 0:
             self._index.counters
-        return _field(<object>cairn_slot(<PyObject *>self._index, INDEX_NEWEST), field)
+        return _number(<PyObject *>self._index, at)
+
+    cdef inline int64_t _total(self, int field) noexcept:
+        """Return a field of the record of the queue."""
+        return be64(PyBytes_AS_STRING(self._record) + 8 * field)
 
     cdef inline int64_t _after(self, int64_t milliseconds) noexcept:
         """`LogTime.after`."""
@@ -1318,34 +1313,29 @@ cdef class NativeQueues:
         cdef PyObject *queue = self._queue
         cdef PyObject *idle = cairn_slot(<PyObject *>self._index, INDEX_IDLE)
         cdef bint may_be_idle = <object>cairn_slot(queue, QUEUE_SETTINGS) is None
-        cdef object record = _copy(self._record), newest
         cdef bytes value
         cdef char *at
         cdef Item item
         cdef Spot spot
         if was_empty and may_be_idle:
-            item = _of_named(_field(record, USED_AT), self._name)
+            item = _of_named(self._total(USED_AT), self._name)
             _remove(idle, &item)
         self._locate(&spot, self._key)
-        value = PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes>spot.value), QUEUE_BYTES)
+        value = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self._record), QUEUE_BYTES)
         at = PyBytes_AS_STRING(value)
-        _set_total(record, at, USED_AT, self._now)
-        _set_total(record, at, total, _field(record, total) + more)
+        put_be64(at + 8 * USED_AT, self._now)
+        put_be64(at + 8 * total, self._total(total) + more)
         if turn >= 0:
-            _set_total(record, at, TURN, turn)
+            put_be64(at + 8 * TURN, turn)
         if id >= 0:
-            _set_total(record, at, NEWEST_ID, id)
+            put_be64(at + 8 * NEWEST_ID, id)
+            _set_slot(<PyObject *>self._index, INDEX_NEWEST_ID, id)
         if lease >= 0:
-            _set_total(record, at, NEWEST_LEASE, lease)
+            put_be64(at + 8 * NEWEST_LEASE, lease)
+            _set_slot(<PyObject *>self._index, INDEX_NEWEST_LEASE, lease)
         self._write(&spot, self._key, value)
-        _set_slot(queue, QUEUE_RECORD, record)
-        if id >= 0 or lease >= 0:
-            newest = _copy(<object>cairn_slot(<PyObject *>self._index, INDEX_NEWEST))
-            if id >= 0:
-                _set_field(newest, 0, id)
-            if lease >= 0:
-                _set_field(newest, 1, lease)
-            _set_slot(<PyObject *>self._index, INDEX_NEWEST, newest)
+        _set_slot(queue, QUEUE_PACKED, value)
+        _set_slot(queue, QUEUE_RECORD, None)
         if may_be_idle and _length(queue, QUEUE_LIVE) == 0 and _length(queue, QUEUE_DEAD) == 0:
             item = _of_named(self._now, self._name)
             _add(idle, &item)
@@ -1353,9 +1343,3 @@ cdef class NativeQueues:
             self._database.changed[self._key] = None
         return 0
 
-
-cdef inline int _set_total(object record, char *packed, int field, int64_t number) except -1:
-    """Set a field of a new record of a queue, in both of its forms."""
-    _set_field(record, field, number)
-    put_be64(packed + 8 * field, number)
-    return 0
