@@ -34,7 +34,7 @@ def main() -> None:
 
 def python_packages() -> list[str]:
     """Install the extra. Returns the packages that could not be installed."""
-    if pip("install", "--editable", f"{ROOT}[dev,disk,msgpack,clients]"):
+    if pip("install", "--editable", f"{ROOT}[dev,durable,msgpack,clients]"):
         return []
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["clients"]
     return [name for name in wanted if not pip("install", name)]

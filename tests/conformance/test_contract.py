@@ -104,6 +104,7 @@ def test_empty_and_too_long_keys_are_refused(kv: Any, key: bytes) -> None:
     assert kv.count() == 0
 
 
+@pytest.mark.same_code
 def test_very_many_keys_at_once(kv: Any) -> None:
     pairs = {b"%06d" % number: b"%d" % number for number in range(70_000)}
     kv.set_many(pairs)

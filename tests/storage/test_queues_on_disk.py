@@ -124,7 +124,7 @@ class QueuesOnDiskMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
 
-QueuesOnDiskMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+QueuesOnDiskMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 
 
 def test_durable_queues_equal_the_model() -> None:
