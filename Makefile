@@ -27,7 +27,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the path in use is", 
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format docs fuzz \
+.PHONY: help serve test test-crash test-cluster test-queues test-clients test-differential test-redis-suite check format docs fuzz \
 	simulate demo bench clean
 
 help:  ## list the targets
@@ -44,7 +44,12 @@ test-crash: $(dev)  ## kill durable stores, cut their power, let their system ca
 		tests/storage/test_disk_crash.py tests/storage/test_disk_damage.py tests/power
 
 test-cluster: $(dev)  ## check the consistency of a cluster during each kind of fault (SECONDS=300 for each kind, SEED=)
-	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s tests/lab/consistency/test_cluster.py
+	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s -k "not queues" \
+		tests/lab/consistency/test_cluster.py
+
+test-queues: $(dev)  ## check the queues of a server and of a cluster during each kind of fault (SECONDS=300 for each kind, SEED=)
+	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s -k queues \
+		tests/lab/consistency/queues/test_faults.py tests/lab/consistency/test_cluster.py
 
 test-clients: $(clients)  ## test Redis clients, redis-cli and redis-benchmark with cairnkv (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients

@@ -16,8 +16,13 @@ from cairnkv.lab.consistency.keys import checks, verdict
 from cairnkv.lab.consistency.keys.checks import Kind, Report
 from cairnkv.lab.consistency.keys.workload import Options, Run
 from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis
+from cairnkv.lab.consistency.queues import checks as queue_checks
+from cairnkv.lab.consistency.queues import history as queue_history
+from cairnkv.lab.consistency.queues import verdict as queue_verdict
+from cairnkv.lab.consistency.queues import workload as queue_workload
 from cairnkv.lab.consistency.run import Injection
 from cairnkv.lab.consistency.verdict import details
+from cairnkv.replication import broken
 from tests.lab.consistency import power
 from tests.lab.consistency.keys.simulated import save
 
@@ -31,6 +36,9 @@ SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))
 ALONE = [(fault,) for fault in FaultKind]
 MIXED = (FaultKind.KILL, FaultKind.PAUSE, FaultKind.CUT, FaultKind.WIPE)
 FAULTS = [*ALONE, MIXED, tuple(FaultKind)] if LONG else [(FaultKind.KILL, FaultKind.PAUSE, FaultKind.WIPE)]
+
+QUEUE_ALONE = [(FaultKind.KILL,), (FaultKind.PAUSE,), (FaultKind.CUT,), (FaultKind.MAJORITY,)]
+QUEUE_FAULTS = [*QUEUE_ALONE, MIXED] if LONG else [(FaultKind.KILL, FaultKind.PAUSE)]
 
 FAILOVER_SECONDS = 12.0
 """Within which a cluster whose majority is there answers again, whatever was done to the rest."""
@@ -102,6 +110,62 @@ def test_broken_nodes_are_detected(how: str, tmp_path: Path) -> None:
                 assert report.consistent is False
                 return
     raise AssertionError(f"only {kinds} were seen")
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+def queues_judged(
+    cluster: LocalCluster, path: Path, nemesis: Injection | None = None, *, seconds: float = SECONDS, seed: int = SEED
+) -> queue_checks.Report:
+    """Use the queues of a cluster, check the history, and print the verdict."""
+    options = queue_workload.Options(cluster.addresses, seconds=seconds, clients=10, rate=300.0, seed=seed)
+    with queue_history.Saver(path / "queues.jsonl", options.about()) as saver:
+        history = asyncio.run(queue_workload.Run(options, saver=saver).run(nemesis))
+    report = queue_checks.check(history)
+    print(f"seed {seed}: {queue_verdict.verdict(history, report)}", *history.actions, sep="\n  ")
+    if not report.consistent:
+        print(*details(report.violations), f"the history is in {path / 'queues.jsonl'}", sep="\n")
+    return report
+
+
+@pytest.mark.parametrize("faults", QUEUE_FAULTS, ids=lambda faults: "-".join(fault.value for fault in faults))
+def test_queues_of_a_cluster_are_consistent_under_faults(
+    cluster: LocalCluster, faults: tuple[FaultKind, ...], tmp_path: Path
+) -> None:
+    if FaultKind.CUT in faults and not cluster.can_cut:
+        pytest.skip(f"NOT TESTED HERE: {missing_for_network()}")
+    nemesis = Nemesis(cluster, faults, seconds=SECONDS, seed=SEED)
+    report = queues_judged(cluster, tmp_path, nemesis)
+    assert report.consistent is True, report
+    assert not nemesis.problems
+    assert report.outcomes[Outcome.OK] > 50
+    assert report.deliveries > 10
+
+
+BROKEN_QUEUES = {
+    broken.UNLOGGED_LEASES: queue_checks.Kind.TWO_LEASES,
+    broken.UNCHECKED_TOKENS: queue_checks.Kind.STALE,
+    broken.LOCAL_EXPIRY: queue_checks.Kind.TWO_LEASES,
+}
+"""The faults of nodes, and the violation that each shows."""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [(fault,) for fault in BROKEN_QUEUES] if LONG else [(broken.UNLOGGED_LEASES, broken.UNCHECKED_TOKENS)],
+    ids="-".join,
+)
+def test_broken_queues_of_nodes_are_detected(how: tuple[str, ...], tmp_path: Path) -> None:
+    missing = {BROKEN_QUEUES[fault] for fault in how}
+    environment = {"CAIRNKV__BREAK": ",".join(how)}
+    with LocalCluster.up(tmp_path / "cluster", flags=["--allow-broken"], environment=environment) as cluster:
+        for attempt in range(ATTEMPTS):
+            report = queues_judged(cluster, tmp_path, seconds=3.0, seed=SEED + attempt)
+            missing -= {violation.kind for violation in report.violations}
+            if not missing:
+                return
+    raise AssertionError(f"not found: {missing}")
 
 
 if LONG:
