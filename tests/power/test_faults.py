@@ -12,7 +12,7 @@ import pytest
 from cairnkv.commands import Failure, Set
 from tests.power.test_power_loss import DIRECTORY, seeded
 from tests.power.trace import KILL, Fault, Trace
-from tests.support.histories import History, Told, Unsettled, Writer, check_all
+from tests.support.histories import History, Told, Unsettled, Writer, check_all, entries_in
 from tests.support.raw import eventually
 from tests.support.raw_resp import Peer
 from tests.support.serving import SMALL_MEMTABLES, Served, store_in
@@ -106,7 +106,7 @@ class Failing:
         with store_in(self.directory) as store:
             check_all(
                 self.histories,
-                store.databases,
+                entries_in(store),
                 lambda history: history.acknowledged_by(0),
                 lambda history: len(history.steps),
             )

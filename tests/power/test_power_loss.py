@@ -14,7 +14,7 @@ import pytest
 from cairnkv.errors import OptionError
 from tests.power.failure import Disk, Metadata
 from tests.power.trace import Note, Trace
-from tests.support.histories import History, Lost, Writer, check_all
+from tests.support.histories import History, Lost, Writer, check_all, entries_in
 from tests.support.serving import SMALL_MEMTABLES, Served, store_in
 
 LONG: Final = "CRASHES" in os.environ
@@ -94,12 +94,12 @@ class Run:
                 with store_in(opened / DIRECTORY) as store:
                     there = check_all(
                         self._histories,
-                        store.databases,
+                        entries_in(store),
                         lambda history: acknowledged(history, sync, place, moment),  # noqa: B023  # called at once
                         lambda history: history.said_by(place),  # noqa: B023
                     )
                     histories = [
-                        history.go_on(store.databases[history.db], steps)
+                        history.go_on(entries_in(store)[history.db], steps)
                         for history, steps in zip(self._histories, there, strict=True)
                     ]
             except OptionError as error:

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from cairnkv.errors import OptionError
-from tests.support.histories import ArticleWriter, History, Writer, check_all
+from tests.support.histories import ArticleWriter, History, Writer, check_all, entries_in
 from tests.support.serving import SMALL_MEMTABLES, Served, store_in
 
 pytestmark = pytest.mark.usefixtures("path_in_use")
@@ -20,7 +20,7 @@ WRITERS: Final = 4
 PATIENCE: Final = 20.0
 """Seconds that writers may take to begin, or to end."""
 
-MEMORY: Final = {"all in memory": (), "a cache": ("--memory-limit", "80000")}
+MEMORY: Final = {"all in memory": (), "a cache": ("--memory-limit", "120000")}
 """Flags of `cairn serve` about memory, by what they come to."""
 
 
@@ -60,11 +60,11 @@ def test_acknowledged_writes_survive_sigkill(tmp_path: Path, sync: str, memory: 
         with store_in(tmp_path / "data") as store:
             there = check_all(
                 histories,
-                store.databases,
+                entries_in(store),
                 lambda history: history.acknowledged_by(0),
                 lambda history: len(history.steps),
             )
             histories = [
-                history.go_on(store.databases[history.db], steps)
+                history.go_on(entries_in(store)[history.db], steps)
                 for history, steps in zip(histories, there, strict=True)
             ]

@@ -28,7 +28,7 @@ def content_of(directory: Path) -> Content:
     with store_in(directory) as store:
         return {
             (database.number, key): entry
-            for database in store.databases
+            for database in (*store.databases, store.queues)
             for key in database.slice(0, 1_000_000, b"")[1]
             if (entry := database.entry(key)) is not None and not key.startswith(b"brief")
         }

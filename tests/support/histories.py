@@ -1,6 +1,7 @@
 """Writers that keep a history: what they said to a server and what it acknowledged; and what a store may hold then.
 
-Each writer has a keyspace of Redis' wire to itself and says many kinds of writes, some in pipelines and transactions.
+Each writer has a keyspace of Redis' wire and a queue to itself and says many kinds of writes, some in pipelines and
+transactions.
 
 What always holds: a store that lost nothing has, in a writer's keyspace, exactly what the first n of its steps come to,
 for an n of at least those that were acknowledged and at most those that were said. A step is one command or one
@@ -15,6 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, Self
 
 import cairnkv
+from cairnkv.commands import Failure, Items, Peek, failures
+from cairnkv.commands.queue_vocabulary import LOOK_STRINGS
+from cairnkv.engine import apply
+from cairnkv.limits import TAKE_MAX
+from cairnkv.store import LocalStore
 from tests.support.raw_resp import Peer, command, value_of
 
 KEYS: Final = 12
@@ -30,11 +36,16 @@ LOG_TIME_AHEAD_MS: Final = 2_000
 CLOCK_SLACK_MS: Final = 500
 """How much older than a command the server's look at the clock may be."""
 
+MESSAGES_MAX: Final = 6
+DEAD_MAX: Final = 2
+NACKED_MAX: Final = 10
+"""Maximum messages of a writer's queue, about; dead ones; and attempts, of 20, after which a message is acked."""
+
 LARGE_BYTES: Final = (200_000, 900_000)
 """Lengths of large values, which stand in parts or in their records."""
 
 CACHED_BYTES: Final = (8_000, 12_000)
-"""Lengths of the largest values where memory is limited to 80,000 bytes: a transaction needs several at once."""
+"""Lengths of the largest values where memory is limited to 120,000 bytes: a transaction needs several at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +68,32 @@ class Value:
         return self.earliest is not None and self.earliest <= now + LOG_TIME_AHEAD_MS
 
 
+@dataclasses.dataclass(frozen=True)
+class Queued(Value):
+    """A message of a queue. value: its state and its attempts. number, token: of its newest lease; 0: unknown."""
+
+    number: int = 0
+    token: int = 0
+
+    def allows(self, found: tuple[bytes, int | None]) -> bool:
+        """Whether a store may hold this for it."""
+        value, number, token = found[0].rsplit(b" ", 2)
+        return value == self.value and self.number in (0, int(number)) and self.token in (0, int(token))
+
+    def completed(self, found: tuple[bytes, int | None]) -> "Queued":
+        """Return the same with the numbers that a store has."""
+        _, number, token = found[0].rsplit(b" ", 2)
+        return dataclasses.replace(self, number=int(number), token=int(token))
+
+    @property
+    def attempts(self) -> int:
+        """The number of its attempts."""
+        return int(self.value.split()[1])
+
+
+MESSAGES: Final = b"message:"
+"""The beginning of the key of a message in a state; its body follows."""
+
 State = dict[bytes, Value]
 Change = Callable[[State, int, int], None]
 """What a command does to a state; between two times in ms."""
@@ -67,6 +104,7 @@ class Step:
     """What was said as one, and where the test was then: a place of its own counting, and the monotonic time in ns.
 
     acknowledged: where the test was as the reply had come; None as long as none has.
+    learn: called with the only reply; returns what is wrong with it.
     """
 
     change: Change
@@ -75,6 +113,7 @@ class Step:
     acknowledged: int | None = None
     time: int | None = None
     clock_after: int = 0
+    learn: Callable[[bytes], str] | None = None
 
     def apply(self, state: State) -> None:
         """Change a state as the store does."""
@@ -99,6 +138,55 @@ GONE: Final = -2
 """What PEXPIRETIME says of a key that is not there."""
 
 
+class WithMessages:
+    """The content of a database and of the queue of its writer."""
+
+    def __init__(self, database: Entries, described: Sequence[Sequence[bytes | int | None]]) -> None:
+        """described: each message as PEEK describes it."""
+        self._database = database
+        self._messages: dict[bytes, tuple[bytes, int | None]] = {}
+        for one in described:
+            state, body = one[2], one[12]
+            assert isinstance(state, bytes)
+            assert isinstance(body, bytes)
+            number, lease, attempts = (int(one[at] or 0) for at in (0, 5, 6))
+            self._messages[MESSAGES + body] = b"%s %d %d %d" % (state, attempts, number, lease), None
+
+    def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
+        """All keys and messages."""
+        following, keys = self._database.slice(cursor, count, prefix)
+        return following, [*keys, *self._messages]
+
+    def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
+        """Return the entry of a key or message."""
+        return self._messages.get(key) or self._database.entry(key)
+
+
+STATES: Final = (b"ready", b"leased", b"dead")
+
+
+def queue_of(db: int) -> bytes:
+    """Return the name of the queue of a writer."""
+    return b"jobs:%d" % db
+
+
+def entries_in(store: LocalStore) -> list[WithMessages]:
+    """Return the content of all databases of a store, with the queues of their writers."""
+    found: list[WithMessages] = []
+    for db, database in enumerate(store.databases):
+        described: list[Sequence[bytes | None]] = []
+        for state in STATES:
+            peeked = apply(database, Peek(queue_of(db), state, 0, TAKE_MAX), 0)
+            if isinstance(peeked, Failure):
+                assert peeked.code is failures.NOQUEUE
+                continue
+            assert isinstance(peeked, Items)
+            strings = peeked.values[1:]
+            described += [strings[at : at + LOOK_STRINGS] for at in range(0, len(strings), LOOK_STRINGS)]
+        found.append(WithMessages(database, described))
+    return found
+
+
 class Unsettled(Exception):
     """The server tells nothing of a keyspace: it does not know what of it the disk has."""
 
@@ -118,6 +206,16 @@ class Told:
             _, deadline = value_of(peer.ask(b"PEXPIRETIME", key))
             if value is not None and deadline != GONE:
                 self._entries[key] = value, None if deadline < 0 else deadline
+        described: list[list[bytes | int | None]] = []
+        for state in STATES:
+            said = peer.ask(b"QUEUE.PEEK", queue_of(db), state, b"0", b"%d" % TAKE_MAX)
+            if said.startswith(b"-MISCONF RECOVERING"):
+                raise Unsettled(said)
+            kind, peeked = value_of(said)
+            if kind == b"*":
+                described += [[value for _, value in strings] for _, strings in peeked[1][1]]
+        messages = WithMessages(self, described)
+        self._entries |= {key: entry for key in messages.slice(0, 0, b"")[1] if (entry := messages.entry(key))}
 
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """All keys."""
@@ -139,6 +237,8 @@ class History:
         self.db: Final = db
         self.before: State = {}
         self.steps: list[Step] = []
+        self.token = 0
+        """The newest lease before, as far as it is known."""
 
     def check(self, database: Entries, *, acknowledged: int, said: int) -> int:
         """How many steps the keyspace holds. Raises `Lost` if not between these numbers, or none exactly."""
@@ -169,7 +269,14 @@ class History:
         state = dict(self.before)
         for step in self.steps[:number]:
             step.apply(state)
-        following.before = {key: value for key, value in state.items() if database.entry(key) is not None}
+        following.before = {
+            key: value.completed(entry) if isinstance(value, Queued) else value
+            for key, value in state.items()
+            if (entry := database.entry(key)) is not None
+        }
+        there = [value.token for value in following.before.values() if isinstance(value, Queued)]
+        taken = [step.change.token for step in self.steps[:number] if isinstance(step.change, _Taking)]
+        following.token = max([self.token, *there, *taken])
         return following
 
     def acknowledged_by(self, place: int) -> int:
@@ -219,6 +326,12 @@ class Writer(threading.Thread):
         self._number = len(history.before) + self._dice.randrange(1_000_000)
         self._large_bytes = LARGE_BYTES if large else CACHED_BYTES
         self._state = dict(history.before)
+        self._token = history.token
+        self._leases = {
+            key: value
+            for key, value in history.before.items()
+            if isinstance(value, Queued) and value.value.startswith(b"leased")
+        }
         self._stopped = threading.Event()
         self.failure: bytes | None = None
         """The error reply that it ended with, if it did."""
@@ -274,6 +387,9 @@ class Writer(threading.Thread):
                 if seen[:1] == b"-" or b"\r\n-" in seen or reply == GIVEN_UP:
                     self.failure = reply
                     return
+            if step.learn is not None and (wrong := step.learn(reply)):
+                self.wrong, self.failure = wrong, reply
+                return
             self._acknowledged(step)
         if dice.random() < 0.2:
             self._read(peer, b"%s:%d" % (dice.choice((b"key", b"count")), dice.randrange(KEYS)))
@@ -291,7 +407,8 @@ class Writer(threading.Thread):
     def _step(self) -> tuple[Step, bytes, int]:
         """A step, its bytes, and how many replies it gets."""
         if self._dice.random() < 0.1:
-            parts = [self._command() for _ in range(self._dice.randint(2, 5))]
+            without = self._dice.choice(("rename", "queue"))  # a RENAME that fails undoes commands on queues, too
+            parts = [self._command(without) for _ in range(self._dice.randint(2, 5))]
             data = command(b"MULTI") + b"".join(sent for _, sent in parts) + command(b"EXEC")
             watches = self._dice.random() < 0.5
             if watches:  # there is no other writer, so each transaction succeeds
@@ -304,14 +421,16 @@ class Writer(threading.Thread):
 
             return Step(change_all, 0, 0), data, watches + len(parts) + 2
         change, sent = self._command()
-        return Step(change, 0, 0), sent, 1
+        return Step(change, 0, 0, learn=getattr(change, "learn", None)), sent, 1
 
-    def _command(self) -> tuple[Change, bytes]:
+    def _command(self, without: str = "") -> tuple[Change, bytes]:
+        """A command and its change. without: a kind that it is not."""
         dice = self._dice
         self._number += 1
         number = dice.randrange(KEYS)
         key, text = b"key:%d" % number, b"%d:" % self._number
-        match dice.choices(list(_KINDS), list(_KINDS.values()))[0]:
+        kinds = {kind: weight for kind, weight in _KINDS.items() if kind != without}
+        match dice.choices(list(kinds), list(kinds.values()))[0]:
             case "set":
                 value = text + dice.choice((b"", b"x" * 100, b"y" * 3_000))
                 return _setting(key, value), command(b"SET", key, value)
@@ -344,8 +463,50 @@ class Writer(threading.Thread):
                 return _expiring(key, ttl * 1_000), command(b"EXPIRE", key, b"%d" % ttl)
             case "persist":
                 return _expiring(key, None), command(b"PERSIST", key)
+            case "queue":
+                return self._on_queue()
             case _:
                 return _clearing, command(b"FLUSHDB")
+
+    def _on_queue(self) -> tuple[Change, bytes]:
+        """A command on the queue. The priorities of messages are their order."""
+        dice, queue = self._dice, queue_of(self._history.db)
+        count = sum(key.startswith(MESSAGES) for key in self._state)
+        if self._leases and dice.random() < 0.6:
+            key = dice.choice(list(self._leases))
+            lease = self._leases.pop(key)
+            names = b"%d" % lease.number, b"%d" % lease.token
+            dead = sum(value.value.startswith(b"dead") for value in self._state.values())
+            if dice.random() < 0.7 or lease.attempts >= NACKED_MAX:
+                return _Settling(key, None, b"*1\r\n:1\r\n"), command(b"QUEUE.ACK", *names)
+            if dice.random() < 0.1 and dead < DEAD_MAX:
+                left = dataclasses.replace(lease, value=b"dead %d" % lease.attempts, token=0)
+                return _Settling(key, left, b":1\r\n"), command(b"QUEUE.NACK", *names, b"DEAD")
+            left = dataclasses.replace(lease, value=b"ready %d" % lease.attempts, token=0)
+            return _Settling(key, left, b":1\r\n"), command(b"QUEUE.NACK", *names, b"DELAY", b"0")
+        if count < MESSAGES_MAX and dice.random() < 0.5:
+            body = b"%d:" % self._number + dice.choice((b"", b"x" * 100))
+            return _putting(body), command(b"QUEUE.PUT", queue, body, b"PRIORITY", b"%d" % self._number)
+        return _Taking(self), command(b"QUEUE.TAKE", queue, b"1", b"LEASE", b"%d" % (LONG_TTL_SECONDS * 1_000))
+
+    def learn_lease(self, reply: bytes) -> tuple[Queued | None, str]:
+        """Learn the reply to a TAKE. Returns the message that it leased, and what is wrong."""
+        key, expected = _first_ready(self._state)
+        _, messages = value_of(reply)
+        bodies = [MESSAGES + strings[6][1] for _, strings in messages]
+        if bodies != ([] if key is None else [key]):
+            return None, f"TAKE returned {bodies!r:.80}, not {key!r:.40}"
+        if key is None or expected is None:
+            return None, ""
+        number, token, attempt = (messages[0][1][at][1] for at in range(3))
+        if attempt != expected.attempts + 1:
+            return None, f"attempt {attempt} of {key!r:.40}, after {expected.attempts}"
+        if token <= self._token:
+            return None, f"lease {token} after lease {self._token}"
+        self._token = token
+        lease = Queued(b"leased %d" % attempt, number=number, token=token)
+        self._leases[key] = lease
+        return lease, ""
 
 
 _KINDS: Final = {
@@ -361,6 +522,7 @@ _KINDS: Final = {
     "copy": 4,
     "expire": 4,
     "persist": 2,
+    "queue": 30,
     "clear": 0.4,
 }
 """What writers do, and how often."""
@@ -456,7 +618,66 @@ def _expiring(key: bytes, ttl_ms: int | None) -> Change:
 
 
 def _clearing(state: State, begin: int, end: int) -> None:
-    state.clear()
+    for key in [key for key in state if not key.startswith(MESSAGES)]:  # a queue is not in a database
+        del state[key]
+
+
+def _putting(body: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        state[MESSAGES + body] = Queued(b"ready 0")
+
+    return change
+
+
+def _first_ready(state: State) -> tuple[bytes | None, Queued | None]:
+    """Return the message that TAKE returns next, and its key."""
+    ready = [key for key, value in state.items() if isinstance(value, Queued) and value.value.startswith(b"ready")]
+    if not ready:
+        return None, None
+    key = min(ready, key=lambda key: int(key.removeprefix(MESSAGES).partition(b":")[0]))
+    value = state[key]
+    assert isinstance(value, Queued)
+    return key, value
+
+
+class _Taking:
+    """A TAKE of one message."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._lease: Queued | None = None  # of the reply
+
+    def __call__(self, state: State, begin: int, end: int) -> None:
+        key, message = _first_ready(state)
+        if key is not None and message is not None:
+            state[key] = self._lease or Queued(b"leased %d" % (message.attempts + 1), number=message.number)
+
+    @property
+    def token(self) -> int:
+        """The token in the reply; 0: unknown."""
+        return 0 if self._lease is None else self._lease.token
+
+    def learn(self, reply: bytes) -> str:
+        self._lease, wrong = self._writer.learn_lease(reply)
+        return wrong
+
+
+class _Settling:
+    """An ACK or a NACK of a message. left: the message after it."""
+
+    def __init__(self, key: bytes, left: Queued | None, expected: bytes) -> None:
+        self._key = key
+        self._left = left
+        self._expected = expected
+
+    def __call__(self, state: State, begin: int, end: int) -> None:
+        if self._left is None:
+            state.pop(self._key, None)
+        else:
+            state[self._key] = self._left
+
+    def learn(self, reply: bytes) -> str:
+        return "" if reply == self._expected else f"{reply!r} to an ACK or NACK of {self._key!r:.40}"
 
 
 def check_all(

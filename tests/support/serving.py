@@ -73,6 +73,7 @@ def store_in(directory: Path) -> Iterator[LocalStore]:
         store.housekeep()
         for database in store.databases:
             database.check()
+        store.queues.check()
         yield store
     finally:
         store.close()
