@@ -426,7 +426,7 @@ class LocalStore:
         elapsed = self.elapsed()
         if self.waiters.may_get_messages(self.queues) or self.waiters.first_end <= elapsed:
             self._advance()
-            self.waiters.note_due(self.queues)
+            self.waiters.note_due(self.queues, self._shared.now)
             if self.queues.changed and not self.checks_commands:
                 self._as_one_entry((), lambda: OK)
             if not self.queues.changed or self.checks_commands:
@@ -441,7 +441,7 @@ class LocalStore:
 
     def _request_timer(self) -> None:
         if self.waiters:
-            self.waiters.request_timer(self.queues, self.elapsed(), blocked=self.checks_commands)
+            self.waiters.request_timer(self.queues, self.elapsed(), self._shared.now, blocked=self.checks_commands)
 
     def take_waiters(self, other: "LocalStore") -> None:
         """Continue with the waiters of another store, which this one replaces."""

@@ -149,13 +149,14 @@ class Waiters:
             line.remove(waiter.number)
             if not line:
                 del self.lines[key]
-                self._set_due(key, NEVER)
+                self.set_due(key, NEVER)
 
     def all(self) -> list[Waiter]:
         """Return all waiters."""
         return list(self._waiters.values())
 
-    def _set_due(self, key: bytes, due: int) -> None:
+    def set_due(self, key: bytes, due: int) -> None:
+        """Set the log time at which a queue with waiters may have a ready message without another change."""
         before = self._due_of.pop(key, NEVER)
         if before != NEVER:
             self._dues.remove((before, key))
@@ -169,13 +170,13 @@ class Waiters:
         """Return whether `serve` may find messages at the current log time."""
         return bool(self._waiters) and (bool(queues.changed) or self.due <= queues.now)
 
-    def note_due(self, queues: QueueDatabase) -> None:
-        """Count those queues as changed of which a message may be ready now."""
-        while self.due <= queues.now:
+    def note_due(self, queues: QueueDatabase, log_time: int) -> None:
+        """Count those queues as changed of which a message may be ready at a log time."""
+        while self.due <= log_time:
             first = self._dues.first()
             assert first is not None
             queues.changed[first[1]] = None
-            self._set_due(first[1], NEVER)
+            self.set_due(first[1], NEVER)
 
     def serve(self, queues: QueueDatabase, apply: Callable[[Step], Reply]) -> list[tuple[Waiter, Reply]]:
         """Execute TAKE for the oldest waiters of changed queues with ready messages, up to a number.
@@ -193,9 +194,10 @@ class Waiters:
                 if line is None or at is None or at > queues.now:
                     del queues.changed[key]
                     if line is not None:
-                        self._set_due(key, NEVER if at is None else at)
+                        self.set_due(key, NEVER if at is None else at)
                     continue
-                waiter = self._oldest(line, queues)
+                waiter = self.oldest(key, queues)
+                assert waiter is not None
                 self.remove(waiter)
                 served.append((waiter, NO_MESSAGES))
                 reply = apply(Step(0, waiter.command))
@@ -210,14 +212,17 @@ class Waiters:
             raise
         return served
 
-    def _oldest(self, line: SortedList[int], queues: QueueDatabase) -> Waiter:
-        """Return the waiter to serve first: no older one waits for a ready queue of its own."""
-        number = line.first()
-        assert number is not None
+    def oldest(self, key: bytes, queues: QueueDatabase) -> Waiter | None:
+        """Return the waiter to serve first for a queue: no older one waits for a ready queue of its own."""
+        line = self.lines.get(key)
+        number = None if line is None else line.first()
+        if number is None:
+            return None
         waiter = self._waiters[number]
         while len(waiter.keys) > 1:  # TAKE_ANY may take from a queue for which an older waiter waits
             ready = [key for key in waiter.keys if (at := queues.ready_at(key)) is not None and at <= queues.now]
-            oldest = min(first for key in ready if (first := self.lines[key].first()) is not None)
+            firsts = (first for key in ready if (first := self.lines[key].first()) is not None)
+            oldest = min(firsts, default=waiter.number)
             if oldest == waiter.number:
                 break
             waiter = self._waiters[oldest]
@@ -238,14 +243,14 @@ class Waiters:
             ended.append(waiter)
         return ended
 
-    def request_timer(self, queues: QueueDatabase, now: int, *, blocked: bool) -> None:
+    def request_timer(self, queues: QueueDatabase, now: int, log_time: int, *, blocked: bool) -> None:
         """Request a timer for the next time at which `serve_waiters` has work, unless there is an earlier one.
 
-        now: elapsed time. blocked: whether waiters get no messages now.
+        now: elapsed time. log_time: at that time. blocked: whether waiters get no messages now.
         """
         at = self.first_end
         if not blocked:
-            at = now if queues.changed else min(at, now + self.due - queues.now)
+            at = now if queues.changed else min(at, now + self.due - log_time)
         at = max(now, at)
         if self._timer_at is None or at < self._timer_at:
             self._timer_at = at
