@@ -6,6 +6,7 @@ of a plain model that executes the log again, with its own rules about the entri
 
 import bisect
 import collections
+import copy
 import dataclasses
 import math
 import random
@@ -66,7 +67,7 @@ from cairnkv.replication import epochs
 from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.replication.entry_codec import steps_of, transaction_of
 from cairnkv.replication.store import LEAD_LEAST_MS
-from cairnkv.store import PendingReply
+from cairnkv.store import PendingReply, Waiter
 from tests.support.model import Model, same
 from tests.support.queue_model import QueueModel
 from tests.support.simulated import Cluster, Node
@@ -79,11 +80,16 @@ KEYS = [b"k0", b"k1", b"k2", b"p0", b"p1"]
 
 QUEUES = (b"q", b"r")
 
+WAITS = (1, 50, 400)
+"""Milliseconds for which TAKE commands wait for messages."""
+
 TAGS = 2
 """The keyspace in which each transaction leaves a key."""
 
 STRANGERS = (1, 2)
 """Nodes that nobody runs, as which somebody writes what comes into his head."""
+
+NO_MESSAGES = Items(())
 
 OUTSTANDING_MAX = 6
 CRASHED = Failure(failures.UNKNOWN, "the node has gone")
@@ -94,6 +100,7 @@ class Op:
     """A command of a client, and its reply."""
 
     number: int
+    client: int
     life: tuple[int, int]  # node, and its life
     steps: tuple[Step, ...]
     invoked: int
@@ -103,11 +110,17 @@ class Op:
     completed: int = 0
     reply: Reply | None = None
     position: int = 0  # at which its node was when it was told
+    blocks: bool = False  # whether its client has sent nothing until the reply
 
     @property
     def writes(self) -> bool:
         """Whether the command may change the store."""
         return any(step.command.spec.writes for step in self.steps)
+
+    @property
+    def took_nothing(self) -> bool:
+        """Whether it is a TAKE that found no messages, by a read or by an entry of the log."""
+        return isinstance(self.steps[0].command, Take | TakeAny) and self.reply == NO_MESSAGES
 
     @property
     def failed(self) -> bool:
@@ -126,9 +139,11 @@ class Op:
 class Client:
     """A client. It has one connection at a time, each with a random node."""
 
+    number: int
     node: Node
     life: int
     waiting: list[Op] = dataclasses.field(default_factory=list)
+    waiter: Waiter | None = None  # its newest TAKE that waits for messages
     blocked: bool = False
     watched: dict[tuple[int, bytes], Watched] = dataclasses.field(default_factory=dict)
     watched_at: int = 0
@@ -157,7 +172,7 @@ class Chaos:
         self._leases: list[tuple[int, int]] = []
         """Ids of messages and their leases, as clients were told."""
         self.cluster.settle()
-        self.clients = [Client(self._some_node(), 1) for _ in range(clients)]
+        self.clients = [Client(number, self._some_node(), 1) for number in range(clients)]
         for client in self.clients:
             client.life = client.node.life
         self._applying: Node | None = None
@@ -186,6 +201,7 @@ class Chaos:
             (self._heal, 1),
             (self._long_time_passes, 0.3),
             (self._set_clock, 0.3),
+            (self._hang_up, 1),
             (self._garbage, 0.2),
         ]
         whats = [what for what, _ in ordinary + faulty]
@@ -203,9 +219,14 @@ class Chaos:
             if node.store is None:
                 node.start()
         cluster.settle()
+        cluster.now += WAITS[-1] / 1000
+        for node in cluster.nodes:
+            node.tick()
+        cluster.settle()
         for node in cluster.nodes:
             store = node.running
             assert store.stopped is None, store.stopped
+            assert dict(store.info())["waiting_takes"] == 0
             assert store.position == len(cluster.stream)
             assert not store.loading
             assert store.proposer.quorum
@@ -291,6 +312,15 @@ class Chaos:
     def _heal(self) -> None:
         self._some_node().cut_off = False
 
+    def _hang_up(self) -> None:
+        """Disconnect a client, maybe while it waits for messages."""
+        client = self.dice.choice(self.clients)
+        if client.node.store is not None and client.life == client.node.life:
+            self._leave(client)
+            if client.waiter is not None:
+                client.node.running.end_take(client.waiter, gives_back=True)
+                client.waiter = None
+
     def _set_clock(self) -> None:
         self._some_node().clock_off = self.dice.choice((0, 0, -900, 700, 30_000))
 
@@ -327,6 +357,7 @@ class Chaos:
         gone = client.node.store is None or client.life != client.node.life
         if gone or (not client.waiting and self.dice.random() < 0.3):
             self._leave(client)
+            client.waiter = None
             client.node = self._some_node()
             client.life = client.node.life
             if client.node.store is None:
@@ -342,14 +373,17 @@ class Chaos:
         elif kind < 0.25:
             self._transact(client, number)
         elif kind < 0.3:
-            self._do(client, Op(number, self._life(client), (Step(1, ClearPrefix(b"p", 0)),), self._moment))
+            self._do(
+                client, Op(number, client.number, self._life(client), (Step(1, ClearPrefix(b"p", 0)),), self._moment)
+            )
         elif kind < 0.5:
             command = self._queue_command(number)
-            self._do(client, Op(number, self._life(client), (Step(dice.choice((0, 1)), command),), self._moment))
+            db = 0 if command.waiting_time() else dice.choice((0, 1))
+            self._do(client, Op(number, client.number, self._life(client), (Step(db, command),), self._moment))
         else:
             db = dice.choice((0, 1))
             command = self._register_command(number) if db == 0 else self._command(number)
-            self._do(client, Op(number, self._life(client), (Step(db, command),), self._moment))
+            self._do(client, Op(number, client.number, self._life(client), (Step(db, command),), self._moment))
 
     @staticmethod
     def _life(client: Client) -> tuple[int, int]:
@@ -359,14 +393,19 @@ class Chaos:
         store = client.node.running
         self.ops.append(op)
         ((db, command),) = op.steps
-        self._wait(client, op, store.execute(command, db))
+        if command.waiting_time():
+            client.waiter = Waiter(command)
+            store.begin_take(client.waiter)
+            self._wait(client, op, client.waiter)
+        else:
+            self._wait(client, op, store.execute(command, db))
 
     def _transact(self, client: Client, number: int) -> None:
         dice = self.dice
         tag = b"t%d" % number
         watched = tuple((db, watch) for (db, _), watch in client.watched.items())
         steps = [Step(1, self._step(number)) for _ in range(dice.randrange(3))] + [Step(TAGS, Set(tag, b""))]
-        op = Op(number, self._life(client), tuple(steps), self._moment, tag, watched, client.watched_at)
+        op = Op(number, client.number, self._life(client), tuple(steps), self._moment, tag, watched, client.watched_at)
         client.watched = {}
         outcome = client.node.running.execute_all(op.steps, watched, bytes_max=1_000_000)
         if outcome is not MISSING:  # it is certain by now that they have changed, and the log has nothing of it
@@ -411,7 +450,7 @@ class Chaos:
         if isinstance(outcome, PendingReply) and outcome.reply is None:
             outcome.on_ready = ready
             client.waiting.append(op)
-            client.blocked = outcome.blocks
+            op.blocks = client.blocked = outcome.blocks
             return
         self._moment += 1
         op.completed = self._moment
@@ -440,6 +479,8 @@ class Chaos:
                 Take(queue, dice.choice((1, 2, 5)), lease=dice.choice((0, 5_000)) + number),
                 Take(queue, 1, lease=10_000 + number),
                 TakeAny(1, 10_000 + number, 0, QUEUES),
+                Take(queue, dice.choice((1, 3)), lease=10_000 + number, wait=dice.choice(WAITS)),
+                TakeAny(1, 10_000 + number, dice.choice(WAITS), QUEUES),
                 Ack(((message, lease), (other, 1))),
                 Ack(((message, lease), (other, 1))),
                 Nack(message, lease, delay=number, reason=b"why"),
@@ -557,7 +598,7 @@ class Reference:
         self._last: dict[bytes, object] = {}
         reads = collections.defaultdict(list)
         for op in chaos.ops:
-            if not op.writes and op.reply is not None and not isinstance(op.reply, Failure):
+            if op.took_nothing or (not op.writes and op.reply is not None and not isinstance(op.reply, Failure)):
                 reads[op.position].append(op)
         for position, data in enumerate(chaos.cluster.stream, 1):
             self._pending = reads.pop(position, [])
@@ -648,6 +689,8 @@ class Reference:
     def _would_say(self, op: Op) -> bool:
         (step,) = op.steps
         assert op.reply is not None
+        if op.took_nothing:
+            return copy.deepcopy(self._queues).apply(step.command, self._now) == NO_MESSAGES
         return same(step.command, op.reply, self._apply(step))
 
 
@@ -659,9 +702,13 @@ def check(chaos: Chaos) -> Reference:
         if not op.writes or isinstance(op.steps[0].command, ClearPrefix):
             continue
         done = reference.done.get(op.tag or op.steps[0], [])
+        if isinstance(op.steps[0].command, Take | TakeAny):  # it is proposed again until it finds messages
+            done = [one for one in done if one.reply != NO_MESSAGES]
         assert len(done) <= 1, f"{op} was carried out {len(done)} times"
         if op.failed:
             assert not done, f"{op} was carried out"
+        elif op.took_nothing:
+            assert not done, f"{op} took messages"
         elif not op.unknown:
             assert len(done) == 1, f"{op} was acknowledged and is not in the log"
             _same_replies(op, done[0].reply)
@@ -697,13 +744,20 @@ def _same_replies(op: Op, expected: Reply) -> None:
 
 
 def _in_order(chaos: Chaos, where: dict[int, _Done]) -> None:
-    """Check that a node's commands are executed in the order in which it got them."""
-    newest: dict[tuple[int, int], tuple[int, int]] = {}
+    """Check that a node's commands are executed in the order in which it got them.
+
+    A command behind which its client sends nothing may be executed later, but before the next one of that client.
+    """
+    newest: dict[tuple[int, ...], tuple[int, int]] = {}
     for op in chaos.ops:
         if (done := where.get(op.number)) is not None:
             at = done.position, done.index
-            assert newest.get(op.life, (0, 0)) < at, f"{op} has overtaken what was said before"
-            newest[op.life] = at
+            lines: list[tuple[int, ...]] = [] if op.blocks else [op.life]
+            if not op.unknown:
+                lines.append((op.client, *op.life))
+            for line in lines:
+                assert newest.get(line, (0, 0)) < at, f"{op} has overtaken what was said before"
+                newest[line] = at
 
 
 def _in_real_time(chaos: Chaos, where: dict[int, _Done]) -> None:

@@ -28,7 +28,6 @@ from cairnkv.commands import (
 from cairnkv.replication.entries import packed_items
 from cairnkv.replication.entry_codec import Transaction, command_item, transaction_item
 from cairnkv.store import PendingReply
-from tests.replication.test_sessions import client_of
 from tests.replication.test_store import Intruder, restart, said, settled, transacted
 from tests.support.simulated import Cluster, Node
 
@@ -214,20 +213,6 @@ def test_each_message_is_leased_once_among_all_nodes() -> None:
     cluster.settle()
     ids = [value for outcome in pending for value in outcome.reply.values[::7]]  # type: ignore[union-attr]
     assert len(ids) == len(set(ids)) == 18
-
-
-def test_take_with_wait_returns_at_once() -> None:
-    cluster = settled()
-    one = cluster.nodes[0]
-    client = client_of(one)
-    client.send(Take(b"q", 1, wait=1_000), Put(b"q", b"one"), Take(b"q", 1, wait=1_000))
-    heard = client.payloads()
-    for _ in range(5):
-        cluster.settle()
-        heard += client.payloads()
-    assert len(heard) == 3
-    assert heard[0] == b""
-    assert heard[2].endswith(b"one")
 
 
 def test_local_read_shows_the_state_of_its_node() -> None:

@@ -1,5 +1,6 @@
 """The Redis protocol at two nodes of a cluster, with redis-py."""
 
+import concurrent.futures
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +93,47 @@ def test_subscriber_at_another_node_gets_the_message(two: tuple[Any, Any]) -> No
 
         until(said)
         assert set(heard) == {"hello"}
+
+
+def test_queues_are_shared_by_all_nodes(two: tuple[Any, Any]) -> None:
+    one, other = two
+    assert one.execute_command("QUEUE.PUT", "q", "first") == [2, 1]
+    assert one.execute_command("QUEUE.PUTMANY", "q", 0, 1_000, "second", "third") == [3, 2]
+    ((message, lease, attempt, milliseconds, _, group, body),) = other.execute_command("QUEUE.TAKE", "q", 1)
+    assert (message, attempt, milliseconds, group, body) == (2, 1, 60_000, "", "first")
+    with other.pipeline() as pipe:
+        pipe.execute_command("QUEUE.ACK", message, lease + 1)
+        pipe.set("k", "v")
+        with pytest.raises(redis.ResponseError, match="STALE"):
+            pipe.execute()
+    assert one.get("k") is None
+    with one.pipeline() as pipe:
+        pipe.execute_command("QUEUE.ACK", message, lease)
+        pipe.set("k", "v")
+        assert pipe.execute() == [[1], True]
+    assert other.get("k") == "v"
+    assert other.execute_command("QUEUE.LOOK", message) is None
+    ((name, *_),) = one.execute_command("QUEUE.TAKEANY", 1, 0, 0, "none", "q")
+    assert name == "q"
+    stats = other.execute_command("QUEUE.STATS", "q")
+    pairs = stats if isinstance(stats, dict) else dict(zip(stats[::2], stats[1::2], strict=True))
+    assert (pairs["ready"], pairs["leased"], pairs["acked"]) == (1, 1, 1)
+    assert other.execute_command("QUEUE.LIST", 0, 10) == ["0", ["q"]]
+    one.flushall()
+    assert other.execute_command("QUEUE.PURGE", "q", "all", 0) == ["0", 2]
+    assert one.execute_command("QUEUE.DROP", "q") == "OK"
+
+
+def test_waiting_take_gets_the_message_of_another_node(two: tuple[Any, Any]) -> None:
+    one, other = two
+    assert one.execute_command("QUEUE.TAKE", "q", 1, "WAIT", 10) == []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        taken = pool.submit(one.execute_command, "QUEUE.TAKE", "q", 1, "WAIT", 20_000)
+        until(lambda: bool(one.info("clients")["blocked_clients"] == 1))
+        assert other.execute_command("QUEUE.PUT", "q", "work") == [2, 1]
+        (message,) = taken.result(PATIENCE)
+    assert message[6] == "work"
+    assert other.execute_command("QUEUE.ACK", *message[:2]) == [1]
 
 
 def test_info_describes_the_cluster(two: tuple[Any, Any]) -> None:

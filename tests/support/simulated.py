@@ -137,6 +137,7 @@ class Node:
         self.supports = cluster.supports
         self.clock_off = 0  # milliseconds
         self.cut_off = False  # it reaches nothing, and nothing reaches it
+        self.proposes_time = True  # whether log time follows its clock
         self.store: ReplicatedStore | None = None
         self.table: TableStorage | None = None
         self.target = 0
@@ -154,6 +155,7 @@ class Node:
         self.table = TableStorage(self.disk)
         self.store = self.cluster.new_store(self, self.table)
         self.store.on_proposal = self._want_pump
+        self.store.elapsed = lambda: int(self.cluster.now * 1000)
         self._load()
 
     def _load(self) -> None:
@@ -206,8 +208,9 @@ class Node:
             return
         proposer = self.running.proposer
         proposer.room = self.cluster.room
-        time, lead = self.running.proposed_time()
-        self.running.keep_leases(time)
+        time, lead = self.running.proposed_time() if self.proposes_time else (0, 0)
+        if time:
+            self.running.keep_leases(time)
         for data in proposer.take_entries(self.cluster.now, time, lead):
             assert len(data) <= self.cluster.room + HEADER_BYTES_MAX
             self.cluster.published(self, data)
@@ -234,9 +237,10 @@ class Node:
             store.join()
 
     def tick(self) -> None:
-        """Check the timeouts of the node."""
+        """Check the timeouts of the node, and serve its waiters, as its timer does."""
         if self.is_up:
             self.running.proposer.tick(self.cluster.now, self.running.epochs)
+            self.running.serve_waiters()
             self.pump()
 
     def refused(self) -> None:

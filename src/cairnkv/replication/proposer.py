@@ -146,10 +146,8 @@ class Proposer:
 
     def propose(self, proposal: Proposal, *, first: bool = False) -> None:
         """Queue a proposal, or fail it at once. first: before all others that are queued."""
-        if self._closed is not None:
-            proposal.fail(self._closed)
-        elif not self.quorum:
-            proposal.fail(self._no_quorum())
+        if (refusal := self.refusal) is not None:
+            proposal.fail(refusal)
         elif (size := _size(proposal)) > PROPOSAL_BYTES_MAX:
             text = f"a command of {size:,} bytes is longer than the maximum of {PROPOSAL_BYTES_MAX:,}"
             proposal.fail(Failure(failures.UNDONE, text))
@@ -161,6 +159,11 @@ class Proposer:
             (self._queue.appendleft if first else self._queue.append)(proposal)
             self._queued_bytes += proposal.weight
             self._queued_cost += proposal.cost
+
+    @property
+    def refusal(self) -> Failure | None:
+        """The failure of any proposal now, or None."""
+        return self._closed or (None if self.quorum else self._no_quorum())
 
     @property
     def accepts_batch(self) -> bool:

@@ -1,4 +1,4 @@
-"""Estimates of a proposed command on queues, from the state of the node that proposes it: its work, and its reply.
+"""Estimates of a proposed command on queues, from the state of the node that proposes it: its work, and its effects.
 
 Invariants: no reply and no entry of the log depends on them.
 
@@ -10,8 +10,10 @@ from cairnkv.commands import (
     Command,
     Extend,
     Look,
+    Nack,
     Peek,
     Purge,
+    Put,
     PutMany,
     Remove,
     Requeue,
@@ -50,6 +52,19 @@ def length_of_reply(queues: QueueDatabase, command: Command) -> int:
             message = queues.message(number)
             return 0 if message is None else message.size
     return 0
+
+
+def made_ready(queues: QueueDatabase, command: Command) -> tuple[bytes, int] | None:
+    """Return the queue of which a command makes messages ready at once, and their number; or None."""
+    match command:
+        case Put(queue) if not command.delay and command.at is None:
+            return queue, 1
+        case PutMany(queue, delay=0):
+            return queue, len(command.bodies)
+        case Nack(number, uncounted=True) if not command.delay:
+            message = queues.message(number)
+            return None if message is None else (message.queue, 1)
+    return None
 
 
 def _messages(queues: QueueDatabase, name: bytes, most: int) -> int:

@@ -38,7 +38,7 @@ from cairnkv.commands import (
     Step,
     failures,
 )
-from cairnkv.commands.queue_vocabulary import Together
+from cairnkv.commands.queue_vocabulary import Take, TakeAny, Together
 from cairnkv.commands.vocabulary import Backup, RandomKey
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, keep_leases, undo
 from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
@@ -62,7 +62,8 @@ from cairnkv.replication.proposals import (
     no_clock,
 )
 from cairnkv.replication.proposer import Proposal, Proposer
-from cairnkv.replication.queue_estimates import cost_of, length_of_reply
+from cairnkv.replication.queue_estimates import cost_of, length_of_reply, made_ready
+from cairnkv.replication.waiting import WaitingTakes
 from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
@@ -73,7 +74,7 @@ from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply, do_nothing, size_of
 from cairnkv.store.transaction import TooMuch, Unexecuted, effects_of, execute_steps, is_whole, refusal_to_wait
-from cairnkv.store.waiters import Waiter, Waiters
+from cairnkv.store.waiters import NO_MESSAGES, Waiter, Waiters
 
 logger: Final = logging.getLogger("cairnkv.cluster")
 
@@ -126,6 +127,9 @@ class ReplicatedStore:
         self.memory: Final = Memory((*self.databases, self.queues), storage, memory_limit, value_max)
         self.reports: Final = StoreInfo(self._about)
         self.waiters: Final = Waiters()
+        """The TAKE commands that wait for messages, without those in flight."""
+        self.elapsed: Callable[[], int] = self._log_clock.elapsed
+        """Returns the elapsed time in milliseconds by which waits end."""
         self.commands = 0
         """Commands that this node has received."""
         self.proposer: Final = Proposer(node, nonce, supports=supports)
@@ -151,6 +155,17 @@ class ReplicatedStore:
         self.on_entry: Callable[[Entry], None] = lambda _: None
         """Called with each valid entry of any node."""
         self._supports = supports
+        self._takes: Final = WaitingTakes(
+            self.queues,
+            self.waiters,
+            propose=self._propose_inside,
+            change=self._change,
+            refusal=self._refused_take,
+            loss=lambda: self.proposer.refusal,
+            log_time=lambda: max(self._shared.now, self.proposed_time()[0]),
+            elapsed=lambda: self.elapsed(),
+        )
+        self._newest_put: PendingReply | None = None  # the newest command that makes messages ready
         self._tracked: set[int] = set()  # slots whose versions are part of the state
         self._digests: Final = Digests(node)
         self._deliver: Deliver | None = None
@@ -198,6 +213,7 @@ class ReplicatedStore:
         self.loading = True
         self._digests.clear()
         self.proposer.interrupt(self._loads())
+        self.serve_waiters()
 
     def begin(self, loaded: Loaded) -> None:
         """Use what `load` returned. The store still loads until `join`, since later entries are missing."""
@@ -262,6 +278,7 @@ class ReplicatedStore:
             self.stopped, self.remedy = reason, remedy
             logger.error("this node stops: %s", reason)
             self.proposer.close(Failure(failures.STOPPED, reason))
+            self.serve_waiters()
 
     def _leave_for_newer_release(self, reason: str) -> None:
         self.leave(f"{reason}: this node needs a newer release", Remedy.OPERATOR)
@@ -296,11 +313,21 @@ class ReplicatedStore:
             return refusal
         if isinstance(command, ClearPrefix):
             return self._clear_prefix(step, command)
+        if isinstance(command, Take | TakeAny) and not self._may_take(command):
+            return self._take_after_read(step)
         if writes:
-            items, length, cost = (codec.command_item(step),), self._length_of(step), self._cost_of(step)
-            return self._propose(PendingProposal(items, lambda changes: self._change(step, changes), length, cost=cost))
+            return self._propose(self._proposal_of(step), (step,))
         weight = sum(map(len, command.named_keys()))
         return self._propose(PendingProposal((), lambda _: self._read_now(step), self._length_of(step), weight))
+
+    def _proposal_of(self, step: Step) -> PendingProposal:
+        """Return the proposal of a write."""
+        return PendingProposal(
+            (codec.command_item(step),),
+            lambda changes: self._change(step, changes),
+            self._length_of(step),
+            cost=self._cost_of(step),
+        )
 
     def _loads(self) -> Failure:
         return Failure(failures.LOADING, "this node catches up with its cluster; try again later")
@@ -335,12 +362,16 @@ class ReplicatedStore:
 
     def _end_lease(self, command: Command) -> None:
         step = Step(0, command)
-        self._propose(PendingProposal((codec.command_item(step),), lambda changes: self._change(step, changes), 0))
+        self._propose_inside(PendingProposal((codec.command_item(step),), lambda changes: self._change(step, changes)))
 
-    def _propose(self, proposed: PendingProposal) -> Reply | PendingReply:
+    def _propose(self, proposed: PendingProposal, writes: Sequence[Step] = ()) -> Reply | PendingReply:
+        """Propose commands. writes: those that may make messages ready, for waiters."""
         self.proposer.propose(proposed)
         if proposed.reply is not None:
             return proposed.reply
+        if any(_uses_queues(step) and made_ready(self.queues, step.command) for step in writes):
+            self._newest_put = proposed
+            self._takes.serve_with(writes)
         if self._breaks_writes and proposed.items:
             proposed.complete(OK)
             proposed.given_up = True
@@ -401,22 +432,58 @@ class ReplicatedStore:
                 whole.complete(part.outcome)
 
         part.on_ready = fail
-        self.proposer.propose(part)
-        self.on_proposal()
+        self._propose_inside(part)
+
+    # -- TAKE -------------------------------------------------------------------------------------------------
+
+    def _may_take(self, command: Take | TakeAny) -> bool:
+        """Return whether a TAKE may find messages, as far as this node knows."""
+        if self._newest_put is not None and self._newest_put.executed:
+            self._newest_put = None
+        if self._newest_put is not None:
+            return True
+        times = [at for _, key in command.places(0) if (at := self.queues.ready_at(key)) is not None]
+        return bool(times) and min(times) <= max(self._shared.now, self.proposed_time()[0])
+
+    def _take_after_read(self, step: Step) -> Reply | PendingReply:
+        """Read queues that have no ready messages. Propose the TAKE only if the read finds one."""
+        outcome: BlockingProposal
+
+        def look(_: Changes) -> Reply:
+            if not any(self._takes.has_messages(key) for _, key in step.command.places(0)):
+                outcome.complete(NO_MESSAGES)
+                return OK
+            take = self._proposal_of(step)
+            take.on_ready = lambda: outcome.complete(take.outcome)
+            self._propose_inside(take)
+            return OK
+
+        outcome = BlockingProposal((), lambda _: OK)
+        self._follow(PendingProposal((), look), outcome)
+        return outcome if outcome.reply is None else outcome.reply
 
     def begin_take(self, waiter: Waiter) -> None:
-        """Execute a TAKE, which does not wait in this mode."""
-        outcome = self.execute(waiter.command)
-        if isinstance(outcome, PendingProposal) and outcome.reply is None:
-            outcome.on_ready = lambda: waiter.complete(outcome.outcome)
-        else:
-            waiter.complete(outcome)
+        """Propose a TAKE as soon as there are messages for it; see `Store`."""
+        self.commands += 1
+        if self._breaks_queues:
+            waiter.command = self._broken(waiter.command)
+        self._takes.begin(waiter)
 
     def end_take(self, waiter: Waiter, *, gives_back: bool) -> None:
-        """Do nothing: no TAKE waits."""
+        """End the wait of a TAKE, or give its leases back through the log; see `Store`."""
+        self._takes.end(waiter, gives_back=gives_back)
 
     def serve_waiters(self) -> None:
-        """Do nothing: no TAKE waits."""
+        """Do one bounded slice of the work for waiters; see `Store`."""
+        self._takes.serve()
+
+    def _refused_take(self, take: Step | None) -> Failure | None:
+        """Return a failure if a TAKE must not be proposed now; None: any TAKE."""
+        if self.loading:
+            return self._loads()
+        if take is not None and (refusal := self._refused_queues((take,))):
+            return refusal
+        return self._refused(take) or self.refuses_writes
 
     def execute_all(
         self,
@@ -458,7 +525,8 @@ class ReplicatedStore:
         kind = BlockingProposal if blocks else PendingProposal
         cost = max(1, sum(map(self._cost_of, admitted)))
         return self._propose(
-            kind(wanted, lambda changes: _with(refused, self._execute_if_unchanged(transaction, changes)), cost=cost)
+            kind(wanted, lambda changes: _with(refused, self._execute_if_unchanged(transaction, changes)), cost=cost),
+            admitted,
         )
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
@@ -512,6 +580,8 @@ class ReplicatedStore:
         self._check_table()
         if position % DIGEST_ENTRIES == 0:
             self._note_digest(position, self.proposer.node, self.digest)
+        if self.waiters.may_get_messages(self.queues):
+            self.serve_waiters()
 
     def _execute_entry(self, entry: Entry, judged: Judged, changes: Changes) -> None:
         own: Sequence[Proposal] = ()
@@ -763,6 +833,11 @@ class ReplicatedStore:
         self._propose_internal(item, lambda changes: self._raise_semantics(version, changes), on_ready)
         return True
 
+    def _propose_inside(self, proposal: PendingProposal) -> None:
+        """Propose work of this node itself."""
+        self.proposer.propose(proposal)
+        self.on_proposal()
+
     def _propose_internal(
         self, item: Item, execute: Callable[[Changes], None], on_ready: Callable[[], None] = do_nothing
     ) -> None:
@@ -772,8 +847,7 @@ class ReplicatedStore:
 
         proposal = PendingProposal((item,), work)
         proposal.on_ready = on_ready
-        self.proposer.propose(proposal)
-        self.on_proposal()
+        self._propose_inside(proposal)
 
     def propose_digest(self) -> None:
         """Propose the newest digest of this node, for the other nodes."""
@@ -827,7 +901,11 @@ class ReplicatedStore:
         self.memory.limit = None
 
     def housekeep(self) -> bool:
-        """Free keys that have expired in log time. No reply shows it, so each node does it when it likes."""
+        """Free keys that have expired in log time, and serve waiters.
+
+        No reply shows that keys are freed, so each node does it when it likes.
+        """
+        self._takes.housekeep()
         return self.memory.housekeep()
 
     def info(self) -> list[tuple[str, str | int]]:
@@ -842,7 +920,7 @@ class ReplicatedStore:
             mode=self.mode,
             loading=self.loading,
             commands=self.commands,
-            waiters=len(self.waiters),
+            waiters=len(self._takes),
             queues=self.queues,
         )
 

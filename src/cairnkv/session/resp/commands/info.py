@@ -106,7 +106,7 @@ def _clients(conversation: RespConversation, facts: Facts) -> Lines:
     yield "redis_clients", len(clients)
     if (value := conversation.context.options.get("maxclients")) is not None:
         yield "maxclients", value
-    yield "blocked_clients", 0
+    yield "blocked_clients", facts["waiting_takes"]
     yield "tracking_clients", 0
     yield "pubsub_clients", sum(client.is_subscribed for client in clients)
     yield "watching_clients", sum(bool(client.transaction.watched) for client in clients)
