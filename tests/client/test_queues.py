@@ -21,7 +21,7 @@ from cairnkv.client.pipeline_queue import PipelineQueue
 from cairnkv.limits import REASON_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.store import wall_clock
 from cairnkv.testing import ManualClock, running_server
-from tests.conformance.drivers import quorum_simulated
+from tests.conformance.drivers import a_node, quorum_simulated
 
 Store = cairnkv.KeyValue[str, str]
 
@@ -51,14 +51,14 @@ def kv(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Store]:
             yield stack.enter_context(cairnkv.connect(server.url))
 
 
-@pytest.fixture(params=["embedded", "client"])
+@pytest.fixture(params=["embedded", "client", "cluster"])
 def in_real_time(request: pytest.FixtureRequest) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
             yield stack.enter_context(cairnkv.open())
         else:
-            server = stack.enter_context(running_server(clock=wall_clock))
-            yield stack.enter_context(cairnkv.connect(server.url))
+            served = running_server if request.param == "client" else a_node
+            yield stack.enter_context(cairnkv.connect(stack.enter_context(served(clock=wall_clock)).url))
 
 
 def taken(queue: cairnkv.Queue[object], **options: object) -> cairnkv.Job[object]:

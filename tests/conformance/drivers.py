@@ -26,7 +26,7 @@ from cairnkv.client.stores import new_store
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
 from cairnkv.protocol.native import CommandFlag
-from cairnkv.store import LocalStore, PendingReply, WhenFull
+from cairnkv.store import Clock, LocalStore, PendingReply, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_driver
 from tests.support import nats
@@ -273,7 +273,7 @@ def disk_cache_sync(clock: ManualClock) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def a_node(clock: ManualClock) -> Iterator[RunningServer]:
+def a_node(clock: Clock) -> Iterator[RunningServer]:
     """Yield the first node of a new cluster."""
     cluster = nats.of_this_process()
     name = cluster.fresh_name()

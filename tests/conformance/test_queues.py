@@ -243,3 +243,9 @@ def test_commands_together_without_a_job(kv: Any, queue: Any) -> None:
         same = several.queue(queue.name).put("mail", unique="mail")
     assert not again.result()  # a condition that does not hold is no error
     assert same.result() == (put.result().id, False)
+
+
+def test_take_waits_no_longer_than_its_time(queue: Any) -> None:
+    assert queue.take(wait="50ms") is None
+    queue.put("a")
+    assert queue.take(wait="1h").body == "a"

@@ -33,9 +33,6 @@ from cairnkv.client.retry import pause_before
 from cairnkv.errors import OutcomeUnknown
 from cairnkv.limits import TAKE_MAX, WAIT_MAX
 
-POLL_SECONDS: Final = 0.2
-"""Maximum seconds between two TAKE of an empty queue of a cluster: each is an entry of the log."""
-
 REPEATABLE_SECONDS: Final = 300
 """Seconds for which the unique name of a repeatable PUT stays taken: longer than any late reply."""
 
@@ -155,9 +152,6 @@ class AsyncQueue(AsyncWorkerMethods[B], NotCopied):
         """Take once. wait: seconds, up to the maximum of one TAKE."""
         sent = time.monotonic()
         taken = await self._kv._do(self._calls.take(count, lease, math.ceil(wait * 1000)))
-        left = wait - (time.monotonic() - sent)
-        if not taken and left > 0:  # a cluster, where a TAKE does not wait
-            await asyncio.sleep(min(left, POLL_SECONDS))
         if wait:
             sent = max(sent, time.monotonic() - REPLY_SECONDS)
         return [AsyncJob(self._kv, self._calls, one, sent) for one in taken]

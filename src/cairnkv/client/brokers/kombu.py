@@ -33,9 +33,9 @@ from cairnkv.client.brokers.keeper import Keeper
 from cairnkv.client.entry import connect
 from cairnkv.client.jobs import Job
 from cairnkv.client.queue_calls import lease_milliseconds, take_any
-from cairnkv.client.queues import POLL_SECONDS, REPLY_SECONDS, Queue
+from cairnkv.client.queues import REPLY_SECONDS, Queue
 from cairnkv.client.sync import Client
-from cairnkv.client.working import LONGEST_PAUSE, Pauses
+from cairnkv.client.working import FIRST_PAUSE, LONGEST_PAUSE, Pauses
 from cairnkv.errors import BadCommand, CairnError, CallerError, OutcomeUnknown, Refused, Unavailable
 from cairnkv.limits import DEFAULT_URL, DELAY_MAX, PRIORITY_DEFAULT, TAKE_MAX
 from cairnkv.version import VERSION
@@ -356,7 +356,7 @@ class Channel(virtual.Channel):
             if self._taker is not None:
                 while self._taker.is_alive():
                     self._kv._end_takes()
-                    self._taker.join(POLL_SECONDS)
+                    self._taker.join(FIRST_PAUSE)
             super().close()
 
     def wants_more(self) -> None:
@@ -413,8 +413,6 @@ class Channel(virtual.Channel):
         wait = self._wait(names)
         taken = self._kv._do(take_any([name.encode() for name in names], count, self._lease_ms, round(wait * 1000)))
         now = time.monotonic()
-        if not taken and now - sent < wait:  # a cluster, where a TAKE does not wait
-            self._pause(min(POLL_SECONDS, wait - (now - sent)))
         for name, one in taken:
             queue = name.decode()
             job = Job(self._kv, self._queue(queue)._calls, one, max(sent, now - REPLY_SECONDS))
