@@ -65,7 +65,7 @@ from cairnkv.engine import Watched
 from cairnkv.limits import DATABASES
 from cairnkv.replication import epochs
 from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
-from cairnkv.replication.entry_codec import steps_of, transaction_of
+from cairnkv.replication.entry_codec import skip_of, steps_of, transaction_of
 from cairnkv.replication.store import LEAD_LEAST_MS
 from cairnkv.store import PendingReply, Waiter
 from tests.support.model import Model, same
@@ -591,7 +591,7 @@ class Reference:
         self._rows: dict[int, list[int]] = {}  # epoch, number, position
         self._floor = 0
         self._parts: dict[int, list[bytes]] = {}
-        self._now = 0
+        self._now = self._before = 0
         self.done: dict[object, list[_Done]] = collections.defaultdict(list)
         self.changes: dict[bytes, list[tuple[int, int]]] = collections.defaultdict(list)
         """By key of the second keyspace: at what position and index it was changed or taken by time."""
@@ -627,7 +627,7 @@ class Reference:
         if row is None or entry.epoch != row[0] or entry.number != row[1] + 1:
             return
         row[1], row[2] = row[1] + 1, position
-        self._now = max(self._now, entry.time)
+        self._before, self._now = self._now, max(self._now, entry.time)
         lead = self._now - entry.clock
         for model in self._models:
             model.advance(self._now)
@@ -655,6 +655,9 @@ class Reference:
                         if node not in STRANGERS:
                             self.done[step].append(done)
                         self._look(position)
+                elif item.kind is ItemKind.SKIP:
+                    begin, end = skip_of(item)
+                    self._queues.keep_leases(max(begin, self._before), min(end, self._now))
                 elif item.kind is ItemKind.TRANSACTION and node not in STRANGERS:
                     self._transaction(position, item)
         except ValueError:
