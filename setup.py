@@ -52,6 +52,7 @@ def extensions() -> list[Extension]:
         return []
     modules = {
         "cairnkv.engine.table_native": "src/cairnkv/engine/table_native.pyx",
+        "cairnkv.engine.sorted_list_native": "src/cairnkv/engine/sorted_list_native.pyx",
         "cairnkv.engine.queue_native": "src/cairnkv/engine/queue_native.pyx",
         "cairnkv.storage.recorder_native": "src/cairnkv/storage/recorder_native.pyx",
         "cairnkv.store.pending_native": "src/cairnkv/store/pending_native.pyx",

@@ -12,6 +12,7 @@ PURE_VARIABLE: Final = "CAIRNKV__PURE"
 
 NATIVE_MODULES: Final = (
     "cairnkv.engine.table_native",
+    "cairnkv.engine.sorted_list_native",
     "cairnkv.engine.queue_native",
     "cairnkv.storage.recorder_native",
     "cairnkv.store.clock_native",

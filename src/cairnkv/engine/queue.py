@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.engine.database import Database, Journal, Shared
-from cairnkv.engine.queue_index import QueueIndex
+from cairnkv.engine.queue_index import PURE_LISTS, QueueIndex
 from cairnkv.engine.queue_records import BODIES, MESSAGES, Message, body_key, message_key, parsed_message
 from cairnkv.engine.table import Stored
 from cairnkv.installation import native_path_in_use
@@ -32,18 +32,19 @@ class QueueDatabase(Database):
 
     def __init__(self, shared: Shared | None = None) -> None:
         super().__init__(shared, QUEUE_DB)
-        self._index: QueueIndex | None = QueueIndex()
+        self.native: NativeQueues | None = None
+        """Executes the common commands; None: the native path is not in use."""
+        self._lists = PURE_LISTS
+        if native_path_in_use():
+            from cairnkv.engine import queue_native
+
+            self.native, self._lists = queue_native.NativeQueues(self), queue_native.LISTS
+        self._index: QueueIndex | None = QueueIndex(self._lists)
         self.watched: Mapping[bytes, object] = {}
         """Keys of the records of queues whose changes `changed` collects."""
         self.changed: dict[bytes, None] = {}
         """Those keys that have changed, in the order of their first changes. The store removes them."""
         self._parsed: dict[bytes, Message] = {}  # the newest records of messages
-        self.native: NativeQueues | None = None
-        """Executes the common commands; None: the native path is not in use."""
-        if native_path_in_use():
-            from cairnkv.engine import queue_native
-
-            self.native = queue_native.NativeQueues(self)
 
     @property
     def index(self) -> QueueIndex:
@@ -54,7 +55,7 @@ class QueueDatabase(Database):
 
     def _new_index(self) -> QueueIndex:
         self._parsed.clear()
-        index = QueueIndex()
+        index = QueueIndex(self._lists)
         for key, value, _ in self._table:
             assert isinstance(value, bytes)
             index.replace(key, None, value, self)

@@ -9,7 +9,7 @@ Out of scope: the records, and undo (`queue`); the effects of commands (`queue_o
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 from cairnkv.engine.queue_records import (
@@ -147,6 +147,16 @@ class Turns:
             yield from chunk
 
 
+class Lists(NamedTuple):
+    """The classes of sorted lists: those of the pure path, or of the native path."""
+
+    numbers: Callable[[], SortedList[int]]
+    pairs: Callable[[], SortedList[tuple[int, int]]]
+
+
+PURE_LISTS: Final = Lists(SortedList, SortedList)
+
+
 class Line:
     """The live messages of a group with one priority.
 
@@ -156,8 +166,8 @@ class Line:
 
     __slots__ = ("messages", "place", "recorded", "turn")
 
-    def __init__(self) -> None:
-        self.messages: SortedList[tuple[int, int]] = SortedList()
+    def __init__(self, lists: Lists) -> None:
+        self.messages = lists.pairs()
         self.turn = 0
         self.recorded = False
         self.place: Turn | None = None
@@ -171,9 +181,9 @@ class Group:
 
     __slots__ = ("leases", "lines")
 
-    def __init__(self) -> None:
+    def __init__(self, lists: Lists) -> None:
         self.lines: dict[int, Line] = {}
-        self.leases: SortedList[tuple[int, int]] = SortedList()
+        self.leases = lists.pairs()
 
 
 class Queue:
@@ -195,6 +205,7 @@ class Queue:
         "key",
         "leased",
         "lines",
+        "lists",
         "live",
         "packed",
         "settings",
@@ -202,17 +213,15 @@ class Queue:
         "turns",
     )
 
-    def __init__(self, name: bytes = b"") -> None:
+    def __init__(self, name: bytes = b"", lists: Lists = PURE_LISTS) -> None:
+        self.lists = lists
         self.key = queue_key(name)
         self.packed: bytes | None = None
         self._record: QueueRecord | None = None  # None: `record` parses it
         self.settings: Settings | None = None
-        self.live: SortedList[int] = SortedList()
-        self.dead: SortedList[int] = SortedList()
-        self.delayed: SortedList[tuple[int, int]] = SortedList()
-        self.leased: SortedList[tuple[int, int]] = SortedList()
-        self.expiring: SortedList[tuple[int, int]] = SortedList()
-        self.dead_expiring: SortedList[tuple[int, int]] = SortedList()
+        self.live, self.dead = lists.numbers(), lists.numbers()
+        self.delayed, self.leased = lists.pairs(), lists.pairs()
+        self.expiring, self.dead_expiring = lists.pairs(), lists.pairs()
         self.groups: dict[bytes, Group] = {}
         self.lines: dict[int, int] = {}
         self.turns = Turns()
@@ -284,9 +293,9 @@ class Queue:
         if self.rules.per_group != before and self.live:
             self.turns, self.lines = Turns(), {}
             for group in self.groups.values():
-                group.leases = SortedList()
+                group.leases = self.lists.pairs()
                 for line in group.lines.values():
-                    line.messages, line.place = SortedList(), None
+                    line.messages, line.place = self.lists.pairs(), None
             for number in self.live:
                 message = messages.message(number)
                 assert message is not None
@@ -391,10 +400,10 @@ class Queue:
     def _made_line(self, name: bytes, priority: int) -> Line:
         group = self.groups.get(name)
         if group is None:
-            group = self.groups[name] = Group()
+            group = self.groups[name] = Group(self.lists)
         line = group.lines.get(priority)
         if line is None:
-            line = group.lines[priority] = Line()
+            line = group.lines[priority] = Line(self.lists)
         return line
 
     def _discard_empty(self, name: bytes, priority: int) -> None:
@@ -452,22 +461,39 @@ class Queue:
 class QueueIndex:
     """The index of all queues.
 
-    numbers: (number, name) of each queue. idle: (time of the last change, name) of each queue without messages and
+    numbers: (number, name) of each queue. idle: (time of the last change, number) of each queue without messages and
     settings. messages: their number in all queues. expiring: of those that expire. lines: of lines with messages.
     kept: the record of the counters.
     """
 
-    __slots__ = ("_newest_id", "_newest_lease", "expiring", "idle", "kept", "lines", "messages", "numbers", "queues")
+    __slots__ = (
+        "_lists",
+        "_newest_id",
+        "_newest_lease",
+        "expiring",
+        "idle",
+        "kept",
+        "lines",
+        "messages",
+        "numbers",
+        "queues",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, lists: Lists = PURE_LISTS) -> None:
+        self._lists = lists
         self.queues: dict[bytes, Queue] = {}
         self.numbers: SortedList[tuple[int, bytes]] = SortedList()
-        self.idle: SortedList[tuple[int, bytes]] = SortedList()
+        self.idle = lists.pairs()
         self.messages = 0
         self.expiring = 0
         self.lines = 0
         self.kept = Counters()
         self._newest_id = self._newest_lease = 0  # of `counters`; -1: it computes both
+
+    def longest_idle(self) -> bytes | None:
+        """Return the name of the idle queue whose last change is the oldest, or None."""
+        first = self.idle.first()
+        return None if first is None else next(self.numbers.since((first[1], b"")))[1]
 
     @property
     def counters(self) -> Counters:
@@ -501,7 +527,7 @@ class QueueIndex:
             self._replace_turn(key, new)
         elif kind == SETTINGS:
             queue = self._queue(key[1:])
-            self._forget_idle(key[1:], queue)
+            self._forget_idle(queue)
             queue.set_settings(None if new is None else parsed_settings(new), messages)
             self._tidy(key[1:], queue)
         elif kind == COUNTERS:
@@ -511,7 +537,7 @@ class QueueIndex:
     def _queue(self, name: bytes) -> Queue:
         queue = self.queues.get(name)
         if queue is None:
-            queue = self.queues[name] = Queue(name)
+            queue = self.queues[name] = Queue(name, self._lists)
         return queue
 
     def _replace_message(self, number: int, old: bytes | None, new: bytes | None, messages: Messages) -> None:
@@ -524,7 +550,7 @@ class QueueIndex:
         message = after or before
         assert message is not None
         queue = self._queue(message.queue)
-        self._forget_idle(message.queue, queue)
+        self._forget_idle(queue)
         lines = len(queue.turns)
         queue.replace(number, before, after)
         self.lines += len(queue.turns) - lines
@@ -532,7 +558,7 @@ class QueueIndex:
 
     def _replace_queue(self, name: bytes, new: bytes | None) -> None:
         queue = self._queue(name)
-        self._forget_idle(name, queue)
+        self._forget_idle(queue)
         before = queue.record
         queue.set_record(new)
         if before is not None and (queue.record is None or queue.record.number != before.number):
@@ -545,20 +571,20 @@ class QueueIndex:
     def _replace_turn(self, key: bytes, new: bytes | None) -> None:
         name, priority, group = parsed_turn_key(key)
         queue = self._queue(name)
-        self._forget_idle(name, queue)
+        self._forget_idle(queue)
         turn = 0 if new is None else NUMBER.unpack(new)[0]
         queue.set_turn(group, priority, turn, recorded=new is not None)
         self._tidy(name, queue)
 
-    def _forget_idle(self, name: bytes, queue: Queue) -> None:
+    def _forget_idle(self, queue: Queue) -> None:
         if queue.record is not None and queue.settings is None and queue.is_empty:
-            self.idle.remove((queue.record.used_at, name))
+            self.idle.remove((queue.record.used_at, queue.record.number))
 
     def _tidy(self, name: bytes, queue: Queue) -> None:
         """Note that a queue is idle, or forget it if it has no record at all."""
         if queue.record is not None:
             if queue.settings is None and queue.is_empty:
-                self.idle.add((queue.record.used_at, name))
+                self.idle.add((queue.record.used_at, queue.record.number))
         elif queue.settings is None and queue.is_empty and not queue.groups:
             del self.queues[name]
 

@@ -1,5 +1,10 @@
+from typing import Final
+
 from cairnkv.commands import Command, Reply
 from cairnkv.engine.database import Database
+from cairnkv.engine.queue_index import Lists
+
+LISTS: Final[Lists]
 
 class NativeQueues:
     def __init__(self, database: Database) -> None: ...

@@ -21,6 +21,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from cairnkv.engine.sorted_list_native cimport Pair, SortedNumbers, SortedPairs
 from cairnkv.engine.table_native cimport NativeTable, cairn_crc32, cairn_int, cairn_slot, slot_offset
 
 from cairnkv.commands import Ack, Items, Put, PutMany, Take, TakeAny
@@ -30,6 +31,7 @@ from cairnkv.engine.queue_index import (
     TURN_CHUNK,
     Group,
     Line,
+    Lists,
     Queue,
     QueueIndex,
     Turn,
@@ -40,8 +42,6 @@ from cairnkv.engine.queue_records import BODY_INSIDE_MAX as _BODY_INSIDE_MAX
 from cairnkv.engine.queue_records import MESSAGE_BYTES as _MESSAGE_BYTES
 from cairnkv.engine.queue_records import QUEUE_BYTES as _QUEUE_BYTES
 from cairnkv.engine.queue_records import QueueRecord, Settings
-from cairnkv.engine.sorted_list import CHUNK as _CHUNK
-from cairnkv.engine.sorted_list import SortedList
 from cairnkv.engine.table import BUCKET_KEYS as _BUCKET_KEYS
 from cairnkv.engine.table import ENTRY_BYTES as _ENTRY_BYTES
 from cairnkv.engine.table import Bucket, Table
@@ -67,7 +67,6 @@ cdef enum:
 cdef Py_ssize_t BODY_INSIDE_MAX = _BODY_INSIDE_MAX
 cdef Py_ssize_t MESSAGE_BYTES = _MESSAGE_BYTES
 cdef Py_ssize_t QUEUE_BYTES = _QUEUE_BYTES
-cdef Py_ssize_t CHUNK = _CHUNK
 cdef Py_ssize_t BUCKET_KEYS = _BUCKET_KEYS
 cdef Py_ssize_t ENTRY_BYTES = _ENTRY_BYTES
 cdef int64_t PRIORITY_DEFAULT = _PRIORITY_DEFAULT
@@ -100,6 +99,7 @@ cdef enum:
     INSIDE = 8
 
 # Fields of the record of a queue, each of 8 bytes:
+cdef int QUEUE_NUMBER = QueueRecord._fields.index("number")
 cdef int TURN = QueueRecord._fields.index("turn")
 cdef int USED_AT = QueueRecord._fields.index("used_at")
 cdef int NEWEST_ID = QueueRecord._fields.index("id")
@@ -188,9 +188,6 @@ cdef bytes _decimal(int64_t number):
 
 # -- objects of the pure path -----------------------------------------------------------------------------------
 
-cdef Py_ssize_t CHUNKS = slot_offset(SortedList, "_chunks")
-cdef Py_ssize_t LASTS = slot_offset(SortedList, "_lasts")
-cdef Py_ssize_t LENGTH = slot_offset(SortedList, "_length")
 cdef Py_ssize_t TURN_CHUNKS = slot_offset(Turns, "_chunks")
 cdef Py_ssize_t TURNS_LENGTH = slot_offset(Turns, "_length")
 cdef Py_ssize_t SOONEST = slot_offset(TurnChunk, "soonest")
@@ -274,78 +271,23 @@ cdef object _items(tuple values):
     _set_slot(<PyObject *>items, ITEMS_VALUES, values)
     return items
 
-# -- sorted lists (`sorted_list`) -------------------------------------------------------------------------------
+# -- lists ------------------------------------------------------------------------------------------------------
 
-cdef struct Item:
-    # An item: a number, or a number with another one or with a name.
-    int64_t first
-    int64_t second
-    bint is_pair
-    PyObject *name  # NULL: there is none
-    PyObject *whole  # the item as an object; NULL: it is not made yet
+LISTS = Lists(SortedNumbers, SortedPairs)
 
 
-cdef inline Item _of_number(int64_t number) noexcept:
-    cdef Item item
-    item.first = number
-    item.second = 0
-    item.is_pair = False
-    item.name = item.whole = NULL
-    return item
+cdef inline SortedPairs _list(PyObject *of, Py_ssize_t at):
+    return <SortedPairs?>cairn_slot(of, at)
 
 
-cdef inline Item _of_pair(int64_t first, int64_t second) noexcept:
-    cdef Item item = _of_number(first)
-    item.second = second
-    item.is_pair = True
-    return item
+cdef inline bint _is_empty(PyObject *queue) except -1:
+    return _list(queue, QUEUE_LIVE).length == 0 and _list(queue, QUEUE_DEAD).length == 0
 
 
-cdef inline Item _of_named(int64_t first, bytes name) noexcept:
-    cdef Item item = _of_pair(first, 0)
-    item.name = <PyObject *>name
-    return item
-
-
-cdef object _whole(const Item *item):
-    if item.whole is not NULL:
-        return <object>item.whole
-    if not item.is_pair:
-        return item.first
-    if item.name is not NULL:
-        return item.first, <object>item.name
-    return item.first, item.second
-
-
-cdef inline int _order(PyObject *found, const Item *item) except -2:
-    """Return -1, 0 or 1: whether the found item is less, equal or greater."""
-    cdef int64_t number
-    cdef object second
-    if not item.is_pair:
-        number = cairn_int(<object>found)
-        return (number > item.first) - (number < item.first)
-    number = cairn_int(<object>PyTuple_GET_ITEM(<object>found, 0))
-    if number != item.first:
-        return 1 if number > item.first else -1
-    second = <object>PyTuple_GET_ITEM(<object>found, 1)
-    if item.name is not NULL:
-        return 0 if second == <object>item.name else 1 if second > <object>item.name else -1
-    number = cairn_int(second)
-    return (number > item.second) - (number < item.second)
-
-
-cdef Py_ssize_t _bisect(list items, const Item *item) except -1:
-    """`bisect_left`."""
-    cdef Py_ssize_t low = 0, high = PyList_GET_SIZE(items), middle
-    if high and _order(PyList_GET_ITEM(items, high - 1), item) < 0:
-        return high  # most items come at the end
-    while low < high:
-        middle = (low + high) // 2
-        if _order(PyList_GET_ITEM(items, middle), item) < 0:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+cdef inline bint _has_before(PyObject *queue, Py_ssize_t times, int64_t after) except -1:
+    """Return whether a list has an item with a time that is not later."""
+    cdef Pair *first = _list(queue, times).head()
+    return first is not NULL and first.first <= after
 
 
 cdef inline int _replace(object items, Py_ssize_t at, object item) except -1:
@@ -354,87 +296,6 @@ cdef inline int _replace(object items, Py_ssize_t at, object item) except -1:
     PyList_SET_ITEM(items, at, item)
     Py_DECREF(<object>before)
     return 0
-
-
-cdef object _new_sorted():
-    """Return a new `SortedList`."""
-    cdef object made = _made(SortedList)
-    _set_slot(<PyObject *>made, CHUNKS, [])
-    _set_slot(<PyObject *>made, LASTS, [])
-    _set_slot(<PyObject *>made, LENGTH, 0)
-    return made
-
-
-cdef inline PyObject *_first(PyObject *sorted_list) noexcept:
-    """Return the first item, borrowed, or NULL."""
-    cdef list chunks = <list>cairn_slot(sorted_list, CHUNKS)
-    if PyList_GET_SIZE(chunks) == 0:
-        return NULL
-    return PyList_GET_ITEM(<list>PyList_GET_ITEM(chunks, 0), 0)
-
-
-cdef int _add(PyObject *sorted_list, const Item *item) except -1:
-    """`SortedList.add`."""
-    cdef list chunks = <list>cairn_slot(sorted_list, CHUNKS), lasts = <list>cairn_slot(sorted_list, LASTS), chunk
-    cdef Py_ssize_t at = _bisect(lasts, item)
-    cdef object whole = _whole(item)
-    if at < PyList_GET_SIZE(lasts):
-        chunk = <list>PyList_GET_ITEM(chunks, at)
-        PyList_Insert(chunk, _bisect(chunk, item), whole)
-    elif at == 0:
-        chunks.append([whole])
-        lasts.append(whole)
-        _set_slot(sorted_list, LENGTH, 1)
-        return 0
-    else:
-        at -= 1
-        chunk = <list>PyList_GET_ITEM(chunks, at)
-        chunk.append(whole)
-        _replace(lasts, at, whole)
-    _add_to(sorted_list, LENGTH, 1)
-    if PyList_GET_SIZE(chunk) > CHUNK:
-        (<object>sorted_list)._split(at)
-    return 0
-
-
-cdef int _remove(PyObject *sorted_list, const Item *item) except -1:
-    """`SortedList.remove`."""
-    cdef list chunks = <list>cairn_slot(sorted_list, CHUNKS), lasts = <list>cairn_slot(sorted_list, LASTS), chunk
-    cdef Py_ssize_t place, size, at = _bisect(lasts, item)
-    if at == PyList_GET_SIZE(lasts):
-        raise KeyError(_whole(item))
-    chunk = <list>PyList_GET_ITEM(chunks, at)
-    size = PyList_GET_SIZE(chunk)
-    place = 0 if _order(PyList_GET_ITEM(chunk, 0), item) == 0 else _bisect(chunk, item)
-    if place == size or _order(PyList_GET_ITEM(chunk, place), item):
-        raise KeyError(_whole(item))
-    PyList_SetSlice(chunk, place, place + 1, NULL)
-    _add_to(sorted_list, LENGTH, -1)
-    if size == 1:
-        PyList_SetSlice(chunks, at, at + 1, NULL)
-        PyList_SetSlice(lasts, at, at + 1, NULL)
-        return 0
-    if place == size - 1:
-        _replace(lasts, at, <object>PyList_GET_ITEM(chunk, size - 2))
-    if at + 1 < PyList_GET_SIZE(chunks) and size - 1 + PyList_GET_SIZE(<list>PyList_GET_ITEM(chunks, at + 1)) <= CHUNK // 2:
-        (<object>sorted_list)._join(at)
-    return 0
-
-
-cdef inline int _add_pair(PyObject *queue, Py_ssize_t times, int64_t time, int64_t number) except -1:
-    cdef Item item = _of_pair(time, number)
-    return _add(cairn_slot(queue, times), &item)
-
-
-cdef inline int _remove_pair(PyObject *queue, Py_ssize_t times, int64_t time, int64_t number) except -1:
-    cdef Item item = _of_pair(time, number)
-    return _remove(cairn_slot(queue, times), &item)
-
-
-cdef inline bint _has_before(PyObject *queue, Py_ssize_t times, int64_t after) except -1:
-    """Return whether a sorted list has an item with a time that is not later."""
-    cdef PyObject *first = _first(cairn_slot(queue, times))
-    return first is not NULL and _field(<object>first, 0) <= after
 
 # -- turns (`queue_index.Turns`) --------------------------------------------------------------------------------------
 
@@ -581,13 +442,13 @@ cdef PyObject *_made_line(PyObject *queue, bytes group, int64_t priority) except
     if of_group is NULL:
         made = _made(Group)
         _set_slot(<PyObject *>made, GROUP_LINES, {})
-        _set_slot(<PyObject *>made, GROUP_LEASES, _new_sorted())
+        _set_slot(<PyObject *>made, GROUP_LEASES, SortedPairs())
         PyDict_SetItem(groups, group, made)
         of_group = <PyObject *>made
     found = PyDict_GetItemWithError(<object>cairn_slot(of_group, GROUP_LINES), priority)
     if found is NULL:
         made = _made(Line)
-        _set_slot(<PyObject *>made, LINE_MESSAGES, _new_sorted())
+        _set_slot(<PyObject *>made, LINE_MESSAGES, SortedPairs())
         _set_slot(<PyObject *>made, LINE_TURN, 0)
         _set_slot(<PyObject *>made, LINE_RECORDED, False)
         _set_slot(<PyObject *>made, LINE_PLACE, None)
@@ -611,7 +472,7 @@ cdef int _count_line(PyObject *queue, int64_t priority, int more) except -1:
 
 cdef int _set_place(PyObject *queue, bytes group, int64_t priority, PyObject *line) except -1:
     """`Queue._set_place`, without a limit of leases."""
-    cdef PyObject *first = _first(cairn_slot(line, LINE_MESSAGES))
+    cdef Pair *first = _list(line, LINE_MESSAGES).head()
     cdef PyObject *turns = cairn_slot(queue, QUEUE_TURNS)
     cdef object before = <object>cairn_slot(line, LINE_PLACE), place
     if first is NULL:
@@ -619,23 +480,19 @@ cdef int _set_place(PyObject *queue, bytes group, int64_t priority, PyObject *li
             _remove_turn(turns, before)
             _set_slot(line, LINE_PLACE, None)
         return 0
-    if before is not None and _field(before, 3) == _field(<object>first, 0) and _field(before, 1) == _number(line, LINE_TURN):
+    if before is not None and _field(before, 3) == first.first and _field(before, 1) == _number(line, LINE_TURN):
         return 0
     place = _made(Turn, 4)
     _set_field(place, 0, priority)
     _set_field(place, 1, <object>cairn_slot(line, LINE_TURN))
     _set_field(place, 2, group)
-    _set_field(place, 3, <object>PyTuple_GET_ITEM(<object>first, 0))
+    _set_field(place, 3, first.first)
     if before is None:
         _add_turn(turns, place)
     else:
         _replace_turn(turns, before, place)
     _set_slot(line, LINE_PLACE, place)
     return 0
-
-
-cdef inline int64_t _length(PyObject *queue, Py_ssize_t at) except -1:
-    return _number(cairn_slot(queue, at), LENGTH)
 
 
 cdef inline int64_t _turns_length(PyObject *queue) except -1:
@@ -780,7 +637,7 @@ cdef class NativeQueues:
             size += bodies[at].size
         if _field(settings, MAX_BYTES) and _number(self._queue, QUEUE_SIZE) + size > _field(settings, MAX_BYTES):
             return 0
-        if _field(settings, MAX_MESSAGES) and _length(self._queue, QUEUE_LIVE) + count > _field(settings, MAX_MESSAGES):
+        if _field(settings, MAX_MESSAGES) and _list(self._queue, QUEUE_LIVE).length + count > _field(settings, MAX_MESSAGES):
             return 0
         if _field(settings, MAX_AGE) or _field(settings, PER_GROUP):
             return 0
@@ -799,19 +656,19 @@ cdef class NativeQueues:
     cdef int _put_all(self, PyObject *line, bytes group, const MessageTerms *terms, int64_t id, const Body *bodies,
                       Py_ssize_t count) except -1:
         cdef PyObject *queue = self._queue
-        cdef bint was_empty = _length(queue, QUEUE_LIVE) == 0 and _length(queue, QUEUE_DEAD) == 0
+        cdef bint was_empty = _is_empty(queue)
         cdef int64_t due = self._after(terms.delay) if terms.delay else self._now
         cdef int64_t expires = self._after(terms.expires) if terms.expires else 0
         cdef int64_t lines = _turns_length(queue), size = 0, number = id
         cdef Py_ssize_t at, of_name = PyBytes_GET_SIZE(self._name), of_group = PyBytes_GET_SIZE(group), inside
-        cdef Item item
+        cdef SortedPairs messages
         cdef Spot spot
         cdef bytes key, value
-        cdef object pair
         cdef char *record
         if line is NULL:
             line = _made_line(queue, group, terms.priority)
-        if _first(cairn_slot(line, LINE_MESSAGES)) is NULL:
+        messages = _list(line, LINE_MESSAGES)
+        if messages.length == 0:
             _count_line(queue, terms.priority, 1)
         for at in range(count):
             inside = bodies[at].size if bodies[at].size <= BODY_INSIDE_MAX else 0
@@ -846,16 +703,12 @@ cdef class NativeQueues:
             self._write(&spot, key, value)
             # the index: `Queue._add`
             size += bodies[at].size
-            item = _of_number(number)
-            _add(cairn_slot(queue, QUEUE_LIVE), &item)
-            item = _of_pair(due, number)
-            pair = _whole(&item)
-            item.whole = <PyObject *>pair
+            _list(queue, QUEUE_LIVE).insert(number, 0)
+            messages.insert(due, number)
             if due > self._now:
-                _add(cairn_slot(queue, QUEUE_DELAYED), &item)
-            _add(cairn_slot(line, LINE_MESSAGES), &item)
+                _list(queue, QUEUE_DELAYED).insert(due, number)
             if expires:
-                _add_pair(queue, QUEUE_EXPIRING, max(expires, due), number)
+                _list(queue, QUEUE_EXPIRING).insert(max(expires, due), number)
             number += 1
         _add_to(queue, QUEUE_SIZE, size)
         _add_to(<PyObject *>self._index, INDEX_MESSAGES, count)
@@ -917,40 +770,35 @@ cdef class NativeQueues:
 
     cdef bint _choose(self, PyObject *line, int64_t count, Py_ssize_t room) except -1:
         """Choose the messages to lease, the first of a line. Return False if the pure path must do that."""
-        cdef list chunks = <list>cairn_slot(cairn_slot(line, LINE_MESSAGES), CHUNKS), chunk
+        cdef SortedPairs messages = _list(line, LINE_MESSAGES)
         cdef list keys = self._message_keys
         cdef int64_t attempts = _field(self._settings, ATTEMPTS), total = 0, size
-        cdef Py_ssize_t at, place
-        cdef object pair
+        cdef Py_ssize_t chunk = 0, place = 0
+        cdef Pair *pair
         cdef const char *record
         cdef Spot spot
         cdef bytes key
         self._is_cut = False
         keys.clear()
-        for at in range(PyList_GET_SIZE(chunks)):
-            chunk = <list>PyList_GET_ITEM(chunks, at)
-            for place in range(PyList_GET_SIZE(chunk)):
-                pair = <object>PyList_GET_ITEM(chunk, place)
-                if PyList_GET_SIZE(keys) == count or _field(pair, 0) > self._now:
-                    self.taken_count = PyList_GET_SIZE(keys)
-                    return True
-                key = _numbered(c"m", _field(pair, 1))
-                self._locate(&spot, key)
-                if spot.value is NULL:
-                    return False
-                record = PyBytes_AS_STRING(<bytes>spot.value)
-                size = be32(record + SIZE_AT)
-                if be32(record + ATTEMPTS_AT) >= attempts or record[FLAGS_AT] & UNTIL_TAKEN:
-                    return False
-                if PyList_GET_SIZE(keys) and total + size > TAKE_BYTES:
-                    self._is_cut = True
-                    self.taken_count = PyList_GET_SIZE(keys)
-                    return True
-                total += size
-                room -= REPLY_BYTES + <unsigned char>record[GROUP_SIZE_AT] + size
-                if room < 0:
-                    return False
-                keys.append(key)
+        pair = messages.at(&chunk, &place)
+        while pair is not NULL and pair.first <= self._now and PyList_GET_SIZE(keys) < count:
+            key = _numbered(c"m", pair.second)
+            self._locate(&spot, key)
+            if spot.value is NULL:
+                return False
+            record = PyBytes_AS_STRING(<bytes>spot.value)
+            size = be32(record + SIZE_AT)
+            if be32(record + ATTEMPTS_AT) >= attempts or record[FLAGS_AT] & UNTIL_TAKEN:
+                return False
+            if PyList_GET_SIZE(keys) and total + size > TAKE_BYTES:
+                self._is_cut = True
+                break
+            total += size
+            room -= REPLY_BYTES + <unsigned char>record[GROUP_SIZE_AT] + size
+            if room < 0:
+                return False
+            keys.append(key)
+            pair = messages.at(&chunk, &place)
         self.taken_count = PyList_GET_SIZE(keys)
         return True
 
@@ -960,10 +808,9 @@ cdef class NativeQueues:
         cdef int64_t number, due, before_due, expires, turn = -1
         cdef Py_ssize_t at, size
         cdef Taken *message
-        cdef Item item, before_item
+        cdef SortedPairs messages = _list(line, LINE_MESSAGES), leased = _list(queue, QUEUE_LEASED)
         cdef Spot spot
         cdef bytes key, before, value
-        cdef object pair
         cdef const char *old
         cdef char *record
         for at in range(self.taken_count):
@@ -996,19 +843,15 @@ cdef class NativeQueues:
                 message.body = PyBytes_AS_STRING(<bytes>spot.value)
             # the index: `Queue._move`
             if be64(old + LEASE_AT):
-                _remove_pair(queue, QUEUE_LEASED, before_due, number)
+                leased.delete(before_due, number)
             elif before_due > message.put_at:
-                _remove_pair(queue, QUEUE_DELAYED, before_due, number)
+                _list(queue, QUEUE_DELAYED).delete(before_due, number)
             if expires:
-                _remove_pair(queue, QUEUE_EXPIRING, max(expires, before_due), number)
-                _add_pair(queue, QUEUE_EXPIRING, max(expires, due), number)
-            before_item = _of_pair(before_due, number)
-            item = _of_pair(due, number)
-            pair = _whole(&item)
-            item.whole = <PyObject *>pair
-            _add(cairn_slot(queue, QUEUE_LEASED), &item)
-            _remove(cairn_slot(line, LINE_MESSAGES), &before_item)
-            _add(cairn_slot(line, LINE_MESSAGES), &item)
+                _list(queue, QUEUE_EXPIRING).delete(max(expires, before_due), number)
+                _list(queue, QUEUE_EXPIRING).insert(max(expires, due), number)
+            leased.insert(due, number)
+            messages.delete(before_due, number)
+            messages.insert(due, number)
         if not alone:  # `_Changes.advance_turn`
             turn = self._total(TURN) + 1
             key = _turn_key(self._name, priority, group)
@@ -1078,7 +921,7 @@ cdef class NativeQueues:
         cdef int64_t lines = _turns_length(queue), number, due, expires, priority, acked = 0, expiring = 0, size = 0
         cdef Py_ssize_t at
         cdef const char *record
-        cdef Item item
+        cdef SortedPairs live = _list(queue, QUEUE_LIVE), leased = _list(queue, QUEUE_LEASED), messages
         cdef Spot spot
         cdef bytes key, before, group
         for at in range(count):
@@ -1104,17 +947,16 @@ cdef class NativeQueues:
             # the index: `Queue._remove`
             acked += 1
             size += be32(record + SIZE_AT)
-            item = _of_number(number)
-            _remove(cairn_slot(queue, QUEUE_LIVE), &item)
-            item = _of_pair(due, number)
-            _remove(cairn_slot(queue, QUEUE_LEASED), &item)
+            live.delete(number, 0)
+            leased.delete(due, number)
             if expires:
                 expiring += 1
-                _remove_pair(queue, QUEUE_EXPIRING, max(expires, due), number)
+                _list(queue, QUEUE_EXPIRING).delete(max(expires, due), number)
             line = _line(queue, group, priority)
-            _remove(cairn_slot(line, LINE_MESSAGES), &item)
+            messages = _list(line, LINE_MESSAGES)
+            messages.delete(due, number)
             _set_place(queue, group, priority, line)
-            if _first(cairn_slot(line, LINE_MESSAGES)) is NULL:
+            if messages.length == 0:
                 _count_line(queue, priority, -1)
                 self._discard_line(line, group, priority)
         _add_to(queue, QUEUE_SIZE, -size)
@@ -1191,7 +1033,7 @@ cdef class NativeQueues:
         """Return whether `_Changes.sweep` deletes messages of the queue."""
         cdef PyObject *queue = self._queue
         cdef int64_t dead_max = _field(self._settings, DEAD_MAX)
-        if dead_max and _length(queue, QUEUE_DEAD) > dead_max:
+        if dead_max and _list(queue, QUEUE_DEAD).length > dead_max:
             return True
         return _has_before(queue, QUEUE_EXPIRING, self._now) or _has_before(queue, QUEUE_DEAD_EXPIRING, self._now)
 
@@ -1311,15 +1153,12 @@ cdef class NativeQueues:
         turn, id, lease: the new ones; -1: no new one. total: the field to which `more` is added.
         """
         cdef PyObject *queue = self._queue
-        cdef PyObject *idle = cairn_slot(<PyObject *>self._index, INDEX_IDLE)
         cdef bint may_be_idle = <object>cairn_slot(queue, QUEUE_SETTINGS) is None
         cdef bytes value
         cdef char *at
-        cdef Item item
         cdef Spot spot
         if was_empty and may_be_idle:
-            item = _of_named(self._total(USED_AT), self._name)
-            _remove(idle, &item)
+            _list(<PyObject *>self._index, INDEX_IDLE).delete(self._total(USED_AT), self._total(QUEUE_NUMBER))
         self._locate(&spot, self._key)
         value = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self._record), QUEUE_BYTES)
         at = PyBytes_AS_STRING(value)
@@ -1336,9 +1175,8 @@ cdef class NativeQueues:
         self._write(&spot, self._key, value)
         _set_slot(queue, QUEUE_PACKED, value)
         _set_slot(queue, QUEUE_RECORD, None)
-        if may_be_idle and _length(queue, QUEUE_LIVE) == 0 and _length(queue, QUEUE_DEAD) == 0:
-            item = _of_named(self._now, self._name)
-            _add(idle, &item)
+        if may_be_idle and _is_empty(queue):
+            _list(<PyObject *>self._index, INDEX_IDLE).insert(self._now, self._total(QUEUE_NUMBER))
         if self._key in self._database.watched:
             self._database.changed[self._key] = None
         return 0

@@ -162,14 +162,14 @@ class _Changes:
         database = self.database
         idle = None
         if len(database.index.numbers) >= QUEUES_MAX:
-            idle = database.index.idle.first()
+            idle = database.index.longest_idle()
             if idle is None:
                 return Failure(failures.QUEUEFULL, f"the store has {QUEUES_MAX:,} queues, and none is unused")
         number = self._counters.id + 1
         self._counters = self._counters._replace(id=number)
         self.write_counters()
         if idle is not None:
-            database.delete(queue_key(idle[1]))
+            database.delete(queue_key(idle))
         record = QueueRecord(number, id=number, lease=self._counters.lease)
         database.put(queue_key(name), record.packed(), None)
         changes = self.queues[name] = _QueueChanges(name, database.index.queues[name], record)
