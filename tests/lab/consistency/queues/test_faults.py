@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from cairnkv.lab.consistency.history import Outcome
 from cairnkv.lab.consistency.queues import checks, verdict
 from cairnkv.lab.consistency.queues.history import Saver
 from cairnkv.lab.consistency.queues.workload import Options, Run
@@ -33,7 +32,7 @@ async def test_queues_of_a_durable_server_survive_faults(faults: tuple[str, ...]
     report = checks.check(history)
     print(f"seed {SEED}: {verdict.verdict(history, report)}", *history.actions, sep="\n  ")
     assert report.consistent is True, [*details(report.violations), f"history: {tmp_path / 'history.jsonl'}"]
-    assert report.outcomes[Outcome.OK] > 100
+    assert report.deliveries > 0
     assert {action.what for action in history.actions} == set(faults)
     assert run.left_behind is None
     found = check_directory(tmp_path / "data")

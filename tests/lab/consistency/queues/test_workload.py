@@ -39,15 +39,19 @@ async def run_at(
 @pytest.mark.parametrize("data", [False, True], ids=["in-memory", "durable"])
 async def test_server_with_queues_is_consistent(data: bool, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(tmp_path / "data")} if data else {}
+    missing = set(Verb)
     with running_server(clock=wall_clock, **settings) as server:
-        ran, report = await run_at(server.url, seconds=1.0, rate=1_000.0)
+        for seed in range(RUNS_MAX):
+            ran, report = await run_at(server.url, rate=1_000.0, seed=seed)
+            assert report.consistent is True, (report.violations, report.unfinished)
+            assert report.queues == 3
+            missing -= {one.verb for one in ran.history.operations}
+            if not missing:
+                break
         with cairnkv.connect(server.url) as kv:
             assert kv.count() == 0
             assert list(kv.queues()) == []
-    assert report.consistent is True, (report.violations, report.unfinished)
-    assert report.queues == 3
-    assert {one.verb for one in ran.history.operations} == set(Verb)
-    assert report.deliveries > 10
+    assert not missing
 
 
 async def test_correct_server_that_closes_connections_is_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
