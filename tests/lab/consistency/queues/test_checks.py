@@ -187,15 +187,6 @@ BROKEN: dict[str, tuple[Kind, list[Operation]]] = {
             listing(found(1)),
         ],
     ),
-    "d: a lease was extended whose time had ended": (
-        Kind.STALE,
-        [
-            put(0, 1, 1),
-            take(2, 3, (1, 1), lease=BRIEF),
-            extend(4 + LATER, 5 + LATER, 1, 1, lease=LONG),
-            listing(found(1)),
-        ],
-    ),
     "d: an ack was accepted twice": (
         Kind.STALE,
         [put(0, 1, 1), take(2, 3, (1, 1)), ack(4, 6, 1, 1), ack(5, 7, 1, 1, client=2), NOTHING],
@@ -446,6 +437,18 @@ CORRECT: dict[str, list[Operation]] = {
         extend(4 + LATER, 5 + LATER, 1, 1, lease=LONG),
         listing(found(1)),
     ],
+    "d: an ack was refused by a message that was dead, and then removed": [
+        put(0, 1, 1),
+        take(2, 3, (1, 1)),
+        nack(4, 5, 1, 1),
+        take(6, 7, (1, 2, 2)),
+        nack(8, 9, 1, 2),
+        take(10, 11, (1, 3, 3), lease=BRIEF),
+        take(2 + LATER, 3 + LATER),
+        ack(4 + LATER, 5 + LATER, 1, 3, done=False),
+        remove(6 + LATER, 7 + LATER, 1),
+        NOTHING,
+    ],
     "d: one of two acks was refused": [
         put(0, 1, 1),
         take(2, 3, (1, 1)),
@@ -639,6 +642,21 @@ ORDERED: dict[str, tuple[Kind | None, Rules, list[Operation]]] = {
             nack(4, 5, 1, 1, dead=True),
             of_group(6, 7, (2, 2)),
             listing(found(1, "dead", 1, group="g"), found(2, group="g")),
+        ],
+    ),
+    "e: the next one after a death, and the removal of the dead message": (
+        None,
+        ONE,
+        [
+            *in_group(1, 2),
+            of_group(2, 3, (1, 1)),
+            nack(4, 5, 1, 1),
+            of_group(6, 7, (1, 2, 2)),
+            nack(8, 9, 1, 2),
+            of_group(10, 11, (1, 3, 3), lease=BRIEF),
+            of_group(2 + LATER, 3 + LATER, (2, 4)),
+            remove(4 + LATER, 5 + LATER, 1),
+            there(2),
         ],
     ),
     "e: another group": (

@@ -219,14 +219,6 @@ class _Lease:
             ends.append(end)
         return min(ends) - SLACK_MS * 1_000_000
 
-    @property
-    def surely_ended(self) -> float:
-        """The time from which the lease has certainly ended."""
-        ends = [self.take.completed + (self.take.lease or self.delivery.lease) * 1_000_000]
-        ends += [one.completed + one.lease * 1_000_000 for one in self.extending if one.succeeded]
-        unknown = any(one.outcome is Outcome.UNKNOWN for one in self.extending)
-        return math.inf if unknown else max(ends) + SLACK_MS * 1_000_000
-
     def settled_after(self) -> float:
         """Return the earliest time at which the lease may have been settled."""
         return min((one.invoked for one in self.settling if one.possible), default=math.inf)
@@ -276,10 +268,17 @@ class _Message:
         listed: whether the final listing of the queue shows all dead messages.
         """
         end = min((one.invoked for one in self.ends(rules) if one.possible), default=math.inf)
-        if self.dead is not None or not listed:  # perhaps a TAKE found that it has had all its attempts
+        if self.may_have_died(listed=listed):
             end = min(end, self.leases[-1].take.invoked if self.leases else self.first_seen.invoked)
         live = [one.invoked for one, found in self.listed if not found.dead]
         return max(end, *live) if live else end
+
+    def may_have_died(self, *, listed: bool) -> bool:
+        """Whether a TAKE may have found that the message has had all its attempts.
+
+        The final listing shows all dead messages that were not removed. listed: whether there is one.
+        """
+        return self.dead is not None or not listed or any(one.possible for one in self.removes)
 
     def certain_end(self, rules: Rules) -> Operation | None:
         """Return the operation after which the message was certainly deleted or dead."""
@@ -470,11 +469,6 @@ class _Queue:
                 elif before is not None:
                     text = f"lease {lease.token} of message {message.number} had ended by another operation"
                     yield self._violation(Kind.STALE, text, one, before, lease.take)
-            for one in lease.extending:
-                others = [other for other in lease.extending if other is not one and other.invoked < one.completed]
-                if one.succeeded and one.invoked > _Lease(lease.take, lease.delivery, [], others).surely_ended:
-                    text = f"the time of lease {lease.token} of message {message.number} had ended"
-                    yield self._violation(Kind.STALE, text, one, lease.take)
             if len(settled) > 1 and not any(a.completed < b.invoked for a, b in itertools.permutations(settled, 2)):
                 text = f"lease {lease.token} of message {message.number} ended twice"
                 yield self._violation(Kind.STALE, text, *settled, lease.take)
@@ -496,8 +490,7 @@ class _Queue:
         return (
             any(other.token > lease.token and other.take.invoked < one.completed for other in message.leases)
             or bisect_right(self._unknown_takes, one.completed) > 0
-            or message.dead is not None
-            or not self._listings
+            or message.may_have_died(listed=bool(self._listings))
         )
 
     def _of_attempts(self, message: _Message) -> Iterator[Violation]:
