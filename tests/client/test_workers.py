@@ -159,6 +159,19 @@ class TestHandling:
         assert len(list(tmp_path.iterdir())) == 50
         assert queue.stats()["acked"] == 50
 
+    def test_job_acks_together_with_its_effects(self, server: RunningServer, slots: str) -> None:
+        def handle(job: cairnkv.Job[Any]) -> None:
+            with job.together() as both:
+                both.incr("sum", job.body)
+                both.queue("done").put(job.body)
+
+        with cairnkv.connect(server.url) as kv:
+            queue, done = kv.queue("q"), kv.queue("done")
+            queue.put_many(range(20))
+            queue.run(handle, **{slots: 4}, drain=True)
+            assert (queue.stats()["acked"], done.stats()["ready"]) == (20, 20)
+            assert kv.get("sum") == str(sum(range(20)))
+
     def test_exception_nacks_with_its_reason_and_the_worker_continues(
         self, queue: Queue, clock: ManualClock, slots: str
     ) -> None:

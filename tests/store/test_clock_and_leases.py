@@ -17,6 +17,7 @@ from cairnkv.commands import (
     QueueSet,
     Take,
 )
+from cairnkv.engine import queue_operations
 from cairnkv.limits import TAKE_MAX
 from cairnkv.store import clock
 from tests.support import simulated
@@ -130,6 +131,16 @@ def test_all_leases_of_all_queues_are_kept(stores: StoreInMode, system: System) 
     assert stores.say(Ack(tuple(taken))) == Items((b"1",) * TAKE_MAX)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_maximum_of_leases_that_are_kept(system: System, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setattr(queue_operations, "LEASES_KEPT_MAX", 3)
+    stores = store_in(mode, system)
+    stores.say(PutMany(b"q", 0, 9, (b"",) * 4))
+    leases = stores.taken(4)
+    system.go_on(1, jump=HOUR)
+    assert stores.taken(4) == [(leases[3][0], leases[3][1] + 1)]
+
+
 def test_nodes_whose_clocks_are_set_at_the_same_time_move_a_lease_once(system: System) -> None:
     stores = store_in("replicated", system)
     stores.say(Put(b"q", b""))
@@ -142,6 +153,12 @@ def test_nodes_whose_clocks_are_set_at_the_same_time_move_a_lease_once(system: S
     looked = stores.say(Look(number))
     assert isinstance(looked, Items)
     assert int(looked.values[4] or 0) == begin + LEASE + 2 * HOUR
+    one, other = stores.nodes
+    assert (one.position, one.digest, one.queues.index.content()) == (
+        other.position,
+        other.digest,
+        other.queues.index.content(),
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

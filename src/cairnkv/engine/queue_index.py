@@ -588,9 +588,17 @@ class QueueIndex:
         elif queue.settings is None and queue.is_empty and not queue.groups:
             del self.queues[name]
 
-    def counts(self, now: int) -> tuple[int, ...]:
+    def counts(self, now: int) -> tuple[int, int, int, int]:
         """Return the exact numbers of ready, delayed, leased and dead messages of all queues."""
-        return tuple(map(sum, zip(*(queue.counts(now) for queue in self.queues.values()), strict=True))) or (0, 0, 0, 0)
+        ready = delayed = leased = dead = 0
+        for queue in self.queues.values():
+            if queue.delayed or queue.leased or queue.expiring or queue.dead_expiring:
+                some = queue.counts(now)
+                ready, delayed, leased, dead = ready + some[0], delayed + some[1], leased + some[2], dead + some[3]
+            else:
+                ready += len(queue.live)
+                dead += len(queue.dead)
+        return ready, delayed, leased, dead
 
     @property
     def used_bytes(self) -> int:
