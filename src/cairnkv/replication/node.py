@@ -380,7 +380,7 @@ class Node:
         if joining or self._health.is_clock_off(time - lead, monotonic):
             time = lead = 0
         else:
-            self.store.keep_leases(time)
+            self.store.keep_leases()
         for data in self.store.proposer.take_entries(monotonic, time, lead):
             self._own_sent = monotonic
             self.stream.publish(data, refused)

@@ -68,7 +68,7 @@ from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded, WhenFull
-from cairnkv.store.clock import SKIP_MS, Clock, LogClock, wall_clock
+from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
@@ -123,7 +123,6 @@ class ReplicatedStore:
         """Whether this node has yet to catch up with its cluster."""
         self.clock = clock
         self._log_clock: Final = LogClock(clock, self._shared, LEAD_LEAST_MS)
-        self._advanced_at: int | None = None  # elapsed time when an entry last advanced log time
         self.memory: Final = Memory((*self.databases, self.queues), storage, memory_limit, value_max)
         self.reports: Final = StoreInfo(self._about)
         self.waiters: Final = Waiters()
@@ -245,14 +244,16 @@ class ReplicatedStore:
         """Return the log time that this node proposes now, and its lead over this node's clock."""
         return self._log_clock.read(self._shared.now)
 
-    def keep_leases(self, time: int) -> None:
-        """Before this node proposes a log time that is ahead of elapsed time: let no lease end by the difference."""
-        if self._advanced_at is None or self.semantics < QUEUE_SEMANTICS:
+    def keep_leases(self) -> None:
+        """Before this node proposes a log time of a clock that went forward without elapsed time: let no lease end."""
+        skip, self._log_clock.skip = self._log_clock.skip, None
+        if skip is None or self.semantics < QUEUE_SEMANTICS:
             return
-        begin = self._shared.now + self._log_clock.elapsed() - self._advanced_at
-        if time - begin >= SKIP_MS and self.queues.leases(begin, 1):
-            item = codec.skip_item(begin, time)
-            kept = PendingProposal((item,), lambda changes: self._keep_leases(begin, time, changes))
+        begin, end = skip
+        if self._shared.now < end and self.queues.leases(max(begin, self._shared.now), 1):
+            kept = PendingProposal(
+                (codec.skip_item(begin, end),), lambda changes: self._keep_leases(begin, end, changes)
+            )
             self.proposer.propose(kept, first=True)
 
     def _keep_leases(self, begin: int, end: int, changes: Changes) -> Reply:
@@ -594,8 +595,6 @@ class ReplicatedStore:
             self._shared.advance(entry.time)
             lead = self._shared.now - entry.clock
             self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
-            if self._shared.now > changes.before:
-                self._advanced_at = self._log_clock.elapsed()
         self.on_entry(entry)
         for proposal in cast("Sequence[ExecutableProposal]", own):  # every proposal is one
             if judged.batch is None:  # too many parts: no node has the batch

@@ -78,16 +78,19 @@ class LogClock:
         self._forward = 0  # sum of the forward steps of a clock other than the system's
         self._offset: int | None = None  # clock minus elapsed time, at the last call
         self._base: tuple[int, int] | None = None  # while log time is ahead: a log time, and its elapsed time
-        self._skipped = 0  # by how much the clock went forward without elapsed time, at the last call
+        self.skip: tuple[int, int] | None = None
+        """The newest two times between which the clock went forward without elapsed time. The owner removes them."""
         self.before_skip: Callable[[int], None] = lambda then: None
         """Called before log time goes forward to a time without elapsed time."""
 
     def __call__(self) -> int:
         """Advance the store's log time and return it."""
         now, lead = self.read(self.shared.now)
-        if self._skipped and (begin := max(self.shared.now, now - self._skipped)) < now:
-            self.shared.now, self.shared.lead = begin, 0
-            self.before_skip(now)
+        if self.skip is not None:
+            (begin, end), self.skip = self.skip, None
+            if (begin := max(self.shared.now, begin)) < end:
+                self.shared.now, self.shared.lead = begin, 0
+                self.before_skip(end)
         self.shared.now, self.shared.lead = now, lead
         return now
 
@@ -108,7 +111,10 @@ class LogClock:
         elapsed = self._elapsed(wall)
         offset, self._offset = self._offset, wall - elapsed
         jump = 0 if offset is None else self._offset - offset
-        self._skipped = jump if jump >= SKIP_MS else 0
+        if jump >= SKIP_MS:
+            self.skip = wall - jump, wall
+        elif self.skip is not None and wall < self.skip[1]:  # it was set back
+            self.skip = None
         now = past
         if self._base is not None:
             since, at = self._base
