@@ -19,6 +19,7 @@ NATIVE_MODULES: Final = (
     "cairnkv.replication.proposals_native",
     "cairnkv.store.pending_native",
     "cairnkv.session.executor_native",
+    "cairnkv.session.queue_frames_native",
     "cairnkv.session.native.frames_native",
     "cairnkv.session.proposals_native",
     "cairnkv.session.resp.frames_native",

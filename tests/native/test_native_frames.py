@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cairnkv.commands import (
     BY_NAME,
     COMMANDS,
+    Ack,
     Clear,
     ClearMany,
     Exists,
@@ -18,10 +19,13 @@ from cairnkv.commands import (
     GetMany,
     Incr,
     Ping,
+    Put,
+    PutMany,
     RandomKey,
     Set,
     SetMany,
     SetWith,
+    Take,
 )
 from cairnkv.engine.table import BUCKET_KEYS, crc
 from cairnkv.protocol import DecoderLimits, StatusByte, write_command
@@ -35,7 +39,7 @@ from tests.support.twins import Twins
 pytestmark = native_only
 
 PREDICTABLE = [command for command in COMMANDS if command is not RandomKey]
-COMMON = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr]
+COMMON = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr, Put, PutMany, Take, Ack]
 SERVED = COMMON
 if BUILT:
     from cairnkv.session.native.frames_native import SERVED as NUMBERS

@@ -67,7 +67,7 @@ class LateTwins(Twins):
                     kept.pop((db, key), None)
                 else:
                     kept[db, key] = value, deadline
-        for database in store.databases:
+        for database in (*store.databases, store.queues):
             there = {key: database.entry(key) for key, _, _ in database._table if database.get(key) is not None}
             said = {
                 key: what

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cairnkv.commands import QueueSet
 from cairnkv.protocol import DecoderLimits
 from cairnkv.protocol.native import BATCH_BYTES
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
@@ -23,6 +24,13 @@ if BUILT:
     from cairnkv.session.resp.frames_native import SERVED
 
     NAMES = [name.encode() for name in SERVED]
+ARGUMENTS = {
+    "PING": [],
+    "QUEUE.PUT": [b"5", b"v"],
+    "QUEUE.PUTMANY": [b"5", b"0", b"7", b"v"],
+    "QUEUE.TAKE": [b"5", b"1"],
+    "QUEUE.ACK": [b"5", b"1"],
+}
 COMMANDS = st.one_of(
     st.lists(st.sampled_from([*NAMES, b"EX", b"PX", b"k", b"1", b""]), min_size=1),
     st.builds(
@@ -110,9 +118,10 @@ def test_served_commands_are_registered(third: bool) -> None:
         twins = Twins()
         twins.say(request(b"HELLO", b"3" if third else b"2"))
         twins.say(b"".join(request(b"SET", key, b"1") for key in SOME_KEYS[:100]))
+        for store in twins.stores:
+            store.execute(QueueSet(b"5"))
         before = twins.executed_natively
-        words = [name.encode()] if name == "PING" else [name.encode(), b"5"] + ([b"v"] if name.endswith("SET") else [])
-        twins.say(request(*words))
+        twins.say(request(name.encode(), *ARGUMENTS.get(name, [b"5", b"v"] if name.endswith("SET") else [b"5"])))
         assert twins.executed_natively == before + 1, name
         twins.agree()
 

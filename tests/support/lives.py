@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 from cairnkv.commands import (
+    Ack,
     Clear,
     ClearAll,
     ClearMany,
@@ -12,17 +13,25 @@ from cairnkv.commands import (
     Count,
     Exists,
     Expire,
+    Extend,
     Get,
     GetMany,
     GetWith,
     Incr,
+    Nack,
     Persist,
     Ping,
+    Put,
+    PutMany,
+    QueueSet,
     Scan,
     Set,
     SetMany,
     SetWith,
+    Take,
 )
+from cairnkv.engine import QueueDatabase
+from cairnkv.limits import WAIT_MAX
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, Width
 
@@ -57,6 +66,39 @@ def lively(chance: random.Random) -> Command:
         choices = [ClearAll(), ClearPrefix(b"1", 0)]
     command: Command = chance.choice(choices)
     return command
+
+
+def lively_on_queues(chance: random.Random, queues: QueueDatabase) -> Command:
+    """Return a command on queues, mostly about messages that exist or soon will; now and then one on keys."""
+    name = chance.choice([b"q", b"q", b"q", b"r", b"s" * 255])
+    body = chance.choice([b"", b"body", b"v" * 300])
+    leased = [
+        (number, message.lease)
+        for queue in queues.index.queues.values()
+        for number in queue.live
+        if (message := queues.message(number)) is not None and message.lease
+    ]
+    newest = queues.counters()
+    guess = max(1, newest.id - 5 + chance.randrange(10)), max(1, newest.lease - 5 + chance.randrange(10))
+    leases = tuple(chance.choices([*leased, guess], k=chance.choice([1, 1, 1, 2, 6])))
+    lease = chance.choice([None, None, 500])
+    wait = chance.choice([None, None, None, None, None, WAIT_MAX])
+    choices: list[Command] = [
+        *[Put(name, body)] * 6,
+        Put(name, body, delay=chance.choice([0, 300]), priority=chance.choice([None, 0, 7])),
+        Put(name, body, group=chance.choice([b"g", b"h"])),
+        Put(name, body, unique=b"n", until_taken=chance.random() < 0.5, expires=chance.choice([None, 900])),
+        *[PutMany(name, chance.choice([0, 0, 300]), chance.choice([0, 1_000]), (body, b"") * chance.randrange(1, 4))] * 2,
+        *[Take(name, chance.choice([1, 1, 1, 3]), lease=lease, wait=wait)] * 6,
+        *[Ack(leases)] * 6,
+        Nack(*leases[0], delay=chance.choice([None, 0, 400]), uncounted=chance.random() < 0.3),
+        Extend(700, leases),
+        lively(chance),
+    ]
+    if chance.random() < 0.03:
+        limits: dict[str, Any] = chance.choice([{"attempts": 2}, {"per_group": 1}, {"max_messages": 5}, {"paused": 1}])
+        return QueueSet(name, **{"paused": 0, "max_messages": 0, "attempts": 20, **limits})
+    return chance.choice(choices)
 
 
 def lively_frame(chance: random.Random, width: Width, *, local: bool = True) -> bytes:

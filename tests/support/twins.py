@@ -113,7 +113,7 @@ class Twins:
         assert self.sessions[0].consumed == self.sessions[1].consumed
         for store in self.stores:
             store.log_clock()  # whether a PING did that shows nowhere
-        for one, other in zip(*(store.databases for store in self.stores), strict=True):
+        for one, other in zip(*((*store.databases, store.queues) for store in self.stores), strict=True):
             one.check()
             other.check()
             assert (one.now, one.used_bytes, one.count()) == (other.now, other.used_bytes, other.count())

@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t
 
+from cairnkv.engine.queue_native cimport NativeQueues
 from cairnkv.engine.table_native cimport NativeTable
 from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark
@@ -64,6 +65,8 @@ cdef class FrameExecutor:
     cdef Mark *_marks
     cdef int _marks_count, _marks_room
     cdef Piece _own  # that of `run`
+    cdef NativeQueues _queues  # None: the pure path executes the commands on queues
+    cdef Py_ssize_t _messages_left  # that commands may still put, take and ack in the current piece
     cdef int _mark(self, Piece *piece) except -1
     cdef PendingBatch hold(self, Piece *piece, bint whole)
     cdef int execute(self, Piece *pieces, int count) except -1

@@ -21,10 +21,12 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
+from cairnkv.engine.queue_native cimport NativeQueues
 from cairnkv.engine.table_native cimport NativeTable, Place, announce, end_command, look_up, place_of
 from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
+from cairnkv.engine.queue import queues_of
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 from cairnkv.protocol.native import DecoderLimits
 
@@ -32,6 +34,10 @@ from cairnkv.protocol.native import DecoderLimits
 cdef Py_ssize_t OUTPUT_MAX = _UNSENT_PAUSE
 # More than the bytes of any piece.
 cdef Py_ssize_t PLENTY = 1 << 62
+# Messages that a client may put, take and ack in one run: about half a millisecond. One command may exceed it.
+cdef Py_ssize_t MESSAGES_PER_RUN = 256
+# Short commands on keys that take the time of one message.
+cdef Py_ssize_t COMMANDS_PER_MESSAGE = 10
 # Maximum decimal digits of numbers: the sum of two such numbers fits 64 signed bits.
 cdef int DIGITS_MAX = 18
 
@@ -80,6 +86,7 @@ cdef class FrameExecutor:
 
     def __cinit__(self):
         self._out = <char *>PyMem_Malloc(SHARED_OUTPUT + OUTPUT_MAX)
+        self._messages_left = MESSAGES_PER_RUN
         self._marks_room = 256
         self._marks = <Mark *>PyMem_Malloc(self._marks_room * sizeof(Mark))
         if self._out is NULL or self._marks is NULL:
@@ -95,6 +102,8 @@ cdef class FrameExecutor:
         self._collector = collector
         self._clock = NativeClock(clock)
         self._bytes_max = PLENTY
+        if collector is None or collector.undoes:
+            self._queues = queues_of(database.shared).native
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
             Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True,
@@ -132,9 +141,9 @@ cdef class FrameExecutor:
         return piece.done
 
     @property
-    def executed(self):
-        """How many commands the last call of `run` executed."""
-        return self._own.commands
+    def work(self):
+        """The work of the last call of `run`, in short commands on keys."""
+        return self._own.commands + COMMANDS_PER_MESSAGE * (MESSAGES_PER_RUN - self._messages_left)
 
     def output(self):
         """Return the replies of the last run that may leave at once."""
@@ -230,6 +239,7 @@ cdef class FrameExecutor:
                 piece.marks_count = 0
                 self._conversation = piece.conversation
                 self._room_end = self._size + OUTPUT_MAX
+                self._messages_left = MESSAGES_PER_RUN
                 while piece.length > piece.done < self._bytes_max and not self.off:
                     if table._ahead_next == table._ahead_count:
                         look_ahead(self, pieces, count)
@@ -324,6 +334,8 @@ cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -
         while at < piece.length:
             whole = self.key_ahead(piece.data + at, piece.length - at, piece.conversation.width, &key, &size)
             if whole == 0:
+                if at == piece.done and item == self.at_piece:
+                    return 0  # the next command looks ahead
                 break
             if not announce(table, key, size):
                 table.prefetch()

@@ -26,11 +26,15 @@ from cairnkv.engine.table_native cimport (
     put_for,
     visible,
 )
+from cairnkv.engine.queue_native cimport Taken
+from cairnkv.session cimport queue_frames_native as queue_frames
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
+from cairnkv.session.queue_frames_native cimport MESSAGES_MAX, STRINGS_MAX, Strings
 from cairnkv.protocol.big_endian cimport be32, put_be32
 
 from cairnkv.commands import (
     COUNTED_FROM,
+    Ack,
     Clear,
     ClearMany,
     Exists,
@@ -38,9 +42,12 @@ from cairnkv.commands import (
     GetMany,
     Incr,
     Ping,
+    Put,
+    PutMany,
     Set,
     SetMany,
     SetWith,
+    Take,
 )
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
@@ -57,7 +64,7 @@ ctypedef Py_ssize_t (*Execute)(FrameExecutor self, const unsigned char *frame, P
 ctypedef Py_ssize_t (*Scan)(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1
 
 cdef enum:
-    NUMBERS_MAX = 64  # command numbers that `TABLE` has room for
+    NUMBERS_MAX = 96  # command numbers that `TABLE` has room for
 
 cdef struct Served:
     Execute execute  # NULL: the native path does not serve the command
@@ -530,6 +537,128 @@ cdef inline Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *fram
     self.writes += clear
     return whole
 
+# -- commands on queues --------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t _queue_strings(FrameExecutor self, const unsigned char *frame, Py_ssize_t length,
+                               const unsigned char **at, Py_ssize_t *size, Strings *strings) noexcept:
+    """Find the strings of a command on queues. Return the length of its frame without its head, or 0."""
+    cdef Py_ssize_t end = 4, item, count = be32(frame)
+    if count > STRINGS_MAX:
+        return 0
+    for item in range(count):
+        size[item] = _string(frame + end, length - end, self._conversation.string_max)
+        if size[item] < 0:
+            return 0
+        at[item] = frame + end + 4
+        end += 4 + size[item]
+    if end + 5 > self._conversation.frame_max:
+        return 0
+    strings.count = count
+    strings.at = at
+    strings.size = size
+    strings.any_case = False
+    return end
+
+
+cdef inline Py_ssize_t _room(FrameExecutor self) noexcept:
+    """Return the room for the payload of a reply."""
+    return min(self._room_end - self._size, self._conversation.frame_max) - 6
+
+
+cdef inline char *_string_to(char *into, const void *data, Py_ssize_t size) noexcept:
+    """Write a string of a reply. Return its end."""
+    put_be32(into, size)
+    memcpy(into + 4, data, size)
+    return into + 4 + size
+
+
+cdef inline char *_number_to(char *into, int64_t number) noexcept:
+    cdef int digits = write_decimal(into + 4, number)
+    put_be32(into, digits)
+    return into + 4 + digits
+
+
+cdef inline void _reply_up_to(FrameExecutor self, const char *end) noexcept:
+    """Finish a reply whose payload is written up to its end."""
+    cdef Py_ssize_t size = end - (self._out + self._size) - 6
+    _reply(self, True, 0, size)
+
+
+cdef inline char *_payload(FrameExecutor self) noexcept:
+    """Return the place of the payload of the next reply."""
+    return self._out + self._size + 6
+
+
+cdef Py_ssize_t _put(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef const unsigned char *at[STRINGS_MAX]
+    cdef Py_ssize_t size[STRINGS_MAX]
+    cdef Strings strings
+    cdef Py_ssize_t whole = _queue_strings(self, frame, length, at, size, &strings)
+    cdef int64_t number
+    if whole == 0 or _room(self) < 48:
+        return 0
+    number = queue_frames.put(self, &strings)
+    if number == 0:
+        return 0
+    _reply_up_to(self, _number_to(_number_to(_payload(self), number), 1))
+    return whole
+
+
+cdef Py_ssize_t _put_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef const unsigned char *at[STRINGS_MAX]
+    cdef Py_ssize_t size[STRINGS_MAX]
+    cdef Strings strings
+    cdef Py_ssize_t whole = _queue_strings(self, frame, length, at, size, &strings)
+    cdef int64_t number
+    if whole == 0 or _room(self) < 48:
+        return 0
+    number = queue_frames.put_many(self, &strings)
+    if number == 0:
+        return 0
+    _reply_up_to(self, _number_to(_number_to(_payload(self), number), strings.count - 3))
+    return whole
+
+
+cdef Py_ssize_t _take(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef const unsigned char *at[STRINGS_MAX]
+    cdef Py_ssize_t size[STRINGS_MAX]
+    cdef Strings strings
+    cdef Py_ssize_t item, whole = _queue_strings(self, frame, length, at, size, &strings)
+    cdef const Taken *taken
+    cdef char *into = _payload(self)
+    if whole == 0 or _room(self) < 0 or not queue_frames.take(self, &strings, _room(self)):
+        return 0
+    for item in range(self._queues.taken_count):
+        taken = self._queues.taken + item
+        into = _number_to(into, taken.id)
+        into = _number_to(into, taken.lease)
+        into = _number_to(into, taken.attempts)
+        into = _number_to(into, taken.milliseconds)
+        into = _number_to(into, taken.put_at)
+        into = _string_to(into, taken.group, taken.group_size)
+        into = _string_to(into, taken.body, taken.body_size)
+    _reply_up_to(self, into)
+    return whole
+
+
+cdef Py_ssize_t _ack(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef const unsigned char *at[STRINGS_MAX]
+    cdef Py_ssize_t size[STRINGS_MAX]
+    cdef char replies[MESSAGES_MAX]
+    cdef Strings strings
+    cdef Py_ssize_t item, count, whole = _queue_strings(self, frame, length, at, size, &strings)
+    cdef char *into = _payload(self)
+    if whole == 0 or _room(self) < 5 * (strings.count // 2):
+        return 0
+    count = queue_frames.ack(self, &strings, replies)
+    if count == 0:
+        return 0
+    for item in range(count):
+        into = _string_to(into, replies + item, 1)
+    _reply_up_to(self, into)
+    return whole
+
 # -- the table -----------------------------------------------------------------------------------------
 
 
@@ -557,3 +686,7 @@ _serve(GetMany, _get_many, _scan_get_many)
 _serve(SetMany, _set_many, _scan_set_many)
 _serve(ClearMany, _clear_many, _scan_keys)
 _serve(Incr, _incr, _scan_incr)
+_serve(Put, _put)
+_serve(PutMany, _put_many)
+_serve(Take, _take)
+_serve(Ack, _ack)

@@ -13,7 +13,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
+from cairnkv.session cimport queue_frames_native as queue_frames
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
+from cairnkv.session.queue_frames_native cimport Strings
+from cairnkv.engine.queue_native cimport Taken
 from cairnkv.engine.table_native cimport (
     Place,
     Terms,
@@ -67,9 +70,13 @@ ctypedef char *(*WriteLogged)(char *into, const Request *request) noexcept
 cdef enum:
     SLOTS = 64
     NAME_MAX = 8
+    PREFIX = 6  # length of QUEUE and the dot
+
+cdef uint64_t QUEUE = 0x7175657565  # the word, as `_folded`
+cdef uint64_t ON_QUEUES = <uint64_t>0x80 << 56  # no part of a folded name: its bytes have 0x20
 
 cdef struct Served:
-    uint64_t name  # see `_folded`; 0: the slot is free
+    uint64_t name  # see `_served_name`; 0: the slot is free
     Execute execute
     Scan scan  # NULL: the command never waits for the log
     WriteLogged write_logged  # NULL: the command does not write
@@ -139,6 +146,15 @@ cdef inline uint64_t _folded(const unsigned char *name, Py_ssize_t size) noexcep
     return folded
 
 
+cdef inline uint64_t _served_name(const unsigned char *name, Py_ssize_t size) noexcept nogil:
+    """Return a name as `Served` has it, or 0 if it is none."""
+    if size <= NAME_MAX:
+        return _folded(name, size)
+    if size > PREFIX + NAME_MAX - 1 or name[PREFIX - 1] != c"." or _folded(name, PREFIX - 1) != QUEUE:
+        return 0
+    return ON_QUEUES | _folded(name + PREFIX, size - PREFIX)
+
+
 cdef inline unsigned int _slot(uint64_t name) noexcept nogil:
     return name * <uint64_t>0x9E3779B97F4A7C15 >> 58  # the upper 6 bits of Fibonacci hashing
 
@@ -149,9 +165,11 @@ cdef inline const Served *_command(
     """Parse a request. Return the entry of its command, or NULL if it is incomplete or the pure path serves it."""
     cdef uint64_t name
     cdef unsigned int slot
-    if not _parse(self, frame, length, request) or not 1 <= request.size[0] <= NAME_MAX:
+    if not _parse(self, frame, length, request):
         return NULL
-    name = _folded(request.at[0], request.size[0])
+    name = _served_name(request.at[0], request.size[0])
+    if name == 0:
+        return NULL
     slot = _slot(name)
     while TABLE[slot].name != name:
         if TABLE[slot].name == 0:
@@ -514,16 +532,91 @@ cdef bint _ping(RespFrameExecutor self, const Request *request) except -1:
         return _reply(self, b"+PONG\r\n", 7)
     return request.count == 2 and _reply_string(self, request.at[1], request.size[1])
 
+# -- commands on queues --------------------------------------------------------------------------------
+
+
+cdef inline Strings _arguments(const Request *request) noexcept:
+    cdef Strings strings
+    strings.count = request.count - 1
+    strings.at = <const unsigned char **>request.at + 1
+    strings.size = request.size + 1
+    strings.any_case = True
+    return strings
+
+
+cdef inline Py_ssize_t _room(RespFrameExecutor self) noexcept:
+    """Return the room for a reply."""
+    return min(self._room_end - self._size, self._conversation.frame_max)
+
+
+cdef inline bint _reply_numbers(RespFrameExecutor self, int64_t one, int64_t other) noexcept:
+    _reply_number(self, c"*", 2)
+    _reply_number(self, c":", one)
+    return _reply_number(self, c":", other)
+
+
+cdef bint _queue_put(RespFrameExecutor self, const Request *request) except -1:
+    cdef Strings strings = _arguments(request)
+    cdef int64_t number
+    if _room(self) < 64:
+        return False
+    number = queue_frames.put(self, &strings)
+    return number and _reply_numbers(self, number, 1)
+
+
+cdef bint _queue_putmany(RespFrameExecutor self, const Request *request) except -1:
+    cdef Strings strings = _arguments(request)
+    cdef int64_t number
+    if _room(self) < 64:
+        return False
+    number = queue_frames.put_many(self, &strings)
+    return number and _reply_numbers(self, number, strings.count - 3)
+
+
+cdef bint _queue_take(RespFrameExecutor self, const Request *request) except -1:
+    cdef Strings strings = _arguments(request)
+    cdef const Taken *taken
+    cdef Py_ssize_t item, head = 24
+    if _room(self) < head or not queue_frames.take(self, &strings, _room(self) - head):
+        return False
+    _reply_number(self, c"*", self._queues.taken_count)
+    for item in range(self._queues.taken_count):
+        taken = self._queues.taken + item
+        _reply_number(self, c"*", 7)
+        _reply_number(self, c":", taken.id)
+        _reply_number(self, c":", taken.lease)
+        _reply_number(self, c":", taken.attempts)
+        _reply_number(self, c":", taken.milliseconds)
+        _reply_number(self, c":", taken.put_at)
+        _reply_string(self, taken.group, taken.group_size)
+        _reply_string(self, taken.body, taken.body_size)
+    return True
+
+
+cdef bint _queue_ack(RespFrameExecutor self, const Request *request) except -1:
+    cdef Strings strings = _arguments(request)
+    cdef char replies[WORDS_MAX]
+    cdef Py_ssize_t item, count
+    if _room(self) < 24 + 4 * strings.count:
+        return False
+    count = queue_frames.ack(self, &strings, replies)
+    if count == 0:
+        return False
+    _reply_number(self, c"*", count)
+    for item in range(count):
+        _reply_number(self, c":", replies[item] - c"0")
+    return True
+
 # -- the table -----------------------------------------------------------------------------------------
 
 
 cdef int _serve(str name, Execute execute, Scan scan=NULL, WriteLogged write_logged=NULL, bint ahead=False) except -1:
     """Add a command to `TABLE`. `Served` explains the arguments. The declaration says whether it writes."""
     cdef bytes text = name.encode()
-    cdef uint64_t folded = _folded(text, len(text))
+    cdef uint64_t folded = _served_name(text, len(text))
     cdef unsigned int slot = _slot(folded)
     cdef bint writes = "write" in RESP_COMMANDS[text].flags
-    if len(text) > NAME_MAX or 2 * len(SERVED) > SLOTS or writes != (write_logged is not NULL):
+    if folded == 0 or 2 * len(SERVED) > SLOTS or (scan is not NULL and writes != (write_logged is not NULL)):
         raise ValueError(f"{name} does not fit into the table of the native path")
     while TABLE[slot].name:
         slot = (slot + 1) % SLOTS
@@ -545,3 +638,7 @@ _serve("MGET", _mget, _scan_mget)
 _serve("MSET", _mset, _scan_mset, _log_mset)
 _serve("INCR", _incr, _scan_incr, _log_incr)
 _serve("PING", _ping)
+_serve("QUEUE.PUT", _queue_put)
+_serve("QUEUE.PUTMANY", _queue_putmany)
+_serve("QUEUE.TAKE", _queue_take)
+_serve("QUEUE.ACK", _queue_ack)
