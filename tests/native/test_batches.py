@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import Append, Clear, ClearMany, Command, Get, Incr, Set, SetMany, SetWith, Step
+from cairnkv.commands import Append, Clear, ClearMany, Command, Get, Incr, Put, Set, SetMany, SetWith, Step
 from cairnkv.engine.database import VERSION_SLOTS
 from cairnkv.protocol import write_command
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
-from cairnkv.replication.entry_codec import command_item, track_item
+from cairnkv.replication.entry_codec import command_item, semantics_item, track_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.proposals import Changes
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.session import native_frame_executor
 from cairnkv.storage import Effect
-from tests.support.lives import SOME_KEYS, flipped, lively
+from tests.support.lives import SOME_KEYS, flipped, lively, lively_on_queues
 from tests.support.paths import native_only
 from tests.support.simulated import Disk, TableStorage, fingerprint
 
@@ -38,6 +38,7 @@ class Followers:
         )
         for store in self.stores:
             store.begin(store.load())
+        self.stores[0].queues.native = None
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("cairnkv.session.native_path.native_path_in_use", lambda: True)
             native_frame_executor(self.stores[1])
@@ -71,7 +72,7 @@ class Followers:
         pure, native = self.stores
         assert fingerprint(pure) == fingerprint(native)
         assert pure._shared.versions == native._shared.versions
-        for one, other in zip(pure.databases, native.databases, strict=True):
+        for one, other in zip((*pure.databases, pure.queues), (*native.databases, native.queues), strict=True):
             one.check()
             other.check()
         (now, said), (other_now, other_said) = (disk.commits[-1] for disk in self.disks)
@@ -110,6 +111,26 @@ def slot_of(key: bytes) -> int:
     from cairnkv.engine.database import version_slot
 
     return version_slot(0, key)
+
+
+@given(st.integers(0, 2**32))
+def test_random_log_of_queues_gives_equal_states(seed: int) -> None:
+    chance = random.Random(seed)
+    followers = Followers()
+    followers.batch(semantics_item(SEMANTICS))
+    queues = followers.stores[0].queues
+    for _ in range(12):
+        followers.now += chance.choice([0, 300, 2_000])
+        commands = [lively_on_queues(chance, queues) for _ in range(chance.randrange(30))]
+        followers.batch(*(command_item(Step(chance.choice([0, 0, 3]), command)) for command in commands))
+
+
+def test_commands_on_queues_need_the_semantics_of_queues() -> None:
+    followers = Followers()
+    followers.run(Set(b"k", b"v"), Put(b"q", b"x"), Set(b"k", b"w"))
+    for store in followers.stores:
+        assert store.databases[0].get(b"k") == b"v"
+        assert not store.queues.index.queues
 
 
 @given(st.integers(0, 2**32))

@@ -6,7 +6,7 @@ the second proposes batches of bytes. Other nodes apply the log, and states are 
 
 import random
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import (
+    Ack,
     Clear,
     ClearAll,
     ClearMany,
@@ -25,9 +26,12 @@ from cairnkv.commands import (
     GetMany,
     Incr,
     Ping,
+    Put,
+    PutMany,
     Set,
     SetMany,
     SetWith,
+    Take,
     failures,
 )
 from cairnkv.limits import MIB
@@ -36,6 +40,7 @@ from cairnkv.protocol.native import CommandFlag, Response, ResponseDecoder, Widt
 from cairnkv.replication.entries import ItemKind, items, parsed
 from cairnkv.replication.store import ReplicatedStore
 from tests.support.cluster_twins import Clients, agree, live, twins
+from tests.support.lives import has_name, lively_on_queues, on_redis
 from tests.support.paths import native_only
 from tests.support.resp import request
 
@@ -62,6 +67,42 @@ def test_equal_for_random_clients_of_the_redis_protocol(seed: int) -> None:
     both = twins(2, width=None, room=1_000)
     for _ in range(3):
         live(both, chance, 2, on_redis=True)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([write_command, on_redis]), st.sampled_from([400, 100_000]))
+def test_equal_for_a_random_client_of_queues(seed: int, write: Callable[[Command], bytes], room: int) -> None:
+    chance = random.Random(seed)
+    both = twins(1, width=None, room=room)
+    queues = both[0].node.running.queues
+    for _ in range(6):
+        some = [lively_on_queues(chance, queues, waits=False) for _ in range(chance.randrange(30))]
+        said = b"".join(write(command) for command in some if write is not on_redis or has_name(command))
+        cut = chance.randrange(len(said) + 1)
+        forward = chance.choice([0, 0.3, 2])
+        for clients in both:
+            clients.cluster.now += forward
+            clients.say(0, write(Ping(b"x")) + said[:cut])
+            clients.say(0, said[cut:])
+            clients.deliver()
+        agree(*both)
+
+
+@pytest.mark.parametrize("write", [write_command, on_redis], ids=["native", "redis"])
+def test_commands_on_queues_are_proposed_as_batches(write: Callable[[Command], bytes]) -> None:
+    both = twins(1, width=None, room=100_000)
+    for clients in both:
+        for some in (
+            [Ping(b"x"), Put(b"q", b"first")],
+            [*[Put(b"q", b"x", priority=7, lease=900)] * 9, PutMany(b"q", 0, 5, (b"y", b"z")), Set(b"k", b"v")],
+            [*[Take(b"q", 1, lease=900)] * 3, Take(b"q", 20)],
+            [Ack(((2, 1),)), Ack(((3, 2), (4, 3), (5, 9)))],
+        ):
+            clients.say(0, b"".join(map(write, some)).replace(b"LEASE", b"lease" if write is on_redis else b"LEASE"))
+            clients.deliver()
+    agree(*both)
+    executor = both[1].context.frame_executor(0) if write is on_redis else both[1].frame_executor
+    assert executor is not None
+    assert executor.commands == 18
 
 
 def test_commands_are_proposed_as_batches() -> None:

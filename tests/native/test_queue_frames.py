@@ -11,10 +11,9 @@ from cairnkv.commands import Ack, ClearAll, Command, Get, Nack, Ping, Put, PutMa
 from cairnkv.limits import MIB, QUEUE_NAME_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.protocol import DecoderLimits, write_command
 from cairnkv.session import Session
-from cairnkv.session.resp.commands.queues import name_of
 from tests.native.test_pending import LateTwins, live
 from tests.support.late_storage import LateStorage
-from tests.support.lives import flipped, lively_on_queues
+from tests.support.lives import flipped, has_name, lively_on_queues, on_redis
 from tests.support.paths import native_only
 from tests.support.resp import request
 from tests.support.twins import Twins
@@ -22,12 +21,6 @@ from tests.support.twins import Twins
 pytestmark = native_only
 
 Write = Callable[[Command], bytes]
-
-
-def on_redis(command: Command) -> bytes:
-    """Return a command on queues, GET, SET or PING for the Redis protocol."""
-    name = command.spec.name if command.spec.number < 64 else name_of(command.spec)
-    return request(name.encode(), *command.arguments())
 
 
 PROTOCOLS = pytest.mark.parametrize("write", [write_command, on_redis], ids=["native", "redis"])
@@ -55,9 +48,7 @@ def written(chance: random.Random, twins: Twins, write: Write) -> bytes:
     command = lively_on_queues(chance, twins.stores[0].queues)
     if write is not on_redis:
         return write(command)
-    if command.spec.number < 64 and not isinstance(command, Get | Set | Ping):
-        command = Set(b"k", b"v")
-    return in_random_case(chance, on_redis(command))
+    return in_random_case(chance, on_redis(command if has_name(command) else Set(b"k", b"v")))
 
 
 @given(st.integers(0, 2**32), st.sampled_from([write_command, on_redis]))
@@ -136,7 +127,9 @@ def test_keywords_of_the_redis_protocol_have_any_case(protocol: int) -> None:
     twins.say(request(b"queue.Put", b"q", b"x") + request(b"Queue.TAKE", b"q", b"1", b"Lease", b"9", b"wait", b"7"))
     twins.agree()
     assert twins.executed_natively == before + 2
-    twins.say(request(b"queue:put", b"q", b"x") + request(b"queue\x0eput", b"q", b"x") + request(b"\x80put", b"q", b"x"))
+    twins.say(
+        request(b"queue:put", b"q", b"x") + request(b"queue\x0eput", b"q", b"x") + request(b"\x80put", b"q", b"x")
+    )
     twins.agree()
 
 
@@ -203,7 +196,7 @@ def counted(name: bytes, *strings: bytes) -> bytes:
 def test_equal_for_many_messages(write: Write, count: int) -> None:
     twins = Twins()
     begin(write, twins)
-    first = twins.stores[0].queues.counters().id + 1
+    first = twins.stores[0].queues.index.counters.id + 1
     twins.say(write(PutMany(b"q", 0, 1_000, (b"body",) * count)))
     twins.say(write(Take(b"q", count)))
     twins.say(write(Ack(tuple((first + n, n + 1) for n in range(count)))))
@@ -286,7 +279,7 @@ def test_end_of_a_lease_limit_serves_the_client_that_waits(write: Write) -> None
     twins.say(all_of(write, Put(b"r", b"first", group=b"g"), Put(b"r", b"second", group=b"g"), Take(b"r", 1)))
     for session in others:
         assert said_by(session, write_command(Take(b"r", 1, wait=WAIT_MAX))) == b""
-    twins.say(write(Ack(((twins.stores[0].queues.counters().id - 1, 1),))))
+    twins.say(write(Ack(((twins.stores[0].queues.index.counters.id - 1, 1),))))
     twins.agree()
     pure, native = (said_by(session) for session in others)
     assert pure == native

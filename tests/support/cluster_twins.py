@@ -24,6 +24,8 @@ class Clients:
         self.cluster = Cluster(3, room=room)
         self.node = self.cluster.nodes[0]
         store = self.node.running
+        for node in self.cluster.nodes[2 if native_path_in_use else 0 :]:
+            node.running.queues.native = None
         self.frame_executor: FrameExecutor | None = native_frame_executor(store) if native_path_in_use else None
         if native_path_in_use:
             native_frame_executor(self.cluster.nodes[1].running)  # the third node uses the pure path
@@ -94,7 +96,7 @@ def agree(pure: Clients, native: Clients) -> None:
     stores = pure.node.running, native.node.running
     assert stores[0].digest == stores[1].digest
     assert stores[0]._shared.now == stores[1]._shared.now
-    for databases in zip(*(store.databases for store in stores), strict=True):
+    for databases in zip(*((*store.databases, store.queues) for store in stores), strict=True):
         databases[1].check()
         assert sorted(databases[0]._table) == sorted(databases[1]._table)
 

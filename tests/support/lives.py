@@ -25,6 +25,7 @@ from cairnkv.commands import (
     PutMany,
     QueueSet,
     Scan,
+    Scope,
     Set,
     SetMany,
     SetWith,
@@ -34,6 +35,8 @@ from cairnkv.engine import QueueDatabase
 from cairnkv.limits import WAIT_MAX
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, Width
+from cairnkv.session.resp.commands.queues import name_of
+from tests.support.resp import request
 
 SOME_KEYS = [b"%d" % n for n in range(300)] + [b"k" * 300]
 SOME_VALUES = [b"", b"0", b"5", b"-7", b"-0", b"007", b"x", b"9" * 18, b"9" * 19, b"-9223372036854775808", b"v" * 200]
@@ -68,8 +71,11 @@ def lively(chance: random.Random) -> Command:
     return command
 
 
-def lively_on_queues(chance: random.Random, queues: QueueDatabase) -> Command:
-    """Return a command on queues, mostly about messages that exist or soon will; now and then one on keys."""
+def lively_on_queues(chance: random.Random, queues: QueueDatabase, *, waits: bool = True) -> Command:
+    """Return a command on queues, mostly about messages that exist or soon will; now and then one on keys.
+
+    waits: whether a TAKE may wait for messages.
+    """
     name = chance.choice([b"q", b"q", b"q", b"r", b"s" * 255])
     body = chance.choice([b"", b"body", b"v" * 300])
     leased = [
@@ -78,17 +84,18 @@ def lively_on_queues(chance: random.Random, queues: QueueDatabase) -> Command:
         for number in queue.live
         if (message := queues.message(number)) is not None and message.lease
     ]
-    newest = queues.counters()
+    newest = queues.index.counters
     guess = max(1, newest.id - 5 + chance.randrange(10)), max(1, newest.lease - 5 + chance.randrange(10))
     leases = tuple(chance.choices([*leased, guess], k=chance.choice([1, 1, 1, 2, 6])))
     lease = chance.choice([None, None, 500])
-    wait = chance.choice([None, None, None, None, None, WAIT_MAX])
+    wait = chance.choice([None, None, None, None, None, WAIT_MAX]) if waits else None
     choices: list[Command] = [
         *[Put(name, body)] * 6,
         Put(name, body, delay=chance.choice([0, 300]), priority=chance.choice([None, 0, 7])),
         Put(name, body, group=chance.choice([b"g", b"h"])),
         Put(name, body, unique=b"n", until_taken=chance.random() < 0.5, expires=chance.choice([None, 900])),
-        *[PutMany(name, chance.choice([0, 0, 300]), chance.choice([0, 1_000]), (body, b"") * chance.randrange(1, 4))] * 2,
+        *[PutMany(name, chance.choice([0, 0, 300]), chance.choice([0, 1_000]), (body, b"") * chance.randrange(1, 4))]
+        * 2,
         *[Take(name, chance.choice([1, 1, 1, 3]), lease=lease, wait=wait)] * 6,
         *[Ack(leases)] * 6,
         Nack(*leases[0], delay=chance.choice([None, 0, 400]), uncounted=chance.random() < 0.3),
@@ -99,6 +106,17 @@ def lively_on_queues(chance: random.Random, queues: QueueDatabase) -> Command:
         limits: dict[str, Any] = chance.choice([{"attempts": 2}, {"per_group": 1}, {"max_messages": 5}, {"paused": 1}])
         return QueueSet(name, **{"paused": 0, "max_messages": 0, "attempts": 20, **limits})
     return chance.choice(choices)
+
+
+def has_name(command: Command) -> bool:
+    """Return whether `on_redis` knows a command."""
+    return command.spec.scope is Scope.QUEUES or isinstance(command, Get | Set | Ping)
+
+
+def on_redis(command: Command) -> bytes:
+    """Return a command on queues, or GET, SET or PING, in the Redis protocol."""
+    name = name_of(command.spec) if command.spec.scope is Scope.QUEUES else command.spec.name
+    return request(name.encode(), *command.arguments())
 
 
 def lively_frame(chance: random.Random, width: Width, *, local: bool = True) -> bytes:

@@ -76,6 +76,7 @@ cdef class NativeQueues:
     cdef tuple _strings(self, bytes name)
     cdef bint _enter(self, NativeTable table) except -1
     cdef bint _find_queue(self, bytes name) except -1
+    cdef bint _has_waiters(self) except -1
     cdef bint _sweeps(self) except -1
     cdef bint _choose(self, PyObject *line, int64_t count, Py_ssize_t room) except -1
     cdef int _discard_line(self, PyObject *line, bytes group, int64_t priority) except -1

@@ -630,7 +630,9 @@ cdef class NativeQueues:
         cdef int64_t size = 0, first
         cdef Py_ssize_t at
         cdef object settings
-        if count < 1 or not self._enter(table) or not self._find_queue(queue) or self._sweeps():
+        if count < 1 or not self._enter(table) or not self._find_queue(queue) or self._has_waiters():
+            return 0
+        if self._sweeps():
             return 0
         settings = self._settings
         for at in range(count):
@@ -738,6 +740,8 @@ cdef class NativeQueues:
                 return False
             self._await(_named(c"q", queue))
             return True  # there is no such queue
+        if self._has_waiters():
+            return False
         if _field(self._settings, PAUSED):
             self._await(self._key)
             return True
@@ -1017,7 +1021,7 @@ cdef class NativeQueues:
         return 0
 
     cdef bint _find_queue(self, bytes name) except -1:
-        """Find a queue. Return False if there is none, or if waiters of the queue need the pure path."""
+        """Find a queue. Return False if there is none."""
         self._name = name
         self._queue = PyDict_GetItemWithError(<object>cairn_slot(<PyObject *>self._index, INDEX_QUEUES), name)
         if self._queue is NULL:
@@ -1027,7 +1031,11 @@ cdef class NativeQueues:
         self._settings = <object>cairn_slot(self._queue, QUEUE_SETTINGS)
         if self._settings is None:
             self._settings = DEFAULTS
-        return self._record is not None and not (self._within and self._key in self._database.watched)
+        return self._record is not None
+
+    cdef bint _has_waiters(self) except -1:
+        """Return whether the pure path must serve waiters of the queue after a message becomes ready."""
+        return self._within and self._key in self._database.watched
 
     cdef bint _sweeps(self) except -1:
         """Return whether `_Changes.sweep` deletes messages of the queue."""
@@ -1060,8 +1068,8 @@ cdef class NativeQueues:
         cdef int64_t sequence
         if table is None:
             return 0
-        if table.wait < table._floor:
-            table.wait = table._floor
+        if table._undoes and table._collector is not None:
+            table.wait = max(table.wait, <int64_t>table._collector.floor_of_queues())
         found = PyDict_GetItemWithError(table._queue_pending, key)
         if found is not NULL:
             sequence = cairn_int(<object>found)
@@ -1177,7 +1185,7 @@ cdef class NativeQueues:
         _set_slot(queue, QUEUE_RECORD, None)
         if may_be_idle and _is_empty(queue):
             _list(<PyObject *>self._index, INDEX_IDLE).insert(self._now, self._total(QUEUE_NUMBER))
-        if self._key in self._database.watched:
+        if not self._within and self._key in self._database.watched:
             self._database.changed[self._key] = None
         return 0
 

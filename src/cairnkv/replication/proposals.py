@@ -58,13 +58,17 @@ class EffectCollector:
     undoes: ClassVar[bool] = False
     only_reads: ClassVar[bool] = False
 
-    def __init__(self, collect: Callable[[list[Effect], list[int], int], None]) -> None:
+    def __init__(
+        self, collect: Callable[[list[Effect], list[int], int], None], serves_queues: Callable[[], bool]
+    ) -> None:
         """collect: called with effects in their order, the begin and the end of the effects of each command that has
-        several, and the maximum bytes of all keys and values."""
+        several, and the maximum bytes of all keys and values. serves_queues: returns whether the semantics in force
+        include commands on queues."""
         self.pending: Final[dict[bytes, int]] = {}
         """Empty: no change is uncommitted."""
         self.pending_of_queues: Final[dict[bytes, int]] = {}
         self._collect = collect
+        self.serves_queues: Final = serves_queues
 
     def begin(self, now: int) -> tuple[int, int]:
         """Begin a batch. No reply waits for a commit."""

@@ -169,7 +169,7 @@ class ReplicatedStore:
         self._digests: Final = Digests(node)
         self._deliver: Deliver | None = None
         self._changes = Changes(0, 0)  # of the current entry
-        self._collector: Final = EffectCollector(self._collect)
+        self._collector: Final = EffectCollector(self._collect, lambda: self.semantics >= QUEUE_SEMANTICS)
         self._log_executor: Callable[[int], BatchExecutor] | None = None
         self._log_executors: dict[int, BatchExecutor] = {}  # by database
         self._breaks_reads = "stale-reads" in broken

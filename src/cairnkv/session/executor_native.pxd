@@ -44,6 +44,7 @@ cdef struct Scanned:
     bint local  # whether a local read may answer it
     bint measures  # whether to compute `reply`
     Py_ssize_t reply  # estimated bytes of the reply
+    Py_ssize_t commands  # its work, in commands of one key
 
 cdef class FrameExecutor:
     cdef NativeTable _table
@@ -66,6 +67,7 @@ cdef class FrameExecutor:
     cdef int _marks_count, _marks_room
     cdef Piece _own  # that of `run`
     cdef NativeQueues _queues  # None: the pure path executes the commands on queues
+    cdef bint _is_for_log  # whether it executes entries of the log of a cluster
     cdef Py_ssize_t _messages_left  # that commands may still put, take and ack in the current piece
     cdef int _mark(self, Piece *piece) except -1
     cdef PendingBatch hold(self, Piece *piece, bint whole)

@@ -102,8 +102,8 @@ cdef class FrameExecutor:
         self._collector = collector
         self._clock = NativeClock(clock)
         self._bytes_max = PLENTY
-        if collector is None or collector.undoes:
-            self._queues = queues_of(database.shared).native
+        self._queues = queues_of(database.shared).native
+        self._is_for_log = collector is not None and not collector.undoes
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
             Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True,
@@ -239,7 +239,7 @@ cdef class FrameExecutor:
                 piece.marks_count = 0
                 self._conversation = piece.conversation
                 self._room_end = self._size + OUTPUT_MAX
-                self._messages_left = MESSAGES_PER_RUN
+                self._messages_left = PLENTY if self._is_for_log else MESSAGES_PER_RUN
                 while piece.length > piece.done < self._bytes_max and not self.off:
                     if table._ahead_next == table._ahead_count:
                         look_ahead(self, pieces, count)

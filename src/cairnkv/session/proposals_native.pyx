@@ -52,7 +52,7 @@ cdef struct Part:
     const unsigned char *data  # where they were read, until the batch has its own bytes
     Py_ssize_t at  # in the bytes of the batch
     Py_ssize_t length
-    Py_ssize_t commands
+    Py_ssize_t commands  # its work, in commands of one key
     Py_ssize_t expected  # bytes of the replies, as far as they are known
     bint writes
     bint given_up  # whether its client got a failure
@@ -335,7 +335,7 @@ cdef class ProposingExecutor(FrameExecutor):
             if total + part.length + size > BATCH_BYTES_MAX and (total or part.length):
                 return True
             part.length += size
-            part.commands += 1
+            part.commands += found.commands
             part.expected += found.reply
             piece.done += size
             piece.commands += 1

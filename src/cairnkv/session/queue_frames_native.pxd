@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from cairnkv.session.executor_native cimport FrameExecutor
+from cairnkv.session.executor_native cimport FrameExecutor, Scanned
 
 cdef enum:
     MESSAGES_MAX = 1000  # of a command, as TAKE_MAX; the module checks it
@@ -18,3 +18,8 @@ cdef int64_t put(FrameExecutor self, const Strings *strings) except -1
 cdef int64_t put_many(FrameExecutor self, const Strings *strings) except -1
 cdef bint take(FrameExecutor self, const Strings *strings, Py_ssize_t room) except -1
 cdef Py_ssize_t ack(FrameExecutor self, const Strings *strings, char *replies) except -1
+
+cdef bint scan_put(FrameExecutor self, const Strings *strings, Scanned *found) except -1
+cdef bint scan_put_many(FrameExecutor self, const Strings *strings, Scanned *found) except -1
+cdef bint scan_take(FrameExecutor self, const Strings *strings, Scanned *found) except -1
+cdef bint scan_ack(FrameExecutor self, const Strings *strings, Scanned *found) except -1

@@ -3,7 +3,8 @@
 
 Each function returns 0 if it has changed nothing and the pure path must execute the command: its strings do not fit, it
 has an option that is not served here, the engine leaves it, or the client has had its share of this run. A TAKE that
-would wait is left, too: only the pure path has waiters.
+would wait is left, too: only the pure path has waiters. For the same reason, a node of a cluster proposes no command
+here about a queue with waiters, and no TAKE of a queue without a message.
 
 Invariants: those of `executor_native`. The caller has checked that the reply has room; for TAKE, the engine checks it.
 
@@ -16,15 +17,16 @@ from libc.string cimport memcmp
 from posix.strings cimport strncasecmp
 
 from cairnkv.engine.queue_native cimport Body, MessageTerms
-from cairnkv.session.executor_native cimport FrameExecutor, read_decimal
+from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal
 
-from cairnkv.commands.queue_vocabulary import TAKE_STRINGS
+from cairnkv.commands.queue_vocabulary import TAKE_STRINGS, queue_key
+from cairnkv.engine.queue import queues_of
 from cairnkv.limits import DELAY_MAX as _DELAY_MAX
 from cairnkv.limits import LEASE_MAX as _LEASE_MAX
 from cairnkv.limits import PRIORITY_DEFAULT as _PRIORITY_DEFAULT
 from cairnkv.limits import PRIORITY_MAX as _PRIORITY_MAX
 from cairnkv.limits import QUEUE_NAME_MAX as _QUEUE_NAME_MAX
-from cairnkv.limits import TAKE_MAX
+from cairnkv.limits import TAKE_BYTES, TAKE_MAX
 from cairnkv.limits import WAIT_MAX as _WAIT_MAX
 
 cdef int64_t DELAY_MAX = _DELAY_MAX
@@ -38,9 +40,11 @@ if TAKE_MAX != MESSAGES_MAX or TAKE_STRINGS * 24 != TAKEN_BYTES:
     raise AssertionError("the limits of queue_frames_native.pxd differ from those of the commands")
 
 
-cdef inline bint _begins(FrameExecutor self) noexcept:
-    """Return whether the client may execute a command on queues here."""
-    return self._queues is not None and self._messages_left > 0
+cdef inline bint _begins(FrameExecutor self) except -1:
+    """Return whether a command on queues may execute here now."""
+    if self._queues is None or self._messages_left <= 0:
+        return False
+    return not self._is_for_log or self._collector.serves_queues()
 
 
 cdef inline bint _is_name(const Strings *strings, Py_ssize_t item) noexcept:
@@ -205,3 +209,55 @@ cdef Py_ssize_t ack(FrameExecutor self, const Strings *strings, char *replies) e
     self._messages_left -= count
     self.writes += acked
     return count
+
+
+# -- scans: each returns whether a command may be proposed. What it returns for a proposed one never changes -----------
+
+
+cdef object _scanned_queue(FrameExecutor self, const Strings *strings):
+    """Return the database of queues, or None if a command that names this queue must not be proposed here."""
+    queues = queues_of(self._table._shared)
+    return queues if self._collector.serves_queues() and queue_key(_bytes(strings, 0)) not in queues.watched else None
+
+
+cdef bint scan_put(FrameExecutor self, const Strings *strings, Scanned *found) except -1:
+    cdef MessageTerms terms
+    cdef Py_ssize_t group
+    if not _read_put(strings, &terms, &group):
+        return False
+    return not found.measures or _scanned_queue(self, strings) is not None
+
+
+cdef bint scan_put_many(FrameExecutor self, const Strings *strings, Scanned *found) except -1:
+    cdef MessageTerms terms
+    if not _read_put_many(strings, &terms):
+        return False
+    found.commands = strings.count - 3
+    return not found.measures or _scanned_queue(self, strings) is not None
+
+
+cdef bint scan_take(FrameExecutor self, const Strings *strings, Scanned *found) except -1:
+    cdef int64_t count, lease, wait
+    if not _read_take(strings, &count, &lease, &wait) or wait:
+        return False
+    if not found.measures:
+        return True
+    queues = _scanned_queue(self, strings)
+    if queues is None:
+        return False
+    name = _bytes(strings, 0)
+    at = queues.ready_at(queue_key(name))
+    if at is None or at > queues.now:
+        return False
+    queue = queues.index.queues[name]
+    found.commands = min(count, len(queue.live))
+    found.reply += min(queue.size, TAKE_BYTES, count * (TAKEN_BYTES + 2 * queue.size // len(queue.live)))
+    return True
+
+
+cdef bint scan_ack(FrameExecutor self, const Strings *strings, Scanned *found) except -1:
+    cdef int64_t pairs[2 * MESSAGES_MAX]
+    if not _read_ack(strings, pairs):
+        return False
+    found.commands = strings.count // 2
+    return not found.measures or self._collector.serves_queues()

@@ -333,8 +333,7 @@ class Session:
                 replies = frame_executor.output()
                 executed_bytes = self._conversation.consumed - before
                 left -= (
-                    frame_executor.work // NATIVE_COMMANDS_PER_COST
-                    + (executed_bytes + len(replies)) // BYTES_PER_COST
+                    frame_executor.work // NATIVE_COMMANDS_PER_COST + (executed_bytes + len(replies)) // BYTES_PER_COST
                 )
                 self._queue_native(replies, frame_executor.pending())
                 continue  # it may have stopped between two frames only because it has executed enough bytes

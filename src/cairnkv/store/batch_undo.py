@@ -91,6 +91,10 @@ class BatchUndo:
         self._sequence = self._storage.sequence + 1
         return self._sequence, self._gate.newest_of_all(self._database.number)
 
+    def floor_of_queues(self) -> int:
+        """Return the entry that every reply about queues must wait for; 0: none."""
+        return self._gate.newest_of_all(QUEUE_DB)
+
     def undo_queues(self, undos: list[bytes | int | None]) -> None:
         """Note the undos of records of queues that the current batch has changed, before its end; see `end`."""
         self._of_queues = undos

@@ -100,6 +100,7 @@ cdef class NativeFrameExecutor(FrameExecutor):
         if command is NULL or command.scan is NULL:
             return 0
         found.reply = 16  # of a short reply
+        found.commands = 1
         found.writes = command.writes
         found.local = data[0] == LOCAL_READ and not found.writes
         whole = command.scan(self, data + head, length - head, found)
@@ -561,6 +562,35 @@ cdef Py_ssize_t _queue_strings(FrameExecutor self, const unsigned char *frame, P
     return end
 
 
+ctypedef bint (*ScanQueue)(FrameExecutor self, const Strings *strings, Scanned *found) except -1
+
+
+cdef Py_ssize_t _scan_on_queues(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found,
+                                ScanQueue scan) except -1:
+    cdef const unsigned char *at[STRINGS_MAX]
+    cdef Py_ssize_t size[STRINGS_MAX]
+    cdef Strings strings
+    cdef Py_ssize_t whole = _queue_strings(self, frame, length, at, size, &strings)
+    return whole if whole and scan(self, &strings, found) else 0
+
+
+cdef Py_ssize_t _scan_put(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    return _scan_on_queues(self, frame, length, found, queue_frames.scan_put)
+
+
+cdef Py_ssize_t _scan_put_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length,
+                               Scanned *found) except -1:
+    return _scan_on_queues(self, frame, length, found, queue_frames.scan_put_many)
+
+
+cdef Py_ssize_t _scan_take(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    return _scan_on_queues(self, frame, length, found, queue_frames.scan_take)
+
+
+cdef Py_ssize_t _scan_ack(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    return _scan_on_queues(self, frame, length, found, queue_frames.scan_ack)
+
+
 cdef inline Py_ssize_t _room(FrameExecutor self) noexcept:
     """Return the room for the payload of a reply."""
     return min(self._room_end - self._size, self._conversation.frame_max) - 6
@@ -686,7 +716,7 @@ _serve(GetMany, _get_many, _scan_get_many)
 _serve(SetMany, _set_many, _scan_set_many)
 _serve(ClearMany, _clear_many, _scan_keys)
 _serve(Incr, _incr, _scan_incr)
-_serve(Put, _put)
-_serve(PutMany, _put_many)
-_serve(Take, _take)
-_serve(Ack, _ack)
+_serve(Put, _put, _scan_put)
+_serve(PutMany, _put_many, _scan_put_many)
+_serve(Take, _take, _scan_take)
+_serve(Ack, _ack, _scan_ack)

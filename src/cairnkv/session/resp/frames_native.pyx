@@ -33,7 +33,7 @@ from cairnkv.engine.table_native cimport (
 )
 from cairnkv.protocol.big_endian cimport put_be32
 
-from cairnkv.commands import ClearMany, Incr, Set, SetMany, SetWith
+from cairnkv.commands import Ack, ClearMany, Incr, Put, PutMany, Set, SetMany, SetWith, Take
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
@@ -53,6 +53,10 @@ cdef unsigned char LOGGED_SET_WITH = SetWith.spec.number
 cdef unsigned char LOGGED_SET_MANY = SetMany.spec.number
 cdef unsigned char LOGGED_CLEAR_MANY = ClearMany.spec.number
 cdef unsigned char LOGGED_INCR = Incr.spec.number
+cdef unsigned char LOGGED_PUT = Put.spec.number
+cdef unsigned char LOGGED_PUT_MANY = PutMany.spec.number
+cdef unsigned char LOGGED_TAKE = Take.spec.number
+cdef unsigned char LOGGED_ACK = Ack.spec.number
 
 
 cdef struct Request:
@@ -205,6 +209,7 @@ cdef class RespFrameExecutor(FrameExecutor):
         if command is NULL or command.scan is NULL:
             return 0
         found.reply = 32
+        found.commands = 1
         found.writes = command.writes
         found.local = not found.writes and self._conversation.reads_locally
         return request.length if command.scan(self, &request, found) else 0
@@ -544,6 +549,57 @@ cdef inline Strings _arguments(const Request *request) noexcept:
     return strings
 
 
+cdef bint _scan_queue_put(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    cdef Strings strings = _arguments(request)
+    return queue_frames.scan_put(self, &strings, found)
+
+
+cdef bint _scan_queue_putmany(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    cdef Strings strings = _arguments(request)
+    return queue_frames.scan_put_many(self, &strings, found)
+
+
+cdef bint _scan_queue_take(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    cdef Strings strings = _arguments(request)
+    return queue_frames.scan_take(self, &strings, found)
+
+
+cdef bint _scan_queue_ack(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
+    cdef Strings strings = _arguments(request)
+    return queue_frames.scan_ack(self, &strings, found)
+
+
+cdef char *_log_on_queues(char *into, const Request *request, unsigned char number, int options) noexcept:
+    """Write a command on queues. options: the place of its first keyword; the log has keywords in capitals."""
+    cdef int item
+    cdef Py_ssize_t at
+    into[2] = number
+    put_be32(into + 3, request.count - 1)
+    into += 7
+    for item in range(1, request.count):
+        into = _string(into, request.at[item], request.size[item])
+        if item >= options and (item - options) % 2 == 0:
+            for at in range(request.size[item]):
+                into[-1 - at] &= ~0x20
+    return into
+
+
+cdef char *_log_queue_put(char *into, const Request *request) noexcept:
+    return _log_on_queues(into, request, LOGGED_PUT, 3)
+
+
+cdef char *_log_queue_putmany(char *into, const Request *request) noexcept:
+    return _log_on_queues(into, request, LOGGED_PUT_MANY, WORDS_MAX)
+
+
+cdef char *_log_queue_take(char *into, const Request *request) noexcept:
+    return _log_on_queues(into, request, LOGGED_TAKE, 3)
+
+
+cdef char *_log_queue_ack(char *into, const Request *request) noexcept:
+    return _log_on_queues(into, request, LOGGED_ACK, WORDS_MAX)
+
+
 cdef inline Py_ssize_t _room(RespFrameExecutor self) noexcept:
     """Return the room for a reply."""
     return min(self._room_end - self._size, self._conversation.frame_max)
@@ -616,7 +672,7 @@ cdef int _serve(str name, Execute execute, Scan scan=NULL, WriteLogged write_log
     cdef uint64_t folded = _served_name(text, len(text))
     cdef unsigned int slot = _slot(folded)
     cdef bint writes = "write" in RESP_COMMANDS[text].flags
-    if folded == 0 or 2 * len(SERVED) > SLOTS or (scan is not NULL and writes != (write_logged is not NULL)):
+    if folded == 0 or 2 * len(SERVED) > SLOTS or writes != (write_logged is not NULL):
         raise ValueError(f"{name} does not fit into the table of the native path")
     while TABLE[slot].name:
         slot = (slot + 1) % SLOTS
@@ -638,7 +694,7 @@ _serve("MGET", _mget, _scan_mget)
 _serve("MSET", _mset, _scan_mset, _log_mset)
 _serve("INCR", _incr, _scan_incr, _log_incr)
 _serve("PING", _ping)
-_serve("QUEUE.PUT", _queue_put)
-_serve("QUEUE.PUTMANY", _queue_putmany)
-_serve("QUEUE.TAKE", _queue_take)
-_serve("QUEUE.ACK", _queue_ack)
+_serve("QUEUE.PUT", _queue_put, _scan_queue_put, _log_queue_put)
+_serve("QUEUE.PUTMANY", _queue_putmany, _scan_queue_putmany, _log_queue_putmany)
+_serve("QUEUE.TAKE", _queue_take, _scan_queue_take, _log_queue_take)
+_serve("QUEUE.ACK", _queue_ack, _scan_queue_ack, _log_queue_ack)
