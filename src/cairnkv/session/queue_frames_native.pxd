@@ -14,10 +14,10 @@ cdef struct Strings:
     const Py_ssize_t *size
     bint any_case
 
-cdef int64_t put(FrameExecutor self, const Strings *strings) except -1
-cdef int64_t put_many(FrameExecutor self, const Strings *strings) except -1
-cdef bint take(FrameExecutor self, const Strings *strings, Py_ssize_t room) except -1
-cdef Py_ssize_t ack(FrameExecutor self, const Strings *strings, char *replies) except -1
+cdef int64_t put_message(FrameExecutor self, const Strings *strings) except -1
+cdef int64_t put_messages(FrameExecutor self, const Strings *strings) except -1
+cdef bint take_messages(FrameExecutor self, const Strings *strings, Py_ssize_t room) except -1
+cdef Py_ssize_t ack_messages(FrameExecutor self, const Strings *strings, char *replies) except -1
 
 cdef bint scan_put(FrameExecutor self, const Strings *strings, Scanned *found) except -1
 cdef bint scan_put_many(FrameExecutor self, const Strings *strings, Scanned *found) except -1

@@ -144,7 +144,7 @@ cdef bint _read_ack(const Strings *strings, int64_t *pairs) noexcept:
 # -- execution -----------------------------------------------------------------------------------------------------
 
 
-cdef int64_t put(FrameExecutor self, const Strings *strings) except -1:
+cdef int64_t put_message(FrameExecutor self, const Strings *strings) except -1:
     """Execute PUT. Return the id of the message, or 0."""
     cdef MessageTerms terms
     cdef Py_ssize_t group
@@ -153,7 +153,7 @@ cdef int64_t put(FrameExecutor self, const Strings *strings) except -1:
     return _put(self, strings, &terms, group, 1, 1)
 
 
-cdef int64_t put_many(FrameExecutor self, const Strings *strings) except -1:
+cdef int64_t put_messages(FrameExecutor self, const Strings *strings) except -1:
     """Execute PUT_MANY. Return the id of the first of `strings.count - 3` messages, or 0."""
     cdef MessageTerms terms
     if not _begins(self) or not _read_put_many(strings, &terms):
@@ -179,7 +179,7 @@ cdef int64_t _put(FrameExecutor self, const Strings *strings, const MessageTerms
     return number
 
 
-cdef bint take(FrameExecutor self, const Strings *strings, Py_ssize_t room) except -1:
+cdef bint take_messages(FrameExecutor self, const Strings *strings, Py_ssize_t room) except -1:
     """Execute TAKE, unless it would wait. Return whether it is executed: `_queues.taken` has the messages.
 
     room: bytes for the reply, with `TAKEN_BYTES` for each message besides its group and its body.
@@ -197,7 +197,7 @@ cdef bint take(FrameExecutor self, const Strings *strings, Py_ssize_t room) exce
     return True
 
 
-cdef Py_ssize_t ack(FrameExecutor self, const Strings *strings, char *replies) except -1:
+cdef Py_ssize_t ack_messages(FrameExecutor self, const Strings *strings, char *replies) except -1:
     """Execute ACK. Return the number of messages, or 0. replies: room for a digit of each."""
     cdef int64_t pairs[2 * MESSAGES_MAX]
     cdef Py_ssize_t item, count = strings.count // 2
@@ -211,7 +211,7 @@ cdef Py_ssize_t ack(FrameExecutor self, const Strings *strings, char *replies) e
     return count
 
 
-# -- scans: each returns whether a command may be proposed. What it returns for a proposed one never changes -----------
+# -- scans: each returns whether a command may be proposed, and always so for one that was ----------------------------
 
 
 cdef object _scanned_queue(FrameExecutor self, const Strings *strings):

@@ -27,9 +27,20 @@ from cairnkv.engine.table_native cimport (
     visible,
 )
 from cairnkv.engine.queue_native cimport Taken
-from cairnkv.session cimport queue_frames_native as queue_frames
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
-from cairnkv.session.queue_frames_native cimport MESSAGES_MAX, STRINGS_MAX, Strings
+from cairnkv.session.queue_frames_native cimport (
+    MESSAGES_MAX,
+    STRINGS_MAX,
+    Strings,
+    ack_messages,
+    put_message,
+    put_messages,
+    scan_ack,
+    scan_put,
+    scan_put_many,
+    scan_take,
+    take_messages,
+)
 from cairnkv.protocol.big_endian cimport be32, put_be32
 
 from cairnkv.commands import (
@@ -575,20 +586,20 @@ cdef Py_ssize_t _scan_on_queues(FrameExecutor self, const unsigned char *frame, 
 
 
 cdef Py_ssize_t _scan_put(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
-    return _scan_on_queues(self, frame, length, found, queue_frames.scan_put)
+    return _scan_on_queues(self, frame, length, found, scan_put)
 
 
 cdef Py_ssize_t _scan_put_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length,
                                Scanned *found) except -1:
-    return _scan_on_queues(self, frame, length, found, queue_frames.scan_put_many)
+    return _scan_on_queues(self, frame, length, found, scan_put_many)
 
 
 cdef Py_ssize_t _scan_take(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
-    return _scan_on_queues(self, frame, length, found, queue_frames.scan_take)
+    return _scan_on_queues(self, frame, length, found, scan_take)
 
 
 cdef Py_ssize_t _scan_ack(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
-    return _scan_on_queues(self, frame, length, found, queue_frames.scan_ack)
+    return _scan_on_queues(self, frame, length, found, scan_ack)
 
 
 cdef inline Py_ssize_t _room(FrameExecutor self) noexcept:
@@ -628,7 +639,7 @@ cdef Py_ssize_t _put(FrameExecutor self, const unsigned char *frame, Py_ssize_t 
     cdef int64_t number
     if whole == 0 or _room(self) < 48:
         return 0
-    number = queue_frames.put(self, &strings)
+    number = put_message(self, &strings)
     if number == 0:
         return 0
     _reply_up_to(self, _number_to(_number_to(_payload(self), number), 1))
@@ -643,7 +654,7 @@ cdef Py_ssize_t _put_many(FrameExecutor self, const unsigned char *frame, Py_ssi
     cdef int64_t number
     if whole == 0 or _room(self) < 48:
         return 0
-    number = queue_frames.put_many(self, &strings)
+    number = put_messages(self, &strings)
     if number == 0:
         return 0
     _reply_up_to(self, _number_to(_number_to(_payload(self), number), strings.count - 3))
@@ -657,7 +668,7 @@ cdef Py_ssize_t _take(FrameExecutor self, const unsigned char *frame, Py_ssize_t
     cdef Py_ssize_t item, whole = _queue_strings(self, frame, length, at, size, &strings)
     cdef const Taken *taken
     cdef char *into = _payload(self)
-    if whole == 0 or _room(self) < 0 or not queue_frames.take(self, &strings, _room(self)):
+    if whole == 0 or _room(self) < 0 or not take_messages(self, &strings, _room(self)):
         return 0
     for item in range(self._queues.taken_count):
         taken = self._queues.taken + item
@@ -681,7 +692,7 @@ cdef Py_ssize_t _ack(FrameExecutor self, const unsigned char *frame, Py_ssize_t 
     cdef char *into = _payload(self)
     if whole == 0 or _room(self) < 5 * (strings.count // 2):
         return 0
-    count = queue_frames.ack(self, &strings, replies)
+    count = ack_messages(self, &strings, replies)
     if count == 0:
         return 0
     for item in range(count):

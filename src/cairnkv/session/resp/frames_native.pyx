@@ -13,9 +13,18 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from cairnkv.session cimport queue_frames_native as queue_frames
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
-from cairnkv.session.queue_frames_native cimport Strings
+from cairnkv.session.queue_frames_native cimport (
+    Strings,
+    ack_messages,
+    put_message,
+    put_messages,
+    scan_ack,
+    scan_put,
+    scan_put_many,
+    scan_take,
+    take_messages,
+)
 from cairnkv.engine.queue_native cimport Taken
 from cairnkv.engine.table_native cimport (
     Place,
@@ -551,22 +560,22 @@ cdef inline Strings _arguments(const Request *request) noexcept:
 
 cdef bint _scan_queue_put(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef Strings strings = _arguments(request)
-    return queue_frames.scan_put(self, &strings, found)
+    return scan_put(self, &strings, found)
 
 
 cdef bint _scan_queue_putmany(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef Strings strings = _arguments(request)
-    return queue_frames.scan_put_many(self, &strings, found)
+    return scan_put_many(self, &strings, found)
 
 
 cdef bint _scan_queue_take(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef Strings strings = _arguments(request)
-    return queue_frames.scan_take(self, &strings, found)
+    return scan_take(self, &strings, found)
 
 
 cdef bint _scan_queue_ack(RespFrameExecutor self, const Request *request, Scanned *found) except -1:
     cdef Strings strings = _arguments(request)
-    return queue_frames.scan_ack(self, &strings, found)
+    return scan_ack(self, &strings, found)
 
 
 cdef char *_log_on_queues(char *into, const Request *request, unsigned char number, int options) noexcept:
@@ -616,7 +625,7 @@ cdef bint _queue_put(RespFrameExecutor self, const Request *request) except -1:
     cdef int64_t number
     if _room(self) < 64:
         return False
-    number = queue_frames.put(self, &strings)
+    number = put_message(self, &strings)
     return number and _reply_numbers(self, number, 1)
 
 
@@ -625,7 +634,7 @@ cdef bint _queue_putmany(RespFrameExecutor self, const Request *request) except 
     cdef int64_t number
     if _room(self) < 64:
         return False
-    number = queue_frames.put_many(self, &strings)
+    number = put_messages(self, &strings)
     return number and _reply_numbers(self, number, strings.count - 3)
 
 
@@ -633,7 +642,7 @@ cdef bint _queue_take(RespFrameExecutor self, const Request *request) except -1:
     cdef Strings strings = _arguments(request)
     cdef const Taken *taken
     cdef Py_ssize_t item, head = 24
-    if _room(self) < head or not queue_frames.take(self, &strings, _room(self) - head):
+    if _room(self) < head or not take_messages(self, &strings, _room(self) - head):
         return False
     _reply_number(self, c"*", self._queues.taken_count)
     for item in range(self._queues.taken_count):
@@ -655,7 +664,7 @@ cdef bint _queue_ack(RespFrameExecutor self, const Request *request) except -1:
     cdef Py_ssize_t item, count
     if _room(self) < 24 + 4 * strings.count:
         return False
-    count = queue_frames.ack(self, &strings, replies)
+    count = ack_messages(self, &strings, replies)
     if count == 0:
         return False
     _reply_number(self, c"*", count)
