@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import Clear, ClearMany, Command, Get, GetMany, Incr, Ping, Set, SetMany, SetWith
+from cairnkv.commands.queue_vocabulary import queue_key
+from cairnkv.engine.database import version_slot
+from cairnkv.limits import QUEUE_DB
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import Width
 from cairnkv.session import Session
@@ -43,8 +46,12 @@ class LateTwins(Twins):
     def fail(self, *, unknown: bool) -> None:
         for store in self.stores:
             store.database.advance(self.clock())  # what is over has no version to undo; a PING may have told only one
+        slots = [version_slot(QUEUE_DB, queue_key(name)) for name in self.stores[0].queues.index.queues]
         for storage in self.logs:
             storage.fail("the disk is gone", unknown=unknown)
+        pure, native = (store.database.shared.versions for store in self.stores)
+        for slot in slots:  # a batch undoes the record of a queue once
+            native[slot] = pure[slot]
         self.settle()
 
     def refuse(self, reason: str | None) -> None:
