@@ -59,8 +59,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     actions = "\n".join(f"  {action:<{width}}  {summary}" for action, summary in known.items())
     parser = Parser(
         name,
-        description="Put messages into queues, take them, and run workers. A message that a worker has taken is\n"
-        "leased: it returns to its queue unless the worker acks it before the lease ends.\n\n"
+        description="Put messages into queues, take them, and run workers. A worker leases the messages that it takes.\n"
+        "A message returns to its queue if the worker does not ack it before the lease ends.\n\n"
         f"{actions}\n\n`cairn {name} ACTION --help` explains an action.",
         example='cairn queue put emails \'{"to": "anna"}\'\ncairn queue work emails -j 4 -- ./send.sh\n'
         "cairn queue watch",
@@ -106,10 +106,10 @@ def _put_arguments(parser: Parser) -> None:
     parser.option("--priority", number(0, PRIORITY_MAX), "N", "lower numbers are taken first (default: 1000)")
     parser.option("--group", octets, "NAME", "group of the message; groups take turns")
     parser.option("--unique", octets, "NAME", "name that only one message can have; exit code 1 if it is taken")
-    parser.option("--unique-for", duration, "TIME", "time for which the name stays taken in any case")
+    parser.option("--unique-for", duration, "TIME", "minimum time for which the name stays taken")
     parser.switch("--until-taken", "free the name at the first delivery")
     parser.option("--expires", duration, "TIME", "time after which the message is deleted")
-    parser.option("--lease", duration, "TIME", "time of its leases")
+    parser.option("--lease", duration, "TIME", "duration of its leases")
 
 
 def _put(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
@@ -118,7 +118,7 @@ def _put(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
         if options.in_shell:
             parser.error("the shell itself reads standard input; put each message")
         if options.body is not None or _settings(options, "group", "unique", "unique_for", "expires", "lease"):
-            parser.error("with --lines there are only the options --delay and --priority, and no body")
+            parser.error("--lines takes no body, and only the options --delay and --priority")
         total = 0
         lines = (line.removesuffix(b"\n") for line in sys.stdin.buffer)
         for bodies in _slices(lines, TAKE_MAX):
@@ -138,7 +138,7 @@ def _put(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
     else:
         print(result.id)
         if not result.new:
-            note("not put: this message has the name")
+            note("not put: this message has the unique name")
     return FOUND if result.new else NOT_FOUND
 
 
@@ -233,7 +233,7 @@ def _nack(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
 
 
 def _show_held(options: argparse.Namespace, leases: Sequence[tuple[int, int]], held: Sequence[bool], what: str) -> int:
-    """Print for each lease whether it was held. Exit code 1 if one was not."""
+    """Print each lease that was not the newest one of its message. Returns exit code 1 if there is one."""
     for (message, token), good in zip(leases, held, strict=True):
         if options.json:
             put_json({"id": message, "token": token, what: good})
@@ -365,12 +365,12 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _watch_arguments(parser: Parser) -> None:
     parser.add_argument("queues", nargs="*", metavar="QUEUE", help="the name of a queue (default: all)")
-    parser.option("--interval", duration, "TIME", "time between two looks (default: 1s)", 1.0)
+    parser.option("--interval", duration, "TIME", "time between two updates (default: 1s)", 1.0)
 
 
 def _watch(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
     if not options.interval > 0:
-        parser.error("--interval is above 0")
+        parser.error("--interval must be above 0")
     rates = _Rates(kv, options.queues)
     with contextlib.suppress(KeyboardInterrupt):
         if options.json or not on_terminal(sys.stdout):
@@ -396,7 +396,7 @@ def _print_rates(rates: "_Rates", *, as_json: bool) -> None:
 
 
 class _Rates:
-    """The counts of queues, and how many messages are put and acked in a second since the look before."""
+    """The counts of queues, and the puts, acks and nacks per second since the previous call of `rows`."""
 
     def __init__(self, kv: "Store", names: Sequence[str]) -> None:
         self._kv = kv
@@ -444,8 +444,8 @@ def _live_table(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Any:
 
 def _set_arguments(parser: Parser) -> None:
     _queue_argument(parser)
-    parser.option("--lease", duration, "TIME", "time of a lease")
-    parser.option("--attempts", number(1, INTEGER_MAX), "N", "deliveries before a message is dead")
+    parser.option("--lease", duration, "TIME", "duration of a lease")
+    parser.option("--attempts", number(1, INTEGER_MAX), "N", "attempts after which a message is dead")
     parser.option("--backoff", duration, "TIME", "time before the second attempt")
     parser.option("--factor", number(1, INTEGER_MAX), "N", "factor of the backoff for each further attempt")
     parser.option("--backoff-max", duration, "TIME", "maximum backoff")
@@ -455,7 +455,7 @@ def _set_arguments(parser: Parser) -> None:
     parser.option("--max-age", duration, "TIME", "time after which messages expire; 0: never")
     parser.option("--dead-max", number(0, INTEGER_MAX), "N", "maximum dead messages; 0: no limit")
     parser.option("--dead-age", duration, "TIME", "time after which dead messages are deleted; 0: never")
-    parser.add_argument("--when-full", choices=("refuse", "drop"), help="refuse a put, or drop the oldest message")
+    parser.add_argument("--when-full", choices=("refuse", "drop"), help="what a put to a full queue does: fail, or delete the oldest message that is not leased")
 
 
 _SETTINGS: Final = (
@@ -467,7 +467,7 @@ _SETTINGS: Final = (
 def _set(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
     given = _settings(options, *_SETTINGS)
     if not given:
-        parser.error("name a setting")
+        parser.error("no setting is given; use one, such as --lease 5m")
     _queue(kv, options.queue).set(**given)
     return _ok(options)
 
@@ -494,7 +494,7 @@ def _requeue_arguments(parser: Parser) -> None:
     _queue_argument(parser)
     _ids_argument(parser, nargs="*")
     parser.add_argument(
-        "--state", choices=("dead", "delayed"), default="dead", help="without ids: all messages in it (default: dead)"
+        "--state", choices=("dead", "delayed"), default="dead", help="without ids: state of the messages (default: dead)"
     )
 
 
@@ -594,7 +594,7 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         "Exit code 1 if a lease is not the newest one of its message.",
     ),
     "extend": _action(
-        "let leases end later",
+        "extend leases",
         "cairn queue extend 17:42 --lease 5m",
         _extend_arguments,
         _extend,
@@ -605,7 +605,7 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         "cairn queue peek emails\ncairn queue peek emails --state delayed --count 100 --json",
         _peek_arguments,
         _peek,
-        "Exit code 1 if there are none. Into a pipe, a line is the id, a tab and the body.",
+        "Exit code 1 if there are none. Into a pipe, each line has the id, a tab and the body.",
     ),
     "dead": _action(
         "print the dead messages, with the reason of the last failure",
@@ -629,7 +629,7 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         "cairn queue watch\ncairn queue watch emails --interval 5s",
         _watch_arguments,
         _watch,
-        "Into a pipe, this prints a line for each queue at each interval.",
+        "Into a pipe, it prints a line for each queue at each interval.",
     ),
     "set": _action(
         "change settings of a queue",
@@ -638,26 +638,28 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         _set,
         TIME,
     ),
-    "pause": _action("let no message be taken", "cairn queue pause emails", _queue_argument, _pause),
-    "resume": _action("let messages be taken again", "cairn queue resume emails", _queue_argument, _resume),
+    "pause": _action("pause deliveries: `take` returns no message", "cairn queue pause emails", _queue_argument, _pause),
+    "resume": _action("resume the deliveries of a paused queue", "cairn queue resume emails", _queue_argument, _resume),
     "requeue": _action(
         "make dead messages ready, and print their number",
         "cairn queue requeue emails\ncairn queue requeue emails 17 18",
         _requeue_arguments,
         _requeue,
-        "Their attempts count from 0. Exit code 1 if there are none.",
+        "They have all their attempts again. Exit code 1 if no message was dead or delayed.",
     ),
     "remove": _action(
         "delete messages by their ids, and print how many existed",
         "cairn queue remove emails 17 18",
         _remove_arguments,
         _remove,
+        "Exit code 1 if none existed.",
     ),
     "purge": _action(
         "delete the messages of a queue, and print their number",
         "cairn queue purge emails --state dead --yes",
         _purge_arguments,
         _purge,
+        "Exit code 1 if there were none.",
     ),
     "drop": _action("delete an empty queue with its settings", "cairn queue drop emails", _queue_argument, _drop),
 }

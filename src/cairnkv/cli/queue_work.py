@@ -3,10 +3,10 @@
 The program reads the body on standard input. Its exit code decides:
 
     0       ack: the message is deleted
-    75      temporary failure (EX_TEMPFAIL of sysexits.h): again later, and the attempt does not count
-    other   failure: again after the backoff of the queue, until the message has had all its attempts
+    75      temporary failure (EX_TEMPFAIL of sysexits.h): the program runs again later, and the attempt does not count
+    other   failure: the program runs again after the backoff of the queue, until all attempts have failed
 
-The reason of a failure has the end of what the program wrote on standard error.
+The reason of a failure has the end of the program's standard error.
 
 Invariants: a program whose job has lost its lease is stopped. No program outlives the worker.
 """
@@ -37,7 +37,7 @@ TEMPORARY: Final = 75
 """The exit code of a temporary failure, EX_TEMPFAIL of sysexits.h."""
 
 LOOK_SECONDS: Final = 0.2
-"""Seconds between two looks whether a program has ended and its job still has its lease."""
+"""Seconds between two checks whether a program has ended and whether its job still has its lease."""
 
 KILL_SECONDS: Final = 5.0
 """Seconds between SIGTERM and SIGKILL for a program whose job has lost its lease."""
@@ -53,7 +53,7 @@ def work(name: str, arguments: Sequence[str]) -> int:
         description="Run a program for each message of a queue, until Ctrl-C or SIGTERM. The body is on its standard\n"
         "input. Exit code 0 acks the message. 75 means a temporary failure: the message returns after the time of\n"
         "--retry, and the attempt does not count. Any other code is a failure: the message returns after the backoff\n"
-        "of the queue, with the end of standard error as the reason, until it has had all its attempts.\n\n"
+        "of the queue, with the end of standard error as the reason. After its last attempt, it is dead.\n\n"
         "cairn extends the lease while the program runs. The program has these variables: CAIRN_QUEUE, CAIRN_JOB (the\n"
         "id), CAIRN_ATTEMPT, CAIRN_TOKEN (rises with each lease), CAIRN_GROUP.",
         example="cairn queue work emails -j 4 -- ./send.sh\n"
@@ -66,10 +66,10 @@ def work(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "-j", "--jobs", type=number(1, 1_000), metavar="N", default=1, help="programs at the same time (default: 1)"
     )
-    parser.option("--lease", duration, "TIME", "time of leases (default: that of the message or the queue)")
-    parser.option("--max-runtime", duration, "TIME", "time after which a program is stopped and has failed")
+    parser.option("--lease", duration, "TIME", "duration of leases (default: that of the message or the queue)")
+    parser.option("--max-runtime", duration, "TIME", "time after which cairn stops a program, and the attempt has failed")
     parser.option("--retry", duration, "TIME", "delay after a temporary failure (default: 10s)", 10.0)
-    parser.option("--stop-timeout", duration, "TIME", "time for running programs after a signal (default: 25s)", 25.0)
+    parser.option("--stop-timeout", duration, "TIME", "time for which running programs may continue after a signal (default: 25s)", 25.0)
     parser.switch("--drain", "end when no message is ready")
     options = parser.parse_args(arguments)
     if shutil.which(options.program[0]) is None:

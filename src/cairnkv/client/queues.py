@@ -189,7 +189,7 @@ class Queue(WorkerMethods[B], NotCopied):
     def stats(self) -> dict[str, int]:
         """Return the numbers of messages in each state, their bytes, and totals since the queue was made. All exact.
 
-        oldest_ready_ms: the milliseconds for which a message could have been taken, at most.
+        oldest_ready_ms: the milliseconds for which `take` could already have returned a message.
         """
         return self._kv._do(self._calls.stats())
 
@@ -268,7 +268,7 @@ class Queue(WorkerMethods[B], NotCopied):
         max_age: the time after which later messages expire. dead_max, dead_age: maximum number of dead messages, and
         the time after which they are deleted.
         when_full: "refuse" refuses a put to a full queue; "drop" deletes the oldest message that is not leased.
-        paused: while it is True, no message is taken.
+        paused: while it is True, `take` returns no message.
         """
         self._kv._do(
             self._calls.set(
@@ -289,9 +289,9 @@ class Queue(WorkerMethods[B], NotCopied):
         )
 
     def pause(self) -> None:
-        """Let no message be taken until `resume`. Messages can be put, acked and nacked."""
+        """Make `take` return no message until `resume`. `put`, `ack` and `nack` still work."""
         self.set(paused=True)
 
     def resume(self) -> None:
-        """Let messages be taken again."""
+        """Make `take` return messages again."""
         self.set(paused=False)

@@ -346,7 +346,7 @@ class Nack(Command):
 
 @command_spec(70, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
 class Extend(Command):
-    """Let leases end this many milliseconds from now. Returns 1 for each, or 0 if the lease has ended."""
+    """Set the end of leases to this many milliseconds from now. Returns 1 for each, or 0 if the lease has ended."""
 
     lease: int = argument(LEASE_TIME)
     leases: tuple[tuple[int, int], ...] = rest(ID, LEASE, most=TAKE_MAX)
@@ -490,8 +490,8 @@ class QueueDrop(Command):
 class QueueStats(Command):
     """Return the counts, totals and settings of a queue. All are exact.
 
-    The reply has names and values, alternating. `oldest_ready_ms` is the time for which a message could have been
-    taken, at most; expired messages count for it until they are removed.
+    The reply has names and values, alternating. `oldest_ready_ms` is the time for which TAKE could already have
+    returned a message. Expired messages count until the server removes them.
     """
 
     queue: bytes = argument(QUEUE)

@@ -195,7 +195,7 @@ class AsyncQueue(AsyncWorkerMethods[B], NotCopied):
     async def stats(self) -> dict[str, int]:
         """Return the numbers of messages in each state, their bytes, and totals since the queue was made. All exact.
 
-        oldest_ready_ms: the milliseconds for which a message could have been taken, at most.
+        oldest_ready_ms: the milliseconds for which `take` could already have returned a message.
         """
         return await self._kv._do(self._calls.stats())
 
@@ -274,7 +274,7 @@ class AsyncQueue(AsyncWorkerMethods[B], NotCopied):
         max_age: the time after which later messages expire. dead_max, dead_age: maximum number of dead messages, and
         the time after which they are deleted.
         when_full: "refuse" refuses a put to a full queue; "drop" deletes the oldest message that is not leased.
-        paused: while it is True, no message is taken.
+        paused: while it is True, `take` returns no message.
         """
         await self._kv._do(
             self._calls.set(
@@ -295,9 +295,9 @@ class AsyncQueue(AsyncWorkerMethods[B], NotCopied):
         )
 
     async def pause(self) -> None:
-        """Let no message be taken until `resume`. Messages can be put, acked and nacked."""
+        """Make `take` return no message until `resume`. `put`, `ack` and `nack` still work."""
         await self.set(paused=True)
 
     async def resume(self) -> None:
-        """Let messages be taken again."""
+        """Make `take` return messages again."""
         await self.set(paused=False)
