@@ -202,7 +202,8 @@ def _parser(subject: _Subject) -> Parser:
     parser = Parser(
         name,
         description=f"{subject.description}"
-        "With --cluster and --nemesis, cairn also injects faults into a local cluster.\n\n"
+        "With --cluster and --nemesis, cairn also injects faults into a local cluster.\n"
+        "Exit code 0: consistent. 1: not consistent. 2: an error, or undecided.\n\n"
         f"To check a store in a directory named `{subject.name}`, use `cairn check ./{subject.name}`.",
         example=f"cairn {name} 127.0.0.1:6555\n"
         f"cairn {name} db1:6555,db2:6555,db3:6555 --seconds 5m --save history.jsonl\n"

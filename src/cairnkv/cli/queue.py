@@ -59,8 +59,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     actions = "\n".join(f"  {action:<{width}}  {summary}" for action, summary in known.items())
     parser = Parser(
         name,
-        description="Put messages into queues, take them, and run workers. A worker leases the messages that it takes.\n"
-        "A message returns to its queue if the worker does not ack it before the lease ends.\n\n"
+        description="Put messages into queues, take them, and run workers. A worker leases the messages that it\n"
+        "takes. A message returns to its queue if the worker does not ack it before the lease ends.\n\n"
         f"{actions}\n\n`cairn {name} ACTION --help` explains an action.",
         example='cairn queue put emails \'{"to": "anna"}\'\ncairn queue work emails -j 4 -- ./send.sh\n'
         "cairn queue watch",
@@ -455,7 +455,11 @@ def _set_arguments(parser: Parser) -> None:
     parser.option("--max-age", duration, "TIME", "time after which messages expire; 0: never")
     parser.option("--dead-max", number(0, INTEGER_MAX), "N", "maximum dead messages; 0: no limit")
     parser.option("--dead-age", duration, "TIME", "time after which dead messages are deleted; 0: never")
-    parser.add_argument("--when-full", choices=("refuse", "drop"), help="what a put to a full queue does: fail, or delete the oldest message that is not leased")
+    parser.add_argument(
+        "--when-full",
+        choices=("refuse", "drop"),
+        help="what a put to a full queue does: fail, or delete the oldest message that is not leased",
+    )
 
 
 _SETTINGS: Final = (
@@ -494,7 +498,10 @@ def _requeue_arguments(parser: Parser) -> None:
     _queue_argument(parser)
     _ids_argument(parser, nargs="*")
     parser.add_argument(
-        "--state", choices=("dead", "delayed"), default="dead", help="without ids: state of the messages (default: dead)"
+        "--state",
+        choices=("dead", "delayed"),
+        default="dead",
+        help="without ids: state of the messages (default: dead)",
     )
 
 
@@ -638,7 +645,9 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         _set,
         TIME,
     ),
-    "pause": _action("pause deliveries: `take` returns no message", "cairn queue pause emails", _queue_argument, _pause),
+    "pause": _action(
+        "pause deliveries: `take` returns no message", "cairn queue pause emails", _queue_argument, _pause
+    ),
     "resume": _action("resume the deliveries of a paused queue", "cairn queue resume emails", _queue_argument, _resume),
     "requeue": _action(
         "make dead messages ready, and print their number",

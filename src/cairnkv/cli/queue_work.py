@@ -67,9 +67,17 @@ def work(name: str, arguments: Sequence[str]) -> int:
         "-j", "--jobs", type=number(1, 1_000), metavar="N", default=1, help="programs at the same time (default: 1)"
     )
     parser.option("--lease", duration, "TIME", "duration of leases (default: that of the message or the queue)")
-    parser.option("--max-runtime", duration, "TIME", "time after which cairn stops a program, and the attempt has failed")
+    parser.option(
+        "--max-runtime", duration, "TIME", "time after which cairn stops a program, and the attempt has failed"
+    )
     parser.option("--retry", duration, "TIME", "delay after a temporary failure (default: 10s)", 10.0)
-    parser.option("--stop-timeout", duration, "TIME", "time for which running programs may continue after a signal (default: 25s)", 25.0)
+    parser.option(
+        "--stop-timeout",
+        duration,
+        "TIME",
+        "time for which running programs may continue after a signal (default: 25s)",
+        25.0,
+    )
     parser.switch("--drain", "end when no message is ready")
     options = parser.parse_args(arguments)
     if shutil.which(options.program[0]) is None:

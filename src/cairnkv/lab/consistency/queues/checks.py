@@ -31,8 +31,8 @@ SLACK_MS: Final = 2_000
 by up to a second at a restart."""
 
 STUCK_SECONDS: Final = 20.0
-"""Seconds at the end of the run after which a message that is neither taken nor dead is stuck. All leases and delays of
-the workload are shorter."""
+"""Seconds of the final TAKE commands after which a message that they have not returned is stuck, unless it is dead. All
+leases and delays of the workload are shorter."""
 
 VIOLATIONS_PER_KIND_MAX: Final = 20
 """Maximum violations of a kind that are reported. One cause often shows many times."""
@@ -365,7 +365,7 @@ class _Queue:
     # -- puts ----------------------------------------------------------------------------------------------------------
 
     def _of_puts(self) -> Iterator[Violation]:
-        """(b) Every message was put, and every put made one message at most."""
+        """(b) A put made each message, and each put made one message at most."""
         for body, ids in self._ids.items():
             put = self._puts.get(body)
             number, seen = next(iter(ids.items()))
@@ -381,7 +381,7 @@ class _Queue:
                 yield self._violation(Kind.INVENTED, f"message {number} has another group or body", seen, put)
 
     def _of_the_end(self) -> Iterator[Violation]:
-        """(a) Every acknowledged message was deleted, or is dead, or is there at the end."""
+        """(a) Every acknowledged message was deleted, or is dead, or exists at the end."""
         if not self._listings:
             return
         for message in self.messages.values():
@@ -439,7 +439,7 @@ class _Queue:
                     text = f"message {message.number} was deleted with lease {lease.token}"
                     yield self._violation(Kind.AFTER_END, text, later.take, one)
                 elif message.kills(lease, one, self._rules):
-                    text = f"message {message.number} was dead since the NACK of lease {lease.token}"
+                    text = f"message {message.number} was dead after the NACK of lease {lease.token}"
                     yield self._violation(Kind.DEAD, text, later.take, one)
         last = max((lease.take for lease in message.leases), key=lambda take: take.invoked, default=None)
         for removed in message.removes:
@@ -464,10 +464,10 @@ class _Queue:
                 ended = (*settled, *(other for other in message.removes if other.succeeded))
                 before = next((other for other in ended if other is not one and other.completed < one.invoked), None)
                 if newer is not None:
-                    text = f"lease {lease.token} of message {message.number} was not the newest any more"
+                    text = f"lease {lease.token} of message {message.number} was no longer the newest"
                     yield self._violation(Kind.STALE, text, one, newer, lease.take)
                 elif before is not None:
-                    text = f"lease {lease.token} of message {message.number} had ended by another operation"
+                    text = f"another operation had ended lease {lease.token} of message {message.number}"
                     yield self._violation(Kind.STALE, text, one, before, lease.take)
             if len(settled) > 1 and not any(a.completed < b.invoked for a, b in itertools.permutations(settled, 2)):
                 text = f"lease {lease.token} of message {message.number} ended twice"
@@ -486,7 +486,7 @@ class _Queue:
             return False
         if one.verb is Verb.EXTEND:
             return True
-        # The lease may have ended by time. It is accepted nevertheless until the next TAKE of the message.
+        # Its time may have ended. The store accepts it nevertheless until the next TAKE of the message.
         return (
             any(other.token > lease.token and other.take.invoked < one.completed for other in message.leases)
             or bisect_right(self._unknown_takes, one.completed) > 0
@@ -494,7 +494,7 @@ class _Queue:
         )
 
     def _of_attempts(self, message: _Message) -> Iterator[Violation]:
-        """(f) Attempts count up to the limit; then the message is dead, exactly then, and stays dead."""
+        """(f) Attempts count up to the limit. Only after the last one, the message is dead, and it stays dead."""
         most, number = self._rules.attempts, message.number
         for lease, following in pairwise([None, *message.leases]):
             assert following is not None
@@ -504,13 +504,20 @@ class _Queue:
             least -= any(one.possible for one in uncounted)
             greatest += bisect_right(self._unknown_takes, take.completed) - any(one.succeeded for one in uncounted)
             if attempt > most:
-                yield self._violation(Kind.ATTEMPTS, f"message {number} has {most} attempts", take)
+                yield self._violation(
+                    Kind.ATTEMPTS, f"attempt {attempt} of message {number} exceeds the limit of {most} attempts", take
+                )
             elif attempt < least:
                 before = None if lease is None else lease.take
-                yield self._violation(Kind.ATTEMPTS, f"it is attempt {least} of message {number}", take, before)
+                yield self._violation(
+                    Kind.ATTEMPTS,
+                    f"message {number} was delivered as attempt {attempt}, and must be attempt {least} or later",
+                    take,
+                    before,
+                )
             elif attempt > greatest:
                 before = None if lease is None else lease.take
-                text = f"there was no TAKE for the attempts of message {number} from {greatest} on"
+                text = f"attempt {attempt} of message {number} is higher than the number of TAKE commands, {greatest}"
                 yield self._violation(Kind.ATTEMPTS, text, take, before)
         dead = message.dead
         if dead is None:
@@ -573,7 +580,7 @@ class _Queue:
             ]
             during = [other for other in held if now < other.surely_until(now)]
             if len(during) >= most:
-                text = f"the group {lease.delivery.group!r} had {len(during)} leases"
+                text = f"the group {lease.delivery.group!r} had {len(during)} other leases, and its limit is {most}"
                 yield self._violation(Kind.GROUP, text, lease.take, *(other.take for other in during))
             held.append(lease)
 
@@ -581,7 +588,7 @@ class _Queue:
         return self.messages[number].possible_end(self._rules, listed=bool(self._listings))
 
     def _of_names(self) -> Iterator[Violation]:
-        """(g) A unique name has one message at a time, and a name is refused only while it has one."""
+        """(g) A unique name has one message at a time. PUT refuses a name only while a message has it."""
         named = [one for one in self._operations if one.verb is Verb.PUT and one.unique]
         numbers = {
             number: put
@@ -618,7 +625,7 @@ class _Queue:
             "put": lambda one: (one.verb is Verb.PUT) + (one.verb is Verb.TOGETHER),
             "taken": lambda one: len(one.deliveries) if one.outcome is Outcome.OK else one.count,
             "acked": lambda one: (one.verb is Verb.ACK) + (one.verb is Verb.TOGETHER),
-            # A server nacks what a TAKE has leased whose client is disconnected.
+            # A server nacks the leases of a TAKE whose client has disconnected.
             "nacked": lambda one: (one.verb is Verb.NACK) + (one.count if one.outcome is Outcome.UNKNOWN else 0),
             "removed": lambda one: one.verb is Verb.REMOVE,
         }

@@ -1,8 +1,9 @@
-"""The workload on queues: each client puts messages, takes some, and does with its leases as workers do.
+"""The workload on queues: each client puts and takes messages, and uses its leases as workers do.
 
-It acks, nacks, extends, and acks together with a write and a put. Sometimes it crashes: it forgets its leases, and uses
-them later, when they are stale. There are three kinds of queues: without groups, with unique names and delays; with
-groups in strict order; with groups of two leases.
+It acks, nacks, extends, and acks together with a write and a put. Sometimes it behaves like a crashed worker: it leaves
+its leases alone, and uses them later, when they are stale. There are three kinds of queues: without groups,
+with groups in strict order, and with at most two leases for each group. In all of them, some messages have a unique
+name or a delay.
 
 At the end, without faults, a run lists each queue at each address, takes and acks all messages that are left, lists the
 queues again, and reads the effects of all TOGETHER commands.
@@ -36,23 +37,23 @@ BACKOFF_SECONDS: Final = 0.05
 """The first backoff of the queues; it doubles up to four times."""
 
 BACKLOG_MAX: Final = 50
-"""Number of messages of a queue from which on the clients put no more, so that TAKE returns each message soon."""
+"""Number of messages of a queue at which the clients stop putting, so that TAKE returns each message soon."""
 
 CRASHES: Final = 0.02
-"""The share of the steps of a client before which it crashes."""
+"""The share of the steps of a client before which it behaves like a crashed worker."""
 
 HELD_MAX: Final = 10
 """Maximum leases of a client."""
 
 BRIEF_MS: Final = (100, 500)
 LONG_MS: Final = (3_000, 6_000)
-"""Milliseconds of leases: brief ones often end, and only with long ones the checks find a second lease."""
+"""Milliseconds of leases. Short leases often end; the checks find a second lease only with long ones."""
 
 WAIT_MS: Final = (10, 300)
 """Milliseconds for which some TAKE commands wait."""
 
 DELAYS_MS: Final = (50, 300, 2_500)
-"""Milliseconds of delays. Only of the last one the checks find that it ends too early."""
+"""Milliseconds of delays. The checks find an early end only of the last one, because it exceeds their slack."""
 
 PREPARE_NS: Final = 10_000_000_000
 """Nanoseconds from the beginning of a run within which it may try again to make its queues."""
