@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeAlias
 
 from cairnkv.engine.expiry import ExpiryIndex, LogTime
 from cairnkv.engine.table import Stored, Table, length_of
+from cairnkv.limits import QUEUE_DB
 from cairnkv.records import record
 
 FREE_BUCKETS: Final = 64
@@ -156,12 +157,18 @@ class Shared(LogTime):
         return self.versions[version_slot(db, key)]
 
     def changed(self, db: int, key: bytes) -> None:
-        """Give a key a new version, after a change of its value, its expiry or its existence."""
-        self.versions[version_slot(db, key)] += 1
+        """Give a key a new version, after a change of its value, its expiry or its existence.
+
+        No client watches records of queues.
+        """
+        if db != QUEUE_DB:
+            self.versions[version_slot(db, key)] += 1
 
 
 class Database:
     """A table in log time. Not thread-safe."""
+
+    __slots__ = ("_cleared", "_expiries", "_table", "_times_cleared", "_times_restored", "number", "shared")
 
     def __init__(self, shared: Shared | None = None, number: int | None = None) -> None:
         """shared: state shared with the other databases of the store; None: there are no others.

@@ -30,6 +30,8 @@ within a short time, and each of these commands needs it several times."""
 class QueueDatabase(Database):
     """The database of queues of a store."""
 
+    __slots__ = ("_index", "_lists", "_parsed", "changed", "native", "watched")
+
     def __init__(self, shared: Shared | None = None) -> None:
         super().__init__(shared, QUEUE_DB)
         self.native: NativeQueues | None = None

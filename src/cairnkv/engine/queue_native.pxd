@@ -42,8 +42,7 @@ cdef class NativeQueues:
     cdef Taken *taken  # the messages of the last `take`
     cdef Py_ssize_t taken_count
     cdef object _database, _shared
-    cdef object _versions_array
-    cdef int64_t *_versions
+    cdef Py_ssize_t _index_at, _watched_at  # slots of the database
     cdef bint _has_expiring  # whether `Shared.expiring` is set
     # Of the current command:
     cdef NativeTable _batch  # collects the changes; None: `_journal` does
@@ -59,6 +58,8 @@ cdef class NativeQueues:
     cdef object _settings
     cdef bint _within  # whether the command is part of a batch
     cdef list _message_keys  # of the messages to take
+    cdef Spot _spot  # of the last message that was examined
+    cdef bytes _acked_key
     cdef bint _is_cut  # whether they are as many as one reply may have
 
     # Each function below executes a whole command, or returns 0 and has changed nothing; then the pure path executes it.
@@ -77,6 +78,7 @@ cdef class NativeQueues:
     cdef bint _enter(self, NativeTable table) except -1
     cdef bint _find_queue(self, bytes name) except -1
     cdef bint _has_waiters(self) except -1
+    cdef bint _is_watched(self) except -1
     cdef bint _sweeps(self) except -1
     cdef bint _choose(self, PyObject *line, int64_t count, Py_ssize_t room) except -1
     cdef int _discard_line(self, PyObject *line, bytes group, int64_t priority) except -1

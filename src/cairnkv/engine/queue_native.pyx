@@ -25,7 +25,7 @@ from cairnkv.engine.sorted_list_native cimport Pair, SortedNumbers, SortedPairs
 from cairnkv.engine.table_native cimport NativeTable, cairn_crc32, cairn_int, cairn_slot, slot_offset
 
 from cairnkv.commands import Ack, Items, Put, PutMany, Take, TakeAny
-from cairnkv.engine.database import Before
+from cairnkv.engine.database import Before, Database
 from cairnkv.engine.queue_index import (
     DEFAULTS,
     TURN_CHUNK,
@@ -61,7 +61,6 @@ cdef extern from "<endian.h>" nogil:
     uint32_t htobe32(uint32_t)
 
 cdef enum:
-    VERSION_SLOTS = 65536  # as in `table_native.pxd`
     REPLY_BYTES = 168  # of the strings of a taken message besides its group and its body, with their lengths, at most
 
 cdef Py_ssize_t BODY_INSIDE_MAX = _BODY_INSIDE_MAX
@@ -70,7 +69,6 @@ cdef Py_ssize_t QUEUE_BYTES = _QUEUE_BYTES
 cdef Py_ssize_t BUCKET_KEYS = _BUCKET_KEYS
 cdef Py_ssize_t ENTRY_BYTES = _ENTRY_BYTES
 cdef int64_t PRIORITY_DEFAULT = _PRIORITY_DEFAULT
-cdef int QUEUE_DB = _QUEUE_DB
 cdef object DB = _QUEUE_DB
 cdef Py_ssize_t TAKE_BYTES = _TAKE_BYTES
 cdef Py_ssize_t TAKE_MAX = _TAKE_MAX
@@ -225,6 +223,7 @@ cdef Py_ssize_t TABLE_USED = slot_offset(Table, "used_bytes")
 cdef Py_ssize_t VALUES = slot_offset(Bucket, "values")
 cdef Py_ssize_t EXPIRIES = slot_offset(Bucket, "expiries")
 cdef Py_ssize_t ORDER = slot_offset(Bucket, "order")
+cdef Py_ssize_t DATABASE_TABLE = slot_offset(Database, "_table")
 cdef Py_ssize_t BEFORE_DATABASE = slot_offset(Before, "database")
 cdef Py_ssize_t BEFORE_KEY = slot_offset(Before, "key")
 cdef Py_ssize_t BEFORE_ENTRY = slot_offset(Before, "entry")
@@ -514,10 +513,8 @@ cdef class NativeQueues:
         """database: the database of queues of a store."""
         self._database = database
         self._shared = database.shared
-        self._versions_array = self._shared.versions
-        if len(self._versions_array) != VERSION_SLOTS:
-            raise AssertionError("VERSION_SLOTS of database.py and of queue_native.pyx differ")
-        self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # the array never grows
+        self._index_at = slot_offset(type(database), "_index")
+        self._watched_at = slot_offset(type(database), "watched")
         self._message_keys = []
 
     # -- commands of `cairnkv.engine.apply` ---------------------------------------------------------------------
@@ -802,6 +799,7 @@ cdef class NativeQueues:
             if room < 0:
                 return False
             keys.append(key)
+            self._spot = spot
             pair = messages.at(&chunk, &place)
         self.taken_count = PyList_GET_SIZE(keys)
         return True
@@ -819,7 +817,10 @@ cdef class NativeQueues:
         cdef char *record
         for at in range(self.taken_count):
             key = <bytes>PyList_GET_ITEM(self._message_keys, at)
-            self._locate(&spot, key)
+            if self.taken_count == 1:
+                spot = self._spot
+            else:
+                self._locate(&spot, key)
             before = <bytes>spot.value
             old = PyBytes_AS_STRING(before)
             value = PyBytes_FromStringAndSize(old, PyBytes_GET_SIZE(before))
@@ -909,6 +910,8 @@ cdef class NativeQueues:
                 return False
             replies[at] = c"1"
             owned += 1
+            self._spot = spot
+            self._acked_key = key
         if owned == 0:
             return True
         try:
@@ -932,8 +935,11 @@ cdef class NativeQueues:
             if replies[at] != c"1":
                 continue
             number = pairs[2 * at]
-            key = _numbered(c"m", number)
-            self._locate(&spot, key)
+            if count == 1:
+                key, spot = self._acked_key, self._spot
+            else:
+                key = _numbered(c"m", number)
+                self._locate(&spot, key)
             if spot.value is NULL:  # the command names it twice
                 replies[at] = c"0"
                 continue
@@ -1000,13 +1006,13 @@ cdef class NativeQueues:
             self._journal = None
             self._now, self._lead = table.now, table.lead
         self._within = table is not None
-        self._index = database._index
+        self._index = <object>cairn_slot(<PyObject *>database, self._index_at)
         self._keys = self._used = 0
         self._hold_table()
         return self._index is not None
 
     cdef int _hold_table(self) except -1:
-        self._table = self._database._table
+        self._table = <object>cairn_slot(<PyObject *>self._database, DATABASE_TABLE)
         self._directory = <list>cairn_slot(<PyObject *>self._table, DIRECTORY)
         self._shift = <int>_number(<PyObject *>self._table, SHIFT)
         return 0
@@ -1035,7 +1041,11 @@ cdef class NativeQueues:
 
     cdef bint _has_waiters(self) except -1:
         """Return whether the pure path must serve waiters of the queue after a message becomes ready."""
-        return self._within and self._key in self._database.watched
+        return self._within and self._is_watched()
+
+    cdef bint _is_watched(self) except -1:
+        cdef object watched = <object>cairn_slot(<PyObject *>self._database, self._watched_at)
+        return watched and self._key in watched
 
     cdef bint _sweeps(self) except -1:
         """Return whether `_Changes.sweep` deletes messages of the queue."""
@@ -1148,7 +1158,6 @@ cdef class NativeQueues:
             _set_slot(<PyObject *>change, BEFORE_KEY, key)
             _set_slot(<PyObject *>change, BEFORE_ENTRY, None if before is None else (before, None))
             self._journal.append(change)
-        self._versions[(spot.crc + QUEUE_DB) % VERSION_SLOTS] += 1
         if not self._has_expiring:
             self._shared.expiring = True  # replies depend on log time
             self._has_expiring = True
@@ -1185,7 +1194,7 @@ cdef class NativeQueues:
         _set_slot(queue, QUEUE_RECORD, None)
         if may_be_idle and _is_empty(queue):
             _list(<PyObject *>self._index, INDEX_IDLE).insert(self._now, self._total(QUEUE_NUMBER))
-        if not self._within and self._key in self._database.watched:
+        if not self._within and self._is_watched():
             self._database.changed[self._key] = None
         return 0
 

@@ -157,7 +157,7 @@ def remove_pending(dict pending, list undos, int64_t sequence):
 
 cdef Py_ssize_t slot_offset(object cls, str name) except -1:
     """Return the offset of a slot in the objects of a class. Raises TypeError for another attribute."""
-    cdef object descriptor = cls.__dict__[name]
+    cdef object descriptor = getattr(cls, name)
     cdef Py_ssize_t offset = cairn_slot_offset(<PyObject *>descriptor)
     if offset < 0:
         raise TypeError(f"{cls.__qualname__}.{name} is no slot")
