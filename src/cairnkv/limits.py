@@ -201,7 +201,7 @@ LEASE_MAX: Final = 7 * 24 * 3_600_000
 """Maximum milliseconds of a lease: a week. A worker extends its lease, so that no lease must be long."""
 
 LEASES_KEPT_MAX: Final = 100_000
-"""Maximum leases that one forward jump of the clock leaves as they are: a second or two of work."""
+"""Maximum leases whose ends one forward jump of the clock moves: a second or two of work."""
 
 LEASE_DEFAULT: Final = 60_000
 """Milliseconds of a lease for which neither TAKE nor the message nor the queue has a time."""
@@ -222,7 +222,7 @@ BACKOFF_FACTOR_MAX: Final = 100
 """Maximum factor between the backoffs of two attempts."""
 
 DEAD_DEFAULT: Final = 100_000
-"""Default for the dead messages that a queue keeps. The oldest one gives way to the next."""
+"""Default for the dead messages that a queue keeps. At this number, the next one replaces the oldest."""
 
 QUEUE_BYTES_DEFAULT: Final = 1024 * MIB
 """Default for the maximum bytes of the bodies of a queue, dead messages included."""

@@ -695,7 +695,7 @@ class TestTogether:
         both = taken(queue).together()
         for _ in range(TAKE_MAX):
             both.incr("n")
-        with pytest.raises(cairnkv.OptionError, match="at most 1,000 commands can be together, not 1,001"):
+        with pytest.raises(cairnkv.OptionError, match="together takes at most 1,000 commands, not 1,001"):
             both.execute()
         assert kv.get("n") == str(TAKE_MAX)
 

@@ -62,7 +62,7 @@ class _Result:
 
 
 class _Subject(abc.ABC):
-    """The keys or the queues of a store. part: one of them. draws: whether a timeline can be drawn."""
+    """The keys or the queues of a store. part: their singular. draws: whether this module can draw a timeline."""
 
     name: ClassVar[str]
     part: ClassVar[str]
@@ -268,12 +268,12 @@ def _saver(
     stack: contextlib.ExitStack,
     make: Callable[[Path], contextlib.AbstractContextManager[_S]],
 ) -> _S | None:
-    """Return what writes the history to the file that the user named, or None."""
+    """Return the writer of the history to the file that the user named, or None."""
     return None if options.save is None else stack.enter_context(make(Path(options.save)))
 
 
 def _run_history(subject: _Subject, options: argparse.Namespace, problems: list[str]) -> "History[Any]":
-    """Run the clients and the nemesis, and return the history. problems: gets the errors of the cluster."""
+    """Run the clients and the nemesis, and return the history. Adds the errors of the cluster to `problems`."""
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     with contextlib.ExitStack() as stack:
         nemesis: Nemesis | None = None

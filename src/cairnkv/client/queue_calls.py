@@ -299,7 +299,7 @@ def extend(leases: Sequence[Lease], lease_ms: int) -> Call[list[bool]]:
 def together(calls: Sequence[Call[Any]]) -> Call[Replies]:
     """Return the call that executes the commands of calls as one, or none of them."""
     if len(calls) > TAKE_MAX:
-        raise OptionError(f"at most {TAKE_MAX:,} commands can be together, not {len(calls):,}")
+        raise OptionError(f"together takes at most {TAKE_MAX:,} commands, not {len(calls):,}")
     commands = tuple(call.command for call in calls)
 
     def decode(reply: Reply) -> Replies:

@@ -595,7 +595,7 @@ def _extend(database: QueueDatabase, command: Extend) -> Reply:
 
 
 def keep_leases(database: QueueDatabase, begin: int, end: int) -> list[tuple[int, int]]:
-    """Let the leases that end after a log time end later, because log time goes to `end` and no time elapses.
+    """Move the ends of the leases that end after `begin`, because log time goes from `begin` to `end` in no time.
 
     Returns the (id, number of the lease) of each. There may be a million leases: those beyond `LEASES_KEPT_MAX` end.
     """

@@ -77,7 +77,7 @@ class ItemKind(enum.IntEnum):
     SEMANTICS = 5
     """A version of semantics that is in force from now on."""
     SKIP = 6
-    """Two log times: from the first to the second, log time goes forward without elapsed time."""
+    """A skip: two log times. From the first to the second, log time goes forward without elapsed time."""
 
 
 class Newer(ValueError):

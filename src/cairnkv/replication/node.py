@@ -207,7 +207,7 @@ class Node:
         loop = asyncio.get_running_loop()
         store = self.store
         store.stopping = "this node stops: use another node"
-        store.serve_waiters()  # they use another node, too
+        store.serve_waiters()  # their clients use another node, too
         end, quiet_since, commands = loop.time() + AWAY_SECONDS, loop.time(), store.commands
         while loop.time() < end and loop.time() - quiet_since < QUIET_SECONDS:
             await asyncio.sleep(QUIET_SECONDS / 10)

@@ -245,7 +245,7 @@ class ReplicatedStore:
         return self._log_clock.read(self._shared.now)
 
     def keep_leases(self) -> None:
-        """Before this node proposes a log time of a clock that went forward without elapsed time: let no lease end."""
+        """If the clock went forward without elapsed time, propose to move the ends of leases with log time."""
         skip, self._log_clock.skip = self._log_clock.skip, None
         if skip is None or self.semantics < QUEUE_SEMANTICS:
             return
@@ -257,7 +257,7 @@ class ReplicatedStore:
             self.proposer.propose(kept, first=True)
 
     def _keep_leases(self, begin: int, end: int, changes: Changes) -> Reply:
-        """Let no lease end by that part of a skip by which this entry has advanced log time."""
+        """Move the ends of leases by the part of a skip by which this entry has advanced log time."""
         begin, end = max(begin, changes.before), min(end, self._shared.now)
         if begin >= end:
             return OK
@@ -833,7 +833,7 @@ class ReplicatedStore:
         return True
 
     def _propose_inside(self, proposal: PendingProposal) -> None:
-        """Propose work of this node itself."""
+        """Propose work that no client has sent."""
         self.proposer.propose(proposal)
         self.on_proposal()
 
@@ -902,7 +902,7 @@ class ReplicatedStore:
     def housekeep(self) -> bool:
         """Free keys that have expired in log time, and serve waiters.
 
-        No reply shows that keys are freed, so each node does it when it likes.
+        No reply shows that keys are freed, so each node does it at its own times.
         """
         self._takes.housekeep()
         return self.memory.housekeep()

@@ -4,17 +4,18 @@
                   ↑                             │
                   └───── it found no message ←──┘
 
-The log knows only TAKE commands, not that they wait. The order of the log decides which message each of them gets. All
-nodes with waiters see a message that becomes ready, and each of them proposes a TAKE; one TAKE gets the message, and
-the waiters of the others go on waiting.
+The log knows only TAKE commands, not that they wait. The order of the log decides which message each of them gets. When
+a message becomes ready, each node with waiters proposes a TAKE. One TAKE gets the message, and the waiters of the other
+nodes continue to wait.
 
 Invariants:
-- The TAKE commands of a queue in flight name at most as many messages as this node knows to be ready or has put, or
-  each message of the last one is in doubt. So a message causes at most one TAKE of each node.
-- A TAKE that found no message takes its former place in its line. Its node proposes another one only if a message is
-  ready by the entries that it has applied, or in `AHEAD_PAUSE` milliseconds.
-- A TAKE without a message gets its reply from an entry that this node published after the TAKE came.
-- A lease whose client does not get the reply is given back through the log, uncounted, unless its node crashes.
+- A node proposes another TAKE for a queue only while those in flight ask for fewer messages than the queue has, as far
+  as the node knows. So a message causes at most one TAKE of each node.
+- A TAKE that found no message returns to its former place in its line. The node proposes it again when a message is
+  ready by the entries that the node has applied, or after `AHEAD_PAUSE` milliseconds.
+- A TAKE without a message gets its reply from an entry that this node published after it had received the TAKE.
+- If the client of a lease does not get the reply, the node gives the lease back through the log, uncounted, unless the
+  node crashes.
 
 Out of scope: lines and times of waiters (`store.waiters`), and proposals (`proposals`, `proposer`).
 """
@@ -31,15 +32,15 @@ from cairnkv.replication.queue_estimates import cost_of, made_ready
 from cairnkv.store.waiters import NEVER, NO_MESSAGES, Waiter, Waiters, returns_of
 
 PROPOSED_TOGETHER: Final = 100
-"""Maximum TAKE commands that one slice proposes: about a millisecond. A timer does the rest."""
+"""Maximum TAKE commands that one slice proposes: about a millisecond. A timer proposes the others."""
 
 LOSS_MAX: Final = 10_000
 """Milliseconds without a quorum after which all waits end. An election takes about six seconds, of which a node does
 not notice the first five."""
 
 AHEAD_PAUSE: Final = 1_000
-"""Milliseconds after a TAKE that was proposed for the end of a delay or a lease, and came before that end in log time,
-until the next one. It happens if log time does not follow this node's clock."""
+"""Milliseconds after which the node proposes a TAKE again that came too early: the log time of its entry was before the
+end of the delay or the lease. This happens if log time does not follow this node's clock."""
 
 
 class WaitingTakes:
@@ -59,8 +60,8 @@ class WaitingTakes:
     ) -> None:
         """change: executes a command of an entry. log_time: that of an entry that is published now.
 
-        refusal: returns the failure of a command that this node cannot propose now; None: of any command. It does not
-        consider the quorum, but `loss` does.
+        refusal: returns the failure of a command that this node cannot propose now; None: of any command. It ignores
+        the quorum. loss: returns the failure if the quorum is missing.
         elapsed: the elapsed time in milliseconds.
         """
         self._queues: Final = queues
@@ -76,9 +77,9 @@ class WaitingTakes:
         self._wanted: dict[bytes, int] = {}
         """By the key of a queue: the messages that the TAKE commands in flight may get."""
         self._unreturned: list[Step] = []
-        """Commands that give leases back, and could not be proposed."""
+        """Commands that give leases back, and that the node could not propose."""
         self._lost_at: int | None = None
-        """Elapsed time at which the quorum was missing first."""
+        """Elapsed time from which on the quorum is missing; None: it is not missing."""
         self._ahead_from = 0
         """Elapsed time from which on a TAKE may be proposed for a time that log time has not reached."""
         queues.watched = waiters.lines
@@ -185,7 +186,7 @@ class WaitingTakes:
             self._waiters.set_due(key, log_time + AHEAD_PAUSE)
             return 0
         self._waiters.set_due(key, NEVER)
-        # Where only expired messages are left, TAKE deletes them.
+        # If only expired messages are left, TAKE deletes them.
         proposed = self._propose_takes(key, max(1, ready) - self._wanted.get(key, 0), most)
         if proposed == most and key in self._waiters.lines:
             self._queues.changed[key] = None
@@ -238,7 +239,7 @@ class WaitingTakes:
             self._ahead_from = self._elapsed() + AHEAD_PAUSE
 
     def _forget(self, waiter: Waiter) -> PendingProposal | None:
-        """Return the proposal of a waiter, which is no longer in flight. Its queue is served again."""
+        """Return the proposal of a waiter, which is no longer in flight. `serve` then serves its queue."""
         in_flight = self._in_flight.pop(waiter.number, None)
         if in_flight is None:
             return None

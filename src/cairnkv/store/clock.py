@@ -28,7 +28,7 @@ LEAD_MS: Final = 60_000
 """Lead of log time over the clock from which on the store warns."""
 
 SKIP_MS: Final = 1_000
-"""Forward jump of the clock, relative to elapsed time, from which on leases keep their elapsed time."""
+"""Forward jump of the clock, relative to elapsed time, from which on the store moves the ends of leases: a skip."""
 
 IN_STEP_MS: Final = 1_000
 """Lead of the clock over log time up to which the native path does not check elapsed time."""
@@ -79,9 +79,9 @@ class LogClock:
         self._offset: int | None = None  # clock minus elapsed time, at the last call
         self._base: tuple[int, int] | None = None  # while log time is ahead: a log time, and its elapsed time
         self.skip: tuple[int, int] | None = None
-        """The newest two times between which the clock went forward without elapsed time. The owner removes them."""
+        """The newest skip: the two times of a jump of the clock without elapsed time. The owner removes it."""
         self.before_skip: Callable[[int], None] = lambda then: None
-        """Called before log time goes forward to a time without elapsed time."""
+        """Called with the end of a skip, before log time goes forward to it."""
 
     def __call__(self) -> int:
         """Advance the store's log time and return it."""

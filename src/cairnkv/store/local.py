@@ -380,7 +380,7 @@ class LocalStore:
             self.memory.eviction.note_undo(journal)
 
     def _keep_leases(self, then: int) -> None:
-        """Let no lease end because log time is about to go forward to `then`, as workers are not that much older."""
+        """Move the ends of leases before log time goes forward to `then`, because less time has elapsed for workers."""
         now = self._shared.now
         if self.checks_commands or not self.queues.leases(now, 1):
             return

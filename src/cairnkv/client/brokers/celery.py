@@ -27,14 +27,14 @@ SETTINGS: Final = {
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
 }
-"""A task is acked at its end, not at its beginning. A worker takes only the tasks that it can run at once."""
+"""A worker acks a task at its end, not at its beginning, and takes only the tasks that it can run at once."""
 
 
 def configure(app: Any, url: str | None = None, *, lease: Seconds | None = None) -> None:
-    """Let an application of Celery keep its tasks and results in a store. Later settings of the application count.
+    """Make an application of Celery keep its tasks and results in a store. Later settings replace these.
 
-    url: the address of the store. lease: the time after which the task of a dead worker is delivered again; default:
-    that of each queue, 60 seconds.
+    url: the address of the store. lease: the time after which the store delivers the task of a killed worker again;
+    default: that of each queue, 60 seconds.
     """
     url = url or f"{SCHEME}://"
     app.conf.update(broker_url=url, result_backend=url, **SETTINGS)
@@ -101,7 +101,7 @@ class Backend(KeyValueStoreBackend):
             self._kv.persist(key)
 
     def as_uri(self, include_password: bool = False) -> str:
-        """Return the URL of the store for a log."""
+        """Return the URL of the store for a logger."""
         return store_url(self.url) or DEFAULT_URL
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:

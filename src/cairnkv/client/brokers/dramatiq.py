@@ -32,14 +32,14 @@ from cairnkv.limits import PRIORITY_DEFAULT, PRIORITY_MAX, TAKE_MAX
 logger: Final = logging.getLogger("cairnkv.brokers")
 
 JOIN_SECONDS: Final = 0.1
-"""Seconds between two looks of `join` at a queue."""
+"""Seconds between two reads of a queue by `join`."""
 
 
 class CairnBroker(dramatiq.Broker):
     """Keeps the messages of dramatiq in queues of a store.
 
-    url: the address of the store. lease: the time after which the message of a dead worker is delivered again; default:
-    that of each queue, 60 seconds. middleware: as for all brokers.
+    url: the address of the store. lease: the time after which the store delivers the message of a killed worker again;
+    default: that of each queue, 60 seconds. middleware: as for all brokers.
     """
 
     def __init__(
@@ -169,13 +169,13 @@ class _Consumer(dramatiq.Consumer):
         self._end(message.job)
 
     def requeue(self, messages: Iterable["_Message"]) -> None:
-        """Return messages that no thread has begun. The attempts do not count."""
+        """Return messages that no thread has begun to process. The attempts do not count."""
         for message in messages:
             self._broker.keeper.give_back(message.job)
             self._end(message.job)
 
     def close(self) -> None:
-        """Return the messages that the worker has not seen."""
+        """Return the messages that the worker has not received."""
         while self._taken:
             job = self._taken.popleft()
             self._broker.keeper.give_back(job)

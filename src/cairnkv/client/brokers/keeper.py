@@ -1,7 +1,7 @@
-"""Keeps the leases of the jobs that a broker has, in a thread.
+"""Extends the leases of the jobs of a broker, in a thread.
 
-Invariants: a job is either kept, or it is settled or lost. An ack that the server did not answer is sent again until it
-has an answer, and the lease is extended meanwhile.
+Invariants: a keeper extends the lease of a job until the job is acked or nacked, or its lease is lost. It repeats an
+ack without a reply until it receives a reply, and extends the lease meanwhile.
 """
 
 import logging
@@ -20,16 +20,16 @@ from cairnkv.errors import CairnError, LeaseLost
 logger: Final = logging.getLogger("cairnkv.brokers")
 
 AGAIN_SECONDS: Final = 1.0
-"""Seconds after which an ack without an answer is sent again."""
+"""Seconds after which a keeper repeats an ack without a reply."""
 
 
 class Keeper:
-    """Extends the leases of jobs until they are settled. All methods may be called by any thread."""
+    """Extends the leases of jobs until they are acked or nacked. Any thread may call the methods."""
 
     def __init__(self, kv: Methods[Any, Any]) -> None:
         self._leases = Leases(kv)
         self._changed = threading.Condition()  # guards all below
-        self._again: list[Job[Any]] = []  # jobs whose ack had no answer
+        self._again: list[Job[Any]] = []  # jobs whose ack had no reply
         self._next = math.inf
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -45,7 +45,7 @@ class Keeper:
                 self._changed.notify()
 
     def ack(self, job: Job[Any]) -> None:
-        """Delete a message, now or as soon as the server answers. Logs the loss of its lease."""
+        """Delete a message, now or as soon as the server replies. Logs the loss of its lease."""
         if not self._settle(job, job.ack):
             with self._changed:
                 self._again.append(job)
@@ -60,7 +60,7 @@ class Keeper:
         counted: bool = True,
         dead: bool = False,
     ) -> None:
-        """Return a message to its queue. If the server does not answer, the message returns when its lease ends."""
+        """Return a message to its queue. If the server does not reply, the message returns when its lease ends."""
         self._settle(job, lambda: job.nack(reason, delay=delay, counted=counted, dead=dead))
         self._leases.discard(job)
 
@@ -78,7 +78,7 @@ class Keeper:
         self._ack_again()
 
     def _settle(self, job: Job[Any], settle: Callable[[], None]) -> bool:
-        """Ack or nack a job. Returns False if the outcome is open."""
+        """Ack or nack a job. Returns False if the outcome is unknown."""
         try:
             settle()
         except LeaseLost as error:

@@ -1,6 +1,6 @@
 """A transport of kombu, the messaging library of Celery, over the queues of a store.
 
-Import it, and kombu knows URLs that begin with `cairn://`. The queues of kombu are queues of the store, with the same
+Importing this module makes `cairn://` URLs known to kombu. The queues of kombu are queues of the store, with the same
 names. Exchanges (direct, topic, fanout) are bindings that the store keeps as keys.
 
 Options (`transport_options`, in Celery `broker_transport_options`): `lease`, the time of leases; default: that of each
@@ -51,7 +51,7 @@ UNLIMITED: Final = 10
 """Maximum messages that a channel without a prefetch count takes before it delivers them."""
 
 AUTO_DELETE_SECONDS: Final = 60.0
-"""Seconds for which a queue with auto_delete exists after its last consumer."""
+"""Seconds for which a queue with auto_delete exists after its last consumer has stopped."""
 
 DELAY_SECONDS: Final = DELAY_MAX / 1000 - 3_600
 """Maximum seconds of a delay, with an hour for clocks that differ."""
@@ -267,7 +267,7 @@ class Channel(virtual.Channel):
         return [prepare(queue, exchange, key, None) for key, queue, _ in table if queue not in expired]
 
     def _expired(self, table: list[tuple[str, str, bool]]) -> set[str]:
-        """Return the queues of a table whose last consumer has stopped for long."""
+        """Return the expired queues of a table: no consumer has renewed their keys in time."""
         expiring = {queue for _, queue, expires in table if expires}
         if not expiring:
             return expiring
@@ -310,7 +310,7 @@ class Channel(virtual.Channel):
             self._put(queue, message)
 
     def _stay_in_use(self, queues: list[str]) -> None:
-        """Let those of some queues that expire exist for longer, with their bindings."""
+        """Renew the keys of the queues that expire. Make a missing key again, with the bindings of its queue."""
         for queue in queues:
             if (seconds := self._expiring.get(queue)) is None:
                 continue
@@ -360,7 +360,7 @@ class Channel(virtual.Channel):
             super().close()
 
     def wants_more(self) -> None:
-        """Let the thread that takes messages compare their number with the prefetch count."""
+        """Wake the thread that takes messages, which compares their number with the prefetch count."""
         with self._changed:
             self._changed.notify()
 
@@ -497,7 +497,7 @@ class Transport(virtual.Transport):
         return VERSION
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return a URL for a log. The URLs of stores have no passwords."""
+        """Return a URL for a logger. The URLs of stores have no passwords."""
         return store_url(uri) or DEFAULT_URL
 
     def is_mine(self) -> bool:
@@ -532,7 +532,7 @@ class Transport(virtual.Transport):
     # -- delivering ---------------------------------------------------------------------------------------------
 
     def arrive(self, channel: AnyChannel, queue: str, tag: str) -> None:
-        """Let a message wait for `drain_events` or the event loop."""
+        """Add a message, which `drain_events` or the event loop delivers."""
         with self._arrived:
             self._inbox.append((channel, queue, tag))
             self._arrived.notify()
@@ -556,7 +556,7 @@ class Transport(virtual.Transport):
         channel.deliver(queue, tag)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Let an event loop deliver the messages."""
+        """Make an event loop deliver the messages."""
         with self._arrived:
             if self._pipe is None:
                 self._pipe = os.pipe()

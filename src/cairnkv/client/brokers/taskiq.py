@@ -2,9 +2,9 @@
 
     broker = CairnBroker("cairn://127.0.0.1:6555").with_result_backend(CairnResults("cairn://127.0.0.1:6555"))
 
-Labels of tasks: `delay`, in seconds; `priority`, where a higher number is earlier; `queue_name`, another queue.
+Labels of tasks: `delay`, in seconds; `priority`: tasks with a higher number come first; `queue_name`: another queue.
 
-Invariants: a thread extends leases, so a coroutine that keeps the event loop does not end them.
+Invariants: a thread extends leases, so they do not end while a coroutine blocks the event loop.
 
 Out of scope: the schedules of taskiq, which need a source of schedules.
 """
@@ -39,8 +39,8 @@ RESULT_SECONDS: Final = 86_400.0
 class CairnBroker(AsyncBroker):
     """Keeps the messages of taskiq in a queue of a store.
 
-    url: the address of the store. queue_name: the queue of its tasks. lease: the time after which the task of a dead
-    worker is delivered again; default: that of the queue, 60 seconds.
+    url: the address of the store. queue_name: the queue of its tasks. lease: the time after which the
+    store delivers the task of a killed worker again; default: that of the queue, 60 seconds.
     """
 
     def __init__(self, url: str | None = None, queue_name: str = "taskiq", *, lease: Seconds | None = None) -> None:
