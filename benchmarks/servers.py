@@ -40,9 +40,12 @@ PACKAGES = {
     "beanstalkd": "beanstalkd",
     "initdb": "postgresql",
     "pgbench": "postgresql",
+    "rabbitmq-server": "rabbitmq-server",
+    "epmd": "rabbitmq-server",
 }
 """The required programs, and their Debian packages."""
 
+NATS_PASSWORD = "bench"
 
 IN_MEMORY = ("tmpfs", "ramfs")
 """File systems in memory, where fsync costs nothing."""
@@ -56,12 +59,13 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. protocol: for the generator."""
+    """A running server. protocol: for the generator. others: the other processes of its cluster."""
 
     name: str
     protocol: str
     port: int
     pid: int
+    others: tuple[int, ...] = ()
 
     def resident_bytes(self) -> int:
         """The resident memory of the process."""
