@@ -35,6 +35,7 @@ import backup
 import chart
 import clusters
 import queues as queue_clients
+import waiting
 from servers import (
     CAIRN,
     PACKAGES,
@@ -99,6 +100,7 @@ class Profile:
     queue_sizes: tuple[int, int] = (1_000, 1_000_000)  # waiting messages
     queue_leases: int = 100_000  # that end at the same moment
     queue_jobs: int = 4_000  # of a worker
+    queue_exchanges: int = 800  # of a TAKE that waits
 
     @property
     def keys(self) -> int:
@@ -138,6 +140,7 @@ PROFILES = {
         queue_sizes=(10, 100),
         queue_leases=100,
         queue_jobs=40,
+        queue_exchanges=10,
     ),
 }
 
@@ -818,29 +821,68 @@ IN_BATCHES = "cairn, in batches"
 DELAYED_UP_TO = 120_000
 """Milliseconds: while the cost of many messages is measured, some of the delays are past and some are not."""
 
+RESP = "cairn, resp"
+"""The contestant that uses the Redis protocol."""
+
 RQ_SHARE = 8
 """RQ has this part of the jobs of the other workers: each of its jobs takes so much longer."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A kind of servers with queues.
+
+    aims: targets of the rate in a pipeline, by peer. cpu_aims: the same of the CPU time. processes: whose CPU time it
+    is. resp: whether the Redis protocol is measured beside the native one.
+    """
+
+    name: str
+    aims: dict[str, str]
+    cpu_aims: dict[str, str] = field(default_factory=dict)
+    processes: str = "server CPU"
+    resp: bool = True
+
+
+IN_MEMORY = Place("queue in memory", {"beanstalkd": "≥ 3", "redis-server": "≥ 1"})
+WITH_FSYNC = Place(
+    "queue with fsync", {"beanstalkd": "≥ 10", "redis-server": "≥ 1.5", "nats-server": "≥ 5", "PostgreSQL": "≥ 5"}
+)
+THREE_NODES = Place(
+    "queue on three nodes",
+    {"nats-server R3": "≥ 3", "RabbitMQ": "≥ 1"},
+    {"nats-server R3": "≤ 0.333", "RabbitMQ": "≤ 1"},
+    "CPU of all servers",
+    resp=False,
+)
+
+
 def queues(run: Run) -> None:
-    """Measure queues: the server in memory and with fsync, many messages, many leases, and workers."""
-    queue_rates(run, "queue in memory", {"beanstalkd": "≥ 3", "redis-server": "≥ 1"}, cairn, beanstalkd, redis)
-    if has(run, "rocksdict"):
-        aims = {"beanstalkd": "≥ 10", "redis-server": "≥ 1.5", "nats-server": "≥ 5", "PostgreSQL": "≥ 5"}
-        starters = cairn_on_disk, beanstalkd_on_disk, redis_on_disk, nats_on_disk, postgres_on_disk
-        try:
-            queue_rates(run, "queue with fsync", aims, *starters)
-        except Missing as missing:
-            run.note(f"skipped: {missing}")
+    """Measure queues: servers in memory, with fsync and in a cluster, many messages, many leases, and workers."""
+    on_disk = has(run, "rocksdict")
+    queue_rates(run, IN_MEMORY, cairn, beanstalkd, redis)
+    if on_disk:
+        queue_rates(run, WITH_FSYNC, cairn_on_disk, beanstalkd_on_disk, redis_on_disk, nats_on_disk, postgres_on_disk)
     queue_growth(run)
     queue_steps(run)
     queue_workers(run)
+    for where, start, peer in (("in memory", cairn, "PING"), ("with fsync", cairn_on_disk, "SET"))[: 1 + on_disk]:
+        with contextlib.ExitStack() as stack:
+            for server in installed(run, stack, start):
+                queue_waits(run, where, [server.port], peer)
+    if on_disk:
+        with contextlib.ExitStack() as stack:
+            for ours in installed(run, stack, clusters.cairn):
+                node = partial(contextlib.nullcontext, ours.node())
+                queue_rates(run, THREE_NODES, node, clusters.nats, clusters.rabbitmq)
+                queue_waits(run, "on three nodes", ours.ports, "SET")
 
 
-def queue_rates(run: Run, where: str, aims: dict[str, str], *starters: Callable[[], Any]) -> None:
-    """Measure PUT, TAKE and ACK of messages of 100 B on one connection. aims: the targets in a pipeline."""
+def queue_rates(run: Run, place: Place, *starters: Callable[[], Any]) -> None:
+    """Measure PUT, TAKE and ACK of messages of 100 B on one connection. starters: that of cairnkv first."""
     with contextlib.ExitStack() as stack:
         servers = {server.name: server for server in installed(run, stack, *starters)}
+        if "cairn" not in servers:
+            return
         clients = {}
         for name, server in servers.items():
             if name == "PostgreSQL":
@@ -848,8 +890,10 @@ def queue_rates(run: Run, where: str, aims: dict[str, str], *starters: Callable[
             else:
                 clients[name] = stack.enter_context(queue_clients.connected(server))
         batches = stack.enter_context(queue_clients.connected(servers["cairn"], queue_clients.CairnBatches))
+        if place.resp:
+            clients[RESP] = stack.enter_context(queue_clients.connected(servers["cairn"], queue_clients.CairnRedis))
         for depth in (1, DEEP):
-            what = f"{where}: put, take, ack, {f'{depth}' if depth > 1 else 'not'} in a pipeline"
+            what = f"{place.name}: put, take, ack, {f'{depth}' if depth > 1 else 'not'} in a pipeline"
             contestants: dict[str, Callable[[], Sample]] = {
                 name: partial(queue_clients.cycles, client, depth, run.profile.seconds)
                 for name, client in clients.items()
@@ -862,21 +906,59 @@ def queue_rates(run: Run, where: str, aims: dict[str, str], *starters: Callable[
                     queue_clients.postgres_cycles, servers["PostgreSQL"], many, run.profile.seconds
                 )
             samples = run.contest(what, contestants, run.profile.queue_rounds)
-            for ours, shown in (("cairn", what), (IN_BATCHES, f"{what}; cairnkv in batches of {depth}")):
+            for ours, before, after in (
+                ("cairn", "", ""),
+                (RESP, "Redis protocol: ", ""),
+                (IN_BATCHES, "", f"; cairnkv in batches of {depth}"),
+            ):
                 for peer in servers:
                     if peer != "cairn" and ours in samples:
-                        aim = aims[peer] if depth > 1 and ours == "cairn" else None
-                        queue_row(run, where, shown, peer, samples[ours], samples[peer], aim)
+                        aimed = depth > 1 and ours != IN_BATCHES
+                        both = samples[ours], samples[peer]
+                        queue_row(run, place, before, f"{before}{what}{after}", peer, *both, aimed=aimed)
 
 
 def queue_row(
-    run: Run, where: str, what: str, peer: str, ours: Sequence[Sample], theirs: Sequence[Sample], aim: str | None
+    run: Run,
+    place: Place,
+    before: str,
+    what: str,
+    peer: str,
+    ours: Sequence[Sample],
+    theirs: Sequence[Sample],
+    *,
+    aimed: bool,
 ) -> None:
-    """Add the rows of one workload on queues."""
-    group = f"{where}: messages/s, in a pipeline" if aim else "beside the targets"
-    run.row(group, f"{what}: messages/s", peer, "/s", rates(ours), rates(theirs), aim)
+    """Add the rows of one workload on queues. before: prefix of the names of their groups."""
+    cost = f"{place.processes} per message"
+    figures = [("messages/s", "/s", rates(ours), rates(theirs), place.aims)]
     if "cpu_seconds" in theirs[0]:
-        run.row("beside the targets", f"{what}: server CPU per message", peer, "µs", costs(ours), costs(theirs))
+        figures.append((cost, "µs", costs(ours), costs(theirs), place.cpu_aims))
+    for name, unit, mine, other, aims in figures:
+        aim = aims.get(peer) if aimed else None
+        group = f"{before}{place.name}: {name}, in a pipeline" if aim else "beside the targets"
+        run.row(group, f"{what}: {name}", peer, unit, mine, other, aim)
+
+
+TARGETS_OF_WAITS = {"PING": "≤ 3", "SET": "≤ 2"}
+"""The targets against each peer. A SET is one commit."""
+
+
+def queue_waits(run: Run, where: str, ports: list[int], peer: str) -> None:
+    """Measure the time from a PUT to the reply of a TAKE that waits. ports: of the nodes."""
+
+    def quantiles() -> Sample:
+        times = waiting.measured(ports, run.profile.queue_exchanges)
+        return {name: statistics.quantiles(taken, n=100)[98] * 1e6 for name, taken in times.items()}
+
+    what = f"queue {where}: PUT to the reply of a waiting TAKE"
+    (rounds,) = run.contest(what, {"cairn": quantiles}, run.profile.queue_rounds).values()
+    for name in rounds[0]:
+        if name.startswith("PUT"):
+            shown = f"queue {where}: {name.replace('of TAKE', 'of a waiting TAKE')}: p99 latency"
+            figures = ([sample[which] for sample in rounds] for which in (name, peer))
+            group = "PUT to the reply of a waiting TAKE: p99 latency"
+            run.row(group, shown, f"its own {peer}", "µs", *figures, TARGETS_OF_WAITS[peer])
 
 
 def queue_growth(run: Run) -> None:
@@ -1038,6 +1120,7 @@ def results(run: Run) -> dict[str, Any]:
                 "redis-server": version("redis-server"),
                 "memcached": version("memcached"),
                 "nats-server": clusters.nats_version(),
+                "RabbitMQ": clusters.rabbitmq_version(),
                 "etcd": version("etcd"),
                 "h2load": version("h2load"),
                 "beanstalkd": version("beanstalkd", "-v"),

@@ -10,6 +10,7 @@ Out of scope: the rows (`bench`) and the servers (`servers`).
 """
 
 import abc
+import collections
 import contextlib
 import itertools
 import json
@@ -23,7 +24,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from servers import Server
+from servers import NATS_PASSWORD, Server
+
+from cairnkv.lab.cluster.nats import STORE_USER
 
 BODY_BYTES = 100
 BODY = b"x" * BODY_BYTES
@@ -49,8 +52,8 @@ class Client(abc.ABC):
         self._replies = self._socket.makefile("rb", 1 << 18)
 
     def cpu(self) -> float:
-        """Return the CPU time of the server's process so far, in seconds: clock_getcpuclockid(3)."""
-        return time.clock_gettime(~self.server.pid << 3 | 2)
+        """Return the CPU time of the server's processes so far, in seconds: clock_getcpuclockid(3)."""
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in (self.server.pid, *self.server.others))
 
     def close(self) -> None:
         """Close the connection."""
@@ -154,6 +157,40 @@ class CairnBatches(Cairn):
             raise RuntimeError("an ACK had no effect")
 
 
+class CairnRedis(Client):
+    """cairnkv, Redis protocol: QUEUE.PUT, QUEUE.TAKE and QUEUE.ACK of one message each."""
+
+    def put(self, count: int) -> None:
+        self._send(resp(b"QUEUE.PUT", QUEUE, BODY) * count)
+        if self._integers(count, 2)[1::2] != [b":1\r\n"] * count:
+            raise RuntimeError("a QUEUE.PUT had no effect")
+
+    def take(self, count: int) -> list[Any]:
+        self._send(resp(b"QUEUE.TAKE", QUEUE, b"1") * count)
+        taken = []
+        for _ in range(count):
+            self._lines(1, b"*1")
+            taken.append([line[1:-2] for line in self._integers(1, 7, 5)[:2]])
+            self._lines(1, b"$0")  # the group
+            self._lines(1, b"\r\n")
+            self._lines(1, b"$%d" % BODY_BYTES)
+            self._lines(1, BODY)
+        return taken
+
+    def ack(self, taken: list[Any]) -> None:
+        self._send(b"".join([resp(b"QUEUE.ACK", number, lease) for number, lease in taken]))
+        if set(self._integers(len(taken), 1)) != {b":1\r\n"}:
+            raise RuntimeError("a QUEUE.ACK had no effect")
+
+    def _integers(self, count: int, length: int, integers: int | None = None) -> list[bytes]:
+        """Return the lines of the integers with which arrays of this length begin. integers: None: all strings."""
+        found = []
+        for _ in range(count):
+            self._lines(1, b"*%d" % length)
+            found += self._lines(integers or length, b":")
+        return found
+
+
 class Beanstalkd(Client):
     """beanstalkd: put, reserve-with-timeout 0, delete."""
 
@@ -200,21 +237,30 @@ class Redis(Client):
 class Nats(Client):
     """A work queue of NATS: publish and its acknowledgement, a pull of all messages, acks that are acknowledged."""
 
+    replicas = 1
+
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self._lines(1, b"INFO ")
         options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
+        options |= {"user": STORE_USER, "pass": NATS_PASSWORD}  # a server without users accepts any
         self._send(b"CONNECT %b\r\nSUB replies 1\r\nSUB taken 2\r\n" % json.dumps(options).encode())
-        self._ask(b"STREAM.CREATE.Q", {"name": "Q", "subjects": ["jobs"], "retention": "workqueue", "storage": "file"})
+        stream = {"name": "Q", "subjects": ["jobs"], "retention": "workqueue", "num_replicas": self.replicas}
+        self._ask(b"STREAM.CREATE.Q", stream)
         consumer = {"durable_name": "w", "ack_policy": "explicit", "max_ack_pending": 10_000}
         self._ask(b"CONSUMER.DURABLE.CREATE.Q.w", {"stream_name": "Q", "config": consumer})
 
     def _ask(self, what: bytes, request: dict[str, Any]) -> None:
         text = json.dumps(request).encode()
-        self._send(b"PUB $JS.API.%b replies %d\r\n%b\r\n" % (what, len(text), text))
-        ((_, reply),) = self._messages(1)
-        if b'"error"' in reply:
-            raise RuntimeError(f"nats-server replied {reply!r}")
+        until = time.monotonic() + SECONDS
+        while True:
+            self._send(b"PUB $JS.API.%b replies %d\r\n%b\r\n" % (what, len(text), text))
+            ((_, reply),) = self._messages(1)
+            if b'"error"' not in reply:
+                return
+            if time.monotonic() > until:  # the servers of a new cluster do not know each other at once
+                raise RuntimeError(f"nats-server replied {reply!r}")
+            time.sleep(0.2)
 
     def _messages(self, count: int) -> list[tuple[bytes, bytes]]:
         """Return the reply subjects and the payloads of messages."""
@@ -245,11 +291,86 @@ class Nats(Client):
         self._messages(len(taken))
 
 
+class NatsReplicas(Nats):
+    """A work queue of NATS with three replicas."""
+
+    replicas = 3
+
+
+class RabbitMQ(Client):
+    """A quorum queue of RabbitMQ: publish and its confirm, deliveries to a consumer, acks, which have no reply.
+
+    AMQP 0-9-1. Channel 1 publishes and channel 2 consumes, on one connection.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._published, self._unconfirmed, self._delivered = 0, set[int](), collections.deque[int]()
+        self._send(b"AMQP\0\0\x09\x01")
+        self._read_until(10, 10)
+        login = short(b"PLAIN") + long(b"\0guest\0guest") + short(b"en_US")
+        self._ask(0, 10, 11, long(b"") + login, (10, 30))
+        self._send(method(0, 10, 31, struct.pack(">HIH", 8, 1 << 17, 0)))  # 8 channels, no heartbeats
+        self._ask(0, 10, 40, short(b"/") + b"\0\0", (10, 41))
+        self._ask(1, 20, 10, b"\0", (20, 11))
+        self._ask(2, 20, 10, b"\0", (20, 11))
+        kind = long(short(b"x-queue-type") + b"S" + long(b"quorum"))
+        self._ask(1, 50, 10, b"\0\0" + short(QUEUE) + b"\x02" + kind, (50, 11))  # durable
+        self._ask(1, 85, 10, b"\0", (85, 11))  # confirms
+        self._ask(2, 60, 10, struct.pack(">IHB", 0, AT_ONCE, 0), (60, 11))  # limit of unacked messages
+        self._ask(2, 60, 20, b"\0\0" + short(QUEUE) + short(b"") + b"\0" + long(b""), (60, 21))
+        properties = struct.pack(">HHQHB", 60, 0, BODY_BYTES, 1 << 12, 2)  # persistent
+        publish = method(1, 60, 40, b"\0\0" + short(b"") + short(QUEUE) + b"\0")
+        self._put = publish + amqp_frame(2, 1, properties) + amqp_frame(3, 1, BODY)
+
+    def put(self, count: int) -> None:
+        tags = range(self._published + 1, self._published + count + 1)
+        self._unconfirmed.update(tags)
+        self._published += count
+        self._send(self._put * count)
+        while self._unconfirmed:
+            self._read()
+
+    def take(self, count: int) -> list[Any]:
+        while len(self._delivered) < count:
+            self._read()
+        return [self._delivered.popleft() for _ in range(count)]
+
+    def ack(self, taken: list[Any]) -> None:
+        self._send(b"".join([method(2, 60, 80, struct.pack(">QB", tag, 0)) for tag in taken]))
+
+    def _ask(self, channel: int, group: int, number: int, arguments: bytes, reply: tuple[int, int]) -> None:
+        self._send(method(channel, group, number, arguments))
+        self._read_until(*reply)
+
+    def _read_until(self, group: int, number: int) -> None:
+        while self._read() != (group, number):
+            pass
+
+    def _read(self) -> tuple[int, int] | None:
+        """Read a frame. Returns the class and the number of its method, or None for a part of a message."""
+        kind, _, length = struct.unpack(">BHI", self._replies.read(7))
+        payload = self._replies.read(length + 1)
+        if kind != 1:
+            return None
+        group, number = struct.unpack_from(">HH", payload)
+        if (group, number) == (60, 80):  # confirms
+            tag, several = struct.unpack_from(">QB", payload, 4)
+            self._unconfirmed -= set(range(min(self._unconfirmed), tag + 1)) if several else {tag}
+        elif (group, number) == (60, 60):
+            self._delivered += struct.unpack_from(">Q", payload, 5 + payload[4])
+        elif (group, number) in ((10, 50), (20, 40), (60, 120)):  # it closes, or refuses a message
+            raise RuntimeError(f"RabbitMQ replied {payload!r}")
+        return group, number
+
+
 CLIENTS: dict[str, type[Client]] = {
     "cairn": Cairn,
     "beanstalkd": Beanstalkd,
     "redis-server": Redis,
     "nats-server": Nats,
+    "nats-server R3": NatsReplicas,
+    "RabbitMQ": RabbitMQ,
 }
 """The client of each server, by the name of the server."""
 
@@ -260,6 +381,31 @@ def frame(number: int, *arguments: bytes) -> bytes:
     for argument in arguments:
         parts += (struct.pack(">I", len(argument)), argument)
     return b"".join(parts)
+
+
+def resp(*arguments: bytes) -> bytes:
+    """Return a command of the Redis protocol."""
+    return b"*%d\r\n" % len(arguments) + b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments])
+
+
+def amqp_frame(kind: int, channel: int, payload: bytes) -> bytes:
+    """Return a frame of AMQP."""
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def method(channel: int, group: int, number: int, arguments: bytes) -> bytes:
+    """Return the frame of a method of AMQP."""
+    return amqp_frame(1, channel, struct.pack(">HH", group, number) + arguments)
+
+
+def short(text: bytes) -> bytes:
+    """Return a short string of AMQP."""
+    return bytes([len(text)]) + text
+
+
+def long(text: bytes) -> bytes:
+    """Return a long string of AMQP, or a table with these fields."""
+    return struct.pack(">I", len(text)) + text
 
 
 def strings(payload: bytes) -> list[bytes]:

@@ -60,9 +60,17 @@ def test_run_writes_results_tables_and_chart(tmp_path: Path, monkeypatch: pytest
     groups = {row["group"] for row in results["rows"]}
     assert "a whole `cairn get k` process" in groups
     assert "longest step while leases end" in groups
+    assert "PUT to the reply of a waiting TAKE: p99 latency" in groups
     for program in ("beanstalkd", "redis-server"):
-        measured = any(row["what"].startswith("queue in memory") and row["peer"] == program for row in results["rows"])
-        assert measured == (shutil.which(program) is not None)
+        for protocol in ("", "Redis protocol: "):
+            begin = f"{protocol}queue in memory"
+            measured = any(row["what"].startswith(begin) and row["peer"] == program for row in results["rows"])
+            assert measured == (shutil.which(program) is not None)
+    on_disk = importlib.util.find_spec("rocksdict") and importlib.util.find_spec("nats")
+    if on_disk and not any("nats-server" in note for note in results["notes"]):
+        peers = {row["peer"] for row in results["rows"] if row["what"].startswith("queue on three nodes")}
+        assert {"nats-server R3", "its own SET"} <= peers
+        assert ("RabbitMQ" in peers) != any("rabbitmq-server is not" in note for note in results["notes"])
     if shutil.which("cc"):
         assert "server CPU per GET while keys grow" in groups
         if shutil.which("redis-server"):
