@@ -147,9 +147,9 @@ GENERATED: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
     f"{CLIENT}/methods.py": (f"{CLIENT}/calls.py", lambda source: sync(async_methods(source))),
     f"{CLIENT}/pipeline_methods.py": (f"{CLIENT}/calls.py", pipeline_methods),
     f"{CLIENT}/keyvalue.py": (f"{CLIENT}/aio/keyvalue.py", sync),
-    f"{CLIENT}/jobs.py": (f"{CLIENT}/aio/jobs.py", sync),
-    f"{CLIENT}/leases.py": (f"{CLIENT}/aio/leases.py", sync),
-    f"{CLIENT}/queues.py": (f"{CLIENT}/aio/queues.py", sync),
+    f"{CLIENT}/queue/jobs.py": (f"{CLIENT}/aio/queue/jobs.py", sync),
+    f"{CLIENT}/queue/leases.py": (f"{CLIENT}/aio/queue/leases.py", sync),
+    f"{CLIENT}/queue/queues.py": (f"{CLIENT}/aio/queue/queues.py", sync),
     f"{CLIENT}/pipeline.py": (f"{CLIENT}/aio/pipeline.py", sync),
     f"{CLIENT}/together.py": (f"{CLIENT}/aio/together.py", sync),
     f"{CLIENT}/entry.py": (

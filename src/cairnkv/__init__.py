@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from cairnkv import aio
     from cairnkv.client.embedded import Embedded
     from cairnkv.client.entry import connect
-    from cairnkv.client.jobs import Job
     from cairnkv.client.keyvalue import KeyValue
     from cairnkv.client.opening import open
     from cairnkv.client.pending import Pending
     from cairnkv.client.pipeline import Pipeline
-    from cairnkv.client.queues import Queue
+    from cairnkv.client.queue.jobs import Job
+    from cairnkv.client.queue.queues import Queue
+    from cairnkv.client.queue.worker import Worker
     from cairnkv.client.sync import Client
     from cairnkv.client.together import Together
-    from cairnkv.client.worker import Worker
     from cairnkv.errors import (
         AddressError,
         BadCommand,
@@ -84,13 +84,13 @@ _MODULES = {
     "aio": "cairnkv.aio",
     "Client": "cairnkv.client.sync",
     "Embedded": "cairnkv.client.embedded",
-    "Job": "cairnkv.client.jobs",
+    "Job": "cairnkv.client.queue.jobs",
     "KeyValue": "cairnkv.client.keyvalue",
     "Pending": "cairnkv.client.pending",
     "Pipeline": "cairnkv.client.pipeline",
-    "Queue": "cairnkv.client.queues",
+    "Queue": "cairnkv.client.queue.queues",
     "Together": "cairnkv.client.together",
-    "Worker": "cairnkv.client.worker",
+    "Worker": "cairnkv.client.queue.worker",
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",
     "open": "cairnkv.client.opening",

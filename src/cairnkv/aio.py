@@ -13,9 +13,9 @@ from typing import Any, Literal, Unpack, overload
 from cairnkv.client.address import ConnectOptions, Seconds, parse
 from cairnkv.client.aio.client import Client
 from cairnkv.client.aio.embedded import Embedded
-from cairnkv.client.aio.jobs import AsyncJob
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
-from cairnkv.client.aio.queues import AsyncQueue
+from cairnkv.client.aio.queue.jobs import AsyncJob
+from cairnkv.client.aio.queue.queues import AsyncQueue
 from cairnkv.client.aio.together import AsyncTogether
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec

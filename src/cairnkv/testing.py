@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cairnkv.client.address import Seconds
     from cairnkv.client.embedded import Embedded
-    from cairnkv.client.queues import Queue
+    from cairnkv.client.queue.queues import Queue
     from cairnkv.server.server import Server
     from cairnkv.server.settings import Settings
     from cairnkv.storage import Storage

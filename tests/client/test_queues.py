@@ -17,7 +17,7 @@ import pytest
 import cairnkv
 from cairnkv import aio
 from cairnkv.client.codec import Text
-from cairnkv.client.pipeline_queue import PipelineQueue
+from cairnkv.client.queue.pipeline_queue import PipelineQueue
 from cairnkv.limits import REASON_MAX, TAKE_MAX, WAIT_MAX
 from cairnkv.store import wall_clock
 from cairnkv.testing import ManualClock, running_server
@@ -422,7 +422,7 @@ class TestIteration:
 
     def test_take_returns_none_after_its_wait(self, in_real_time: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         for longest in (WAIT_MAX, 30):  # one command, and several
-            monkeypatch.setattr("cairnkv.client.queues.WAIT_MAX", longest)
+            monkeypatch.setattr("cairnkv.client.queue.queues.WAIT_MAX", longest)
             began = time.monotonic()
             assert in_real_time.queue("q").take(wait="100ms") is None
             assert 0.1 <= time.monotonic() - began < SECONDS

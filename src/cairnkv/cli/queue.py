@@ -26,9 +26,9 @@ from cairnkv.units import counted
 
 if TYPE_CHECKING:
     from cairnkv.cli.arguments import Store
-    from cairnkv.client.jobs import Job
-    from cairnkv.client.queue_calls import Message
-    from cairnkv.client.queues import Queue
+    from cairnkv.client.queue.calls import Message
+    from cairnkv.client.queue.jobs import Job
+    from cairnkv.client.queue.queues import Queue
 
 STDIN: Final = b"-"
 """The body that stands for standard input."""
@@ -195,7 +195,7 @@ def _leases_argument(parser: Parser) -> None:
 
 
 def _ack(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
-    from cairnkv.client.queue_calls import ack
+    from cairnkv.client.queue.calls import ack
 
     return _show_held(options, options.leases, kv._do(ack(options.leases)), "acked")
 
@@ -206,7 +206,7 @@ def _extend_arguments(parser: Parser) -> None:
 
 
 def _extend(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
-    from cairnkv.client.queue_calls import extend, lease_milliseconds
+    from cairnkv.client.queue.calls import extend, lease_milliseconds
 
     held = kv._do(extend(options.leases, lease_milliseconds(options.lease)))
     return _show_held(options, options.leases, held, "extended")
@@ -223,7 +223,7 @@ def _nack_arguments(parser: Parser) -> None:
 
 
 def _nack(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
-    from cairnkv.client.queue_calls import nack
+    from cairnkv.client.queue.calls import nack
 
     if options.dead and options.delay is not None:
         parser.error("--delay and --dead exclude each other")

@@ -31,7 +31,7 @@ from cairnkv.errors import CallerError, LeaseLost
 from cairnkv.limits import REASON_MAX
 
 if TYPE_CHECKING:
-    from cairnkv.client.jobs import Job
+    from cairnkv.client.queue.jobs import Job
 
 TEMPORARY: Final = 75
 """The exit code of a temporary failure, EX_TEMPFAIL of sysexits.h."""

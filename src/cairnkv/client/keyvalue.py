@@ -36,7 +36,7 @@ from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 if TYPE_CHECKING:
-    from cairnkv.client.queues import Queue
+    from cairnkv.client.queue.queues import Queue
     from cairnkv.client.together import Together
 
 
@@ -147,7 +147,7 @@ class KeyValue(MappingSyntax[K, V], NotCopied):
 
         codec: the type of bodies: "json", "text", "bytes", "msgpack", or an object with encode and decode.
         """
-        from cairnkv.client.queues import Queue  # with slow imports that only queues need
+        from cairnkv.client.queue.queues import Queue  # with slow imports that only queues need
 
         return Queue(self, name, value_codec(codec), value_max=self._calls.value_max)
 
@@ -157,7 +157,7 @@ class KeyValue(MappingSyntax[K, V], NotCopied):
         All commands are executed, or none: if one is refused, none has an effect. Other clients see all effects or
         none. See `Job.together` for commands together with the ack of a job.
         """
-        from cairnkv.client.queue_calls import together
+        from cairnkv.client.queue.calls import together
         from cairnkv.client.together import Together  # with slow imports that only queues need
 
         def execute(calls: list[Call[Any]]) -> Replies:
@@ -167,7 +167,7 @@ class KeyValue(MappingSyntax[K, V], NotCopied):
 
     def queues(self) -> Iterator[str]:
         """Iterate over the names of all queues, in the order of their creation."""
-        from cairnkv.client.queue_calls import queues_slice
+        from cairnkv.client.queue.calls import queues_slice
 
         cursor = 0
         while True:

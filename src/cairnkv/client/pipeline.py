@@ -11,7 +11,7 @@ from cairnkv.client.pending import AnyPending, raise_first
 from cairnkv.client.pipeline_methods import PipelineMethods
 
 if TYPE_CHECKING:
-    from cairnkv.client.pipeline_queue import PipelineQueue
+    from cairnkv.client.queue.pipeline_queue import PipelineQueue
 
 
 class Collected(PipelineMethods[K, V]):
@@ -32,7 +32,7 @@ class Collected(PipelineMethods[K, V]):
     def queue(self, name: Key, *, codec: Codec[D]) -> "PipelineQueue[D]": ...
     def queue(self, name: Key, *, codec: CodecName | Codec[Any] = "json") -> "PipelineQueue[Any]":
         """Return the queue with a name, whose `put` and `put_many` add commands to this pipeline."""
-        from cairnkv.client.pipeline_queue import PipelineQueue  # with slow imports that only queues need
+        from cairnkv.client.queue.pipeline_queue import PipelineQueue  # with slow imports that only queues need
 
         return PipelineQueue(self, name, value_codec(codec), value_max=self._calls.value_max)
 

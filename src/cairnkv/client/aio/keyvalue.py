@@ -36,7 +36,7 @@ from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 if TYPE_CHECKING:
-    from cairnkv.client.aio.queues import AsyncQueue
+    from cairnkv.client.aio.queue.queues import AsyncQueue
     from cairnkv.client.aio.together import AsyncTogether
 
 
@@ -149,7 +149,7 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
 
         codec: the type of bodies: "json", "text", "bytes", "msgpack", or an object with encode and decode.
         """
-        from cairnkv.client.aio.queues import AsyncQueue  # with slow imports that only queues need
+        from cairnkv.client.aio.queue.queues import AsyncQueue  # with slow imports that only queues need
 
         return AsyncQueue(self, name, value_codec(codec), value_max=self._calls.value_max)
 
@@ -160,7 +160,7 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
         none. See `Job.together` for commands together with the ack of a job.
         """
         from cairnkv.client.aio.together import AsyncTogether  # with slow imports that only queues need
-        from cairnkv.client.queue_calls import together
+        from cairnkv.client.queue.calls import together
 
         async def execute(calls: list[Call[Any]]) -> Replies:
             return await self._do(together(calls)) if calls else Replies(())
@@ -169,7 +169,7 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
 
     async def queues(self) -> AsyncIterator[str]:
         """Iterate over the names of all queues, in the order of their creation."""
-        from cairnkv.client.queue_calls import queues_slice
+        from cairnkv.client.queue.calls import queues_slice
 
         cursor = 0
         while True:

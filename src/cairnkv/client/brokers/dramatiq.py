@@ -24,8 +24,8 @@ from dramatiq.results.backend import Missing, ResultBackend
 from cairnkv.client.address import Seconds
 from cairnkv.client.brokers.keeper import Keeper
 from cairnkv.client.entry import connect
-from cairnkv.client.jobs import Job
-from cairnkv.client.queues import Queue
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.queues import Queue
 from cairnkv.errors import BadCommand, CairnError
 from cairnkv.limits import PRIORITY_DEFAULT, PRIORITY_MAX, TAKE_MAX
 

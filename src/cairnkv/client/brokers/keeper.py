@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.jobs import Job
-from cairnkv.client.leases import Leases
 from cairnkv.client.methods import Methods
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.leases import Leases
 from cairnkv.errors import CairnError, LeaseLost
 
 logger: Final = logging.getLogger("cairnkv.brokers")

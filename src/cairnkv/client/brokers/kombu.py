@@ -31,11 +31,11 @@ from kombu.utils.json import dumps, loads
 
 from cairnkv.client.brokers.keeper import Keeper
 from cairnkv.client.entry import connect
-from cairnkv.client.jobs import Job
-from cairnkv.client.queue_calls import lease_milliseconds, take_any
-from cairnkv.client.queues import REPLY_SECONDS, Queue
+from cairnkv.client.queue.calls import lease_milliseconds, take_any
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.queues import REPLY_SECONDS, Queue
+from cairnkv.client.queue.working import FIRST_PAUSE, LONGEST_PAUSE, Pauses
 from cairnkv.client.sync import Client
-from cairnkv.client.working import FIRST_PAUSE, LONGEST_PAUSE, Pauses
 from cairnkv.errors import BadCommand, CairnError, CallerError, OutcomeUnknown, Refused, Unavailable
 from cairnkv.limits import DEFAULT_URL, DELAY_MAX, PRIORITY_DEFAULT, TAKE_MAX
 from cairnkv.version import VERSION

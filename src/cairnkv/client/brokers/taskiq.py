@@ -24,8 +24,8 @@ from cairnkv.client.aio.client import Client
 from cairnkv.client.brokers.keeper import Keeper
 from cairnkv.client.codec import Bytes
 from cairnkv.client.entry import connect
-from cairnkv.client.jobs import Job
-from cairnkv.client.working import Pauses
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.working import Pauses
 from cairnkv.errors import CairnError
 from cairnkv.limits import PRIORITY_DEFAULT
 

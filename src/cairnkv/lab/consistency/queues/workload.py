@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 import cairnkv.aio
 from cairnkv.client.calls import Call, T
 from cairnkv.client.codec import value_codec
-from cairnkv.client.queue_calls import PutResult, QueueCalls, State, Taken, ack, extend, nack, remove
+from cairnkv.client.queue.calls import PutResult, QueueCalls, State, Taken, ack, extend, nack, remove
 from cairnkv.commands import Ack, Put, Set, Together
 from cairnkv.errors import CairnError, CallerError, OutcomeUnknown
 from cairnkv.lab.consistency import run

@@ -1,6 +1,6 @@
 """The calls of a queue: the commands that its methods send, and the Python values of the replies.
 
-Out of scope: the execution of a call, and its repetition (`aio.queues`).
+Out of scope: the execution of a call, and its repetition (`queues`).
 """
 
 import datetime

@@ -19,11 +19,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Generic, Protocol, TypeAlias, overload
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.aio.jobs import AsyncJob
-from cairnkv.client.aio.leases import AsyncLeases
 from cairnkv.client.aio.methods import AsyncMethods
-from cairnkv.client.queue_calls import B
-from cairnkv.client.working import (
+from cairnkv.client.aio.queue.jobs import AsyncJob
+from cairnkv.client.aio.queue.leases import AsyncLeases
+from cairnkv.client.queue.calls import B
+from cairnkv.client.queue.working import (
     STOP_SECONDS,
     WAIT_SECONDS,
     Pauses,

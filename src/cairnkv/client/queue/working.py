@@ -1,6 +1,6 @@
 """Parts that all workers share: their options, their signals, and the texts of their log.
 
-Out of scope: taking jobs and running handlers (`worker`, `processes`, `aio.worker`).
+Out of scope: taking jobs and running handlers (`worker`, `processes`, `aio.queue.worker`).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.queue_calls import lease_milliseconds, seconds_of
+from cairnkv.client.queue.calls import lease_milliseconds, seconds_of
 from cairnkv.errors import CairnError, CallerError, OptionError
 from cairnkv.records import record
 

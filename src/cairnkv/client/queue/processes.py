@@ -25,12 +25,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Final, Generic
 
-from cairnkv.client.handling import Handler, Source, give_back, work_on
-from cairnkv.client.jobs import Job
-from cairnkv.client.lease_state import SharedLeaseState, shared_memory
-from cairnkv.client.leases import Leases
-from cairnkv.client.queue_calls import B, Taken
-from cairnkv.client.working import STOPPED, WAIT_SECONDS, Pauses, Stops, WorkerOptions, log_stop, logger, too_long
+from cairnkv.client.queue.calls import B, Taken
+from cairnkv.client.queue.handling import Handler, Source, give_back, work_on
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.lease_state import SharedLeaseState, shared_memory
+from cairnkv.client.queue.leases import Leases
+from cairnkv.client.queue.working import STOPPED, WAIT_SECONDS, Pauses, Stops, WorkerOptions, log_stop, logger, too_long
 from cairnkv.errors import CairnError
 
 RESTART_SECONDS: Final = 1.0

@@ -6,7 +6,7 @@ acked when its handler returns, and nacked when it raises an exception.
 Invariants: a worker takes no more jobs than it has free threads. After a stop it takes none, and gives back those that
 a TAKE still brings.
 
-Out of scope: processes (`processes`), asyncio (`aio.worker`).
+Out of scope: processes (`processes`), asyncio (`aio.queue.worker`).
 """
 
 import collections
@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, overload
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.handling import Handler, Source, give_back, work_on
-from cairnkv.client.jobs import Job
-from cairnkv.client.leases import Leases
 from cairnkv.client.methods import Methods
-from cairnkv.client.queue_calls import B, QueueCalls
-from cairnkv.client.working import (
+from cairnkv.client.queue.calls import B, QueueCalls
+from cairnkv.client.queue.handling import Handler, Source, give_back, work_on
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.leases import Leases
+from cairnkv.client.queue.working import (
     STOP_SECONDS,
     WAIT_SECONDS,
     Pauses,
@@ -156,7 +156,7 @@ class Worker(Generic[B]):
         options = replace(self._options, drain=drain)
         run: Callable[[Source[B], Handler[B], WorkerOptions, Stops], None] = _run_threads
         if self._in_processes:
-            from cairnkv.client.processes import run_processes  # only this worker needs these slow imports
+            from cairnkv.client.queue.processes import run_processes  # only this worker needs these slow imports
 
             run = run_processes
         stops = self._stops = Stops()

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 from cairnkv.client.address import Seconds
-from cairnkv.client.jobs import Job
 from cairnkv.client.methods import Methods
-from cairnkv.client.queue_calls import B, QueueCalls
-from cairnkv.client.working import STOPPED, logger
+from cairnkv.client.queue.calls import B, QueueCalls
+from cairnkv.client.queue.jobs import Job
+from cairnkv.client.queue.working import STOPPED, logger
 from cairnkv.errors import CairnError, LeaseLost
 
 Handler: TypeAlias = Callable[[Job[B]], object]

@@ -1,4 +1,4 @@
-# Source of client/jobs.py: run tools/generate_clients.py after a change.
+# Source of client/queue/jobs.py: run tools/generate_clients.py after a change.
 """Jobs: messages that TAKE has leased to this process.
 
 Invariants: a job whose lease is known to be lost sends no further command.
@@ -16,8 +16,7 @@ from cairnkv.client.address import Seconds
 from cairnkv.client.aio.methods import AsyncMethods
 from cairnkv.client.aio.together import AsyncTogether
 from cairnkv.client.calls import Call, T
-from cairnkv.client.lease_state import LeaseState
-from cairnkv.client.queue_calls import (
+from cairnkv.client.queue.calls import (
     B,
     QueueCalls,
     Taken,
@@ -29,6 +28,7 @@ from cairnkv.client.queue_calls import (
     reason_of,
     together,
 )
+from cairnkv.client.queue.lease_state import LeaseState
 from cairnkv.client.retry import pause_before
 from cairnkv.commands import Replies
 from cairnkv.errors import CairnError, LeaseLost, OutcomeUnknown

@@ -11,7 +11,7 @@ from cairnkv.client.address import Seconds
 from cairnkv.client.calls import Key, NotCopied
 from cairnkv.client.codec import Codec
 from cairnkv.client.pending import Pending, PendingCalls
-from cairnkv.client.queue_calls import B, PutResult, QueueCalls, name_shown
+from cairnkv.client.queue.calls import B, PutResult, QueueCalls, name_shown
 from cairnkv.errors import OptionError
 from cairnkv.limits import TAKE_MAX
 

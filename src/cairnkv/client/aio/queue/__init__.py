@@ -1,0 +1,1 @@
+"""Queues for asyncio code, and the sources of `cairnkv.client.queue`."""

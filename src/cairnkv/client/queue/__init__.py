@@ -1,0 +1,1 @@
+"""Queues of clients and embedded stores: jobs, their leases, and workers."""
