@@ -420,7 +420,7 @@ def rabbitmq_version() -> str | None:
 @contextlib.contextmanager
 def rabbitmq() -> Iterator[Server]:
     """Start three nodes of RabbitMQ, with a port mapper of their own. Quorum queues fsync by default."""
-    names, program = installed_program("epmd"), rabbitmq_program()
+    program, names = rabbitmq_program(), installed_program("epmd")
     with cluster_directory() as directory:
         names_port, *ports = free_ports(1 + 2 * MEMBERS)
         nodes = [f"cairn{n}@localhost" for n in range(MEMBERS)]
