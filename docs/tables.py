@@ -481,7 +481,8 @@ QUEUE_VIOLATIONS = {
     QueueKind.TWO_LEASES: "a TAKE returned a message whose lease from another TAKE had not ended",
     QueueKind.EARLY: "a TAKE returned a message before its delay had ended",
     QueueKind.AFTER_END: "a TAKE or PEEK returned a message after an ACK or REMOVE that returned 1",
-    QueueKind.STALE: "ACK, NACK or EXTEND returned 1 for a lease that is not the newest, or that a command had ended",
+    QueueKind.STALE: "ACK, NACK or EXTEND returned 1 for a lease that is not the newest, or that a command had "
+    "ended; or EXTEND returned 1 for a lease whose time had ended",
     QueueKind.LIVE_REFUSED: "ACK, NACK or EXTEND returned 0 for the newest lease of a message",
     QueueKind.ORDER: "with PERGROUP 1, a TAKE returned a message before an earlier one was deleted or dead",
     QueueKind.GROUP: "a TAKE leased more messages of a group than PERGROUP allows",

@@ -187,6 +187,15 @@ BROKEN: dict[str, tuple[Kind, list[Operation]]] = {
             listing(found(1)),
         ],
     ),
+    "d: a lease was extended whose time had ended": (
+        Kind.STALE,
+        [
+            put(0, 1, 1),
+            take(2, 3, (1, 1), lease=BRIEF),
+            extend(4 + LATER, 5 + LATER, 1, 1, lease=LONG),
+            listing(found(1)),
+        ],
+    ),
     "d: an ack was accepted twice": (
         Kind.STALE,
         [put(0, 1, 1), take(2, 3, (1, 1)), ack(4, 6, 1, 1), ack(5, 7, 1, 1, client=2), NOTHING],
@@ -448,6 +457,13 @@ CORRECT: dict[str, list[Operation]] = {
         ack(4 + LATER, 5 + LATER, 1, 3, done=False),
         remove(6 + LATER, 7 + LATER, 1),
         NOTHING,
+    ],
+    "d: a lease was extended, whose time had perhaps been extended before": [
+        put(0, 1, 1),
+        take(2, 3, (1, 1), lease=BRIEF),
+        extend(4, 5, 1, 1, lease=LONG, outcome=UNKNOWN),
+        extend(4 + LATER, 5 + LATER, 1, 1, lease=LONG),
+        listing(found(1)),
     ],
     "d: one of two acks was refused": [
         put(0, 1, 1),

@@ -27,8 +27,8 @@ from cairnkv.lab.consistency.verdict import gaps_of, outcomes_of
 from cairnkv.records import record, replace
 
 SLACK_MS: Final = 2_000
-"""Milliseconds by which a lease or a delay may end early: log time may be a second ahead of the clients, and proceeds
-by up to a second at a restart."""
+"""Milliseconds by which a lease or a delay may end early or late: log time may be a second ahead of the clients, and
+proceeds by up to a second at a restart."""
 
 STUCK_SECONDS: Final = 20.0
 """Seconds of the final TAKE commands after which a message that they have not returned is stuck, unless it is dead. All
@@ -218,6 +218,15 @@ class _Lease:
             extends.append(one)
             ends.append(end)
         return min(ends) - SLACK_MS * 1_000_000
+
+    def surely_ended(self, moment: float) -> float:
+        """Return the time from which the lease has certainly ended, unless it is extended after a moment."""
+        extends = [one for one in self.extending if one.possible and one.invoked < moment]
+        if not all(one.succeeded for one in extends):
+            return math.inf
+        ends = [self.take.completed + (self.take.lease or self.delivery.lease) * 1_000_000]
+        ends += [one.completed + one.lease * 1_000_000 for one in extends]
+        return max(ends) + SLACK_MS * 1_000_000
 
     def settled_after(self) -> float:
         """Return the earliest time at which the lease may have been settled."""
@@ -469,6 +478,10 @@ class _Queue:
                 elif before is not None:
                     text = f"another operation had ended lease {lease.token} of message {message.number}"
                     yield self._violation(Kind.STALE, text, one, before, lease.take)
+            for one in lease.extending:
+                if one.succeeded and one.invoked > lease.surely_ended(one.invoked):
+                    text = f"the time of lease {lease.token} of message {message.number} had ended"
+                    yield self._violation(Kind.STALE, text, one, lease.take)
             if len(settled) > 1 and not any(a.completed < b.invoked for a, b in itertools.permutations(settled, 2)):
                 text = f"lease {lease.token} of message {message.number} ended twice"
                 yield self._violation(Kind.STALE, text, *settled, lease.take)
