@@ -40,6 +40,7 @@ from cairnkv.engine.queue_records import BODY_INSIDE_MAX, Message, body_key, mes
 from cairnkv.limits import (
     DELAY_MAX,
     GROUP_PRIORITIES_MAX,
+    INTEGER_MAX,
     LEASE_MAX,
     PRIORITY_MAX,
     QUEUE_NAME_MAX,
@@ -859,6 +860,24 @@ def test_the_first_ready_turn_is_found_chunk_by_chunk() -> None:
     turns.remove(every[7_777])
     assert turns.first(999_999) is None
     assert turns.first(1_000_000) == every[1]
+
+
+def test_the_greatest_cursor_has_no_messages_after_it(store: Store) -> None:
+    store.put()
+    assert store.say(Peek(b"q", b"ready", INTEGER_MAX, 10)) == Items((b"0",))
+    assert store.say(Purge(b"q", b"all", INTEGER_MAX)) == Items((b"0", b"0"))
+    assert store.say(Queues(INTEGER_MAX, 10)) == Items((b"0",))
+
+
+def test_leases_have_the_same_order_after_a_restart(store: Store) -> None:
+    for name in (b"b", b"a"):
+        store.say(Put(name, b""))
+        store.say(Take(name, 1))
+    restored = QueueDatabase()
+    for key, value, expiry in sorted(store.queues._table, key=lambda entry: (entry[0][:1] != b"q", entry[0])):
+        restored.load(key, value, expiry)
+    for count in (1, 2):
+        assert restored.leases(store.now, count) == store.queues.leases(store.now, count)
 
 
 # -- records -----------------------------------------------------------------------------------------------------------

@@ -117,8 +117,12 @@ class QueueDatabase(Database):
         return super().index_bytes + self.index.used_bytes
 
     def leases(self, after: int, most: int) -> list[tuple[int, int]]:
-        """Return the (id, number of the lease) of leases that end after a log time, up to a number."""
-        numbers = (number for queue in self.index.queues.values() for _, number in queue.leased.since((after + 1, 0)))
+        """Return the (id, number of the lease) of leases that end after a log time, up to a number.
+
+        The order is that of the creation of queues: the order of `index.queues` differs from node to node.
+        """
+        queues = (self.index.queues[name] for _, name in self.index.numbers)
+        numbers = (number for queue in queues for _, number in queue.leased.since((after + 1, 0)))
         messages = ((number, self.message(number)) for number in itertools.islice(numbers, most))
         return [(number, message.lease) for number, message in messages if message is not None]
 

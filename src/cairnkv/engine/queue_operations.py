@@ -60,6 +60,7 @@ from cairnkv.engine.queue_records import (
 from cairnkv.limits import (
     DELAY_MAX,
     GROUP_PRIORITIES_MAX,
+    INTEGER_MAX,
     LEASES_KEPT_MAX,
     PRIORITY_DEFAULT,
     QUEUES_MAX,
@@ -643,10 +644,11 @@ def _slice(
 ) -> Iterator[tuple[int, Message, bytes | None]]:
     """Yield messages in the order of their ids after a cursor, `count` at most, with their states."""
     ids: Iterable[int]
+    first = min(cursor, INTEGER_MAX - 1) + 1  # the lists of the native path have no greater numbers
     if state == ALL:
-        ids = heapq.merge(queue.live.since(cursor + 1), queue.dead.since(cursor + 1))
+        ids = heapq.merge(queue.live.since(first), queue.dead.since(first))
     else:
-        ids = (queue.dead if state == DEAD else queue.live).since(cursor + 1)
+        ids = (queue.dead if state == DEAD else queue.live).since(first)
     for number in itertools.islice(ids, count):
         message = database.message(number)
         assert message is not None
