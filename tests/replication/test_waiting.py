@@ -277,6 +277,23 @@ def test_end_of_a_wait_finds_a_message_that_its_node_has_not_seen(cluster: Clust
     assert bodies(waiter) == [b"work"]
 
 
+def test_wait_that_ends_twice_takes_once(cluster: Cluster) -> None:
+    """Its time ends, and its server stops before the read of its queue has come back."""
+    one, other = cluster.nodes[:2]
+    waiter = waiting(one, Take(b"q", 1, wait=1_000))
+    tell_later = other.execute(PutMany(b"q", 0, 9, (b"1", b"2")))
+    other.pump()
+    cluster.arrive()
+    other.follow()
+    cluster.now += 1
+    one.tick()
+    one.running.end_take(waiter, gives_back=False)
+    cluster.settle()
+    assert isinstance(tell_later, PendingReply)
+    assert bodies(waiter) == [b"1"]
+    assert counts(cluster, other) == [1, 0, 1, 0]
+
+
 def test_pipelined_put_and_take_share_an_entry(cluster: Cluster) -> None:
     client, before = client_of(cluster.nodes[0]), len(cluster.stream)
     client.send(Put(b"q", b"work"), Take(b"q", 1), Get(b"k"))

@@ -258,7 +258,7 @@ class WaitingTakes:
 
         def look(_: Changes) -> Reply:
             for waiter in waiters:
-                if waiter.executed:
+                if waiter.executed or waiter.number in self._in_flight:  # another read has found a message
                     continue
                 key = next((key for key in waiter.keys if self.has_messages(key)), None)
                 if key is None:
@@ -270,7 +270,7 @@ class WaitingTakes:
         def fail() -> None:
             if read.given_up:
                 for waiter in waiters:
-                    if not waiter.executed:
+                    if not waiter.executed and waiter.number not in self._in_flight:
                         waiter.complete(read.outcome)
 
         read = PendingProposal((), look)
