@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import (
     Ack,
+    Command,
     Extend,
     Items,
     Look,
@@ -15,11 +16,12 @@ from cairnkv.commands import (
     Put,
     PutMany,
     QueueSet,
+    Reply,
     Take,
 )
 from cairnkv.engine import queue_operations
 from cairnkv.limits import TAKE_MAX
-from cairnkv.store import clock
+from cairnkv.store import PendingReply, clock
 from tests.support import simulated
 from tests.support.store_modes import MODES, StoreInMode
 
@@ -139,6 +141,81 @@ def test_maximum_of_leases_that_are_kept(system: System, monkeypatch: pytest.Mon
     leases = stores.taken(4)
     system.go_on(1, jump=HOUR)
     assert stores.taken(4) == [(leases[3][0], leases[3][1] + 1)]
+
+
+def test_clock_that_is_set_twice_before_its_node_proposes_ends_no_lease(system: System) -> None:
+    stores = store_in("replicated", system)
+    stores.say(Put(b"q", b""))
+    ((number, lease),) = stores.taken()
+    for _ in range(2):
+        system.go_on(1_000, jump=HOUR)
+        for node in stores.nodes:
+            node.proposed_time()
+    assert stores.taken() == []
+    assert stores.say(Ack(((number, lease),))) == Items((b"1",))
+
+
+def cluster_with_a_take(system: System) -> tuple[simulated.Cluster, simulated.Node]:
+    """Return a cluster, and a node whose entry with a TAKE is in flight. Log time follows only this node's clock."""
+    cluster = simulated.Cluster(3, room=2**20)
+    cluster.settle()
+    one = cluster.nodes[0]
+    for node in cluster.nodes[1:]:
+        node.proposes_time = False
+    one.execute(Put(b"q", b""))
+    cluster.settle()
+    one.execute(Take(b"q", 1))
+    one.pump()
+    return cluster, one
+
+
+def looked(cluster: simulated.Cluster, node: simulated.Node, command: Command) -> Reply:
+    """Return the reply to a command."""
+    outcome = node.execute(command)
+    cluster.settle()
+    assert isinstance(outcome, PendingReply)
+    assert outcome.reply is not None
+    return outcome.reply
+
+
+def test_lease_of_a_take_in_flight_is_kept(system: System) -> None:
+    cluster, one = cluster_with_a_take(system)
+    system.go_on(1, jump=HOUR)
+    one.execute(QueueSet(b"q", attempts=9))
+    one.pump()
+    cluster.settle()
+    assert looked(cluster, one, Take(b"q", 1)) == Items(())
+
+
+def test_entries_that_are_proposed_again_come_behind_the_skip(system: System) -> None:
+    cluster, one = cluster_with_a_take(system)
+    cluster.settle()
+    again = one.execute(Extend(LEASE, tuple(one.running.queues.leases(0, 1))))
+    one.pump()
+    cluster.lose()
+    system.go_on(1, jump=HOUR)
+    one.execute(QueueSet(b"q", attempts=9))
+    one.pump()
+    cluster.settle()
+    assert isinstance(again, PendingReply)
+    assert again.reply == Items((b"1",))
+
+
+def test_clock_that_is_set_without_a_quorum_ends_no_lease(system: System) -> None:
+    cluster, one = cluster_with_a_take(system)
+    cluster.settle()
+    one.cut_off = True
+    one.execute(QueueSet(b"q", attempts=9))
+    for _ in range(60):
+        one.pump()
+        cluster.now += 0.1
+        one.tick()
+    assert not one.running.proposer.quorum
+    system.go_on(1, jump=HOUR)
+    one.tick()
+    one.cut_off = False
+    cluster.settle()
+    assert looked(cluster, one, Take(b"q", 1)) == Items(())
 
 
 def test_nodes_whose_clocks_are_set_at_the_same_time_move_a_lease_once(system: System) -> None:

@@ -209,8 +209,8 @@ class Node:
         proposer = self.running.proposer
         proposer.room = self.cluster.room
         time, lead = self.running.proposed_time() if self.proposes_time else (0, 0)
-        if time:
-            self.running.keep_leases()
+        if time and not self.running.keep_leases():
+            time = lead = 0
         for data in proposer.take_entries(self.cluster.now, time, lead):
             assert len(data) <= self.cluster.room + HEADER_BYTES_MAX
             self.cluster.published(self, data)

@@ -377,10 +377,8 @@ class Node:
         # Before there is a quorum, an epoch entry has the time, and log time does not follow it.
         joining = self.store.loading and self.store.proposer.quorum
         time, lead = self.store.proposed_time()
-        if joining or self._health.is_clock_off(time - lead, monotonic):
+        if joining or self._health.is_clock_off(time - lead, monotonic) or not self.store.keep_leases():
             time = lead = 0
-        else:
-            self.store.keep_leases()
         for data in self.store.proposer.take_entries(monotonic, time, lead):
             self._own_sent = monotonic
             self.stream.publish(data, refused)

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from cairnkv.commands import Failure, failures
 from cairnkv.limits import MIB
-from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Item, Kind, packed_items
+from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.epochs import PARTS_BYTES_MAX, EpochTable, epoch_body
 
 IN_FLIGHT_MAX: Final = 4
@@ -89,6 +89,10 @@ class Proposal(Protocol):
 
     def fail_reads(self, failure: Failure) -> None:
         """Fail its clients that only read, whose reads will not be executed."""
+
+
+def _is_skip(proposal: Proposal) -> bool:
+    return any(item.kind is ItemKind.SKIP for item in proposal.items)
 
 
 def _size(proposal: Proposal) -> int:
@@ -164,6 +168,11 @@ class Proposer:
     def refusal(self) -> Failure | None:
         """The failure of any proposal now, or None."""
         return self._closed or (None if self.quorum else self._no_quorum())
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether the next entry is a part of a batch whose first part is published."""
+        return bool(self._parts)
 
     @property
     def accepts_batch(self) -> bool:
@@ -330,6 +339,7 @@ class Proposer:
         self._wanted, self._wanted_since = 0, None
         under_way = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         again = [proposal for proposal in [*under_way, *self._parted] if not proposal.given_up]
+        again.sort(key=lambda proposal: not _is_skip(proposal))  # all of them get a log time behind the skip
         self._flights.clear()
         self._parts.clear()
         self._parted = ()

@@ -244,17 +244,33 @@ class ReplicatedStore:
         """Return the log time that this node proposes now, and its lead over this node's clock."""
         return self._log_clock.read(self._shared.now)
 
-    def keep_leases(self) -> None:
-        """If the clock went forward without elapsed time, propose to move the ends of leases with log time."""
-        skip, self._log_clock.skip = self._log_clock.skip, None
-        if skip is None or self.semantics < QUEUE_SEMANTICS:
-            return
+    def keep_leases(self) -> bool:
+        """If the clock went forward without elapsed time, propose to move the ends of leases with log time.
+
+        Returns whether log time may follow the clock now.
+        """
+        skip = self._log_clock.skip
+        if skip is None or not self.proposer.epoch:  # an epoch entry does not advance log time
+            return True
         begin, end = skip
-        if self._shared.now < end and self.queues.leases(max(begin, self._shared.now), 1):
+        if self.semantics >= QUEUE_SEMANTICS and self._shared.now < end:
+            if self.proposer.is_in_parts:
+                return False
+            self._log_clock.skip = None
+            # It is proposed even if there is no lease: a TAKE in flight may add one.
             kept = PendingProposal(
                 (codec.skip_item(begin, end),), lambda changes: self._keep_leases(begin, end, changes)
             )
+
+            def repeat() -> None:  # a repetition of what an entry has done already has no effect
+                if kept.given_up and self._log_clock.skip is None:
+                    self._log_clock.skip = begin, end
+
+            kept.on_ready = repeat
             self.proposer.propose(kept, first=True)
+            return not kept.given_up
+        self._log_clock.skip = None
+        return True
 
     def _keep_leases(self, begin: int, end: int, changes: Changes) -> Reply:
         """Move the ends of leases by the part of a skip by which this entry has advanced log time."""

@@ -79,7 +79,7 @@ class LogClock:
         self._offset: int | None = None  # clock minus elapsed time, at the last call
         self._base: tuple[int, int] | None = None  # while log time is ahead: a log time, and its elapsed time
         self.skip: tuple[int, int] | None = None
-        """The newest skip: the two times of a jump of the clock without elapsed time. The owner removes it."""
+        """The skip: the two times of a jump of the clock without elapsed time, or of several. The owner removes it."""
         self.before_skip: Callable[[int], None] = lambda then: None
         """Called with the end of a skip, before log time goes forward to it."""
 
@@ -112,7 +112,8 @@ class LogClock:
         offset, self._offset = self._offset, wall - elapsed
         jump = 0 if offset is None else self._offset - offset
         if jump >= SKIP_MS:
-            self.skip = wall - jump, wall
+            skipped = jump if self.skip is None else jump + self.skip[1] - self.skip[0]
+            self.skip = wall - skipped, wall
         elif self.skip is not None and wall < self.skip[1]:  # it was set back
             self.skip = None
         now = past
