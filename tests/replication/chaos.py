@@ -658,6 +658,7 @@ class Reference:
                 elif item.kind is ItemKind.SKIP:
                     begin, end = skip_of(item)
                     self._queues.keep_leases(max(begin, self._before), min(end, self._now))
+                    self._look(position)
                 elif item.kind is ItemKind.TRANSACTION and node not in STRANGERS:
                     self._transaction(position, item)
         except ValueError:
