@@ -180,29 +180,32 @@ class WaitingTakes:
             return 0
         if at <= now:
             ready = self._queues.index.queues[key[1:]].counts(now)[0]
-        elif self._elapsed() >= self._ahead_from:
-            ready = 1
-        else:
+        elif self._elapsed() < self._ahead_from:
             self._waiters.set_due(key, log_time + AHEAD_PAUSE)
             return 0
+        else:
+            ready = 1
         self._waiters.set_due(key, NEVER)
         # If only expired messages are left, TAKE deletes them.
-        proposed = self._propose_takes(key, max(1, ready) - self._wanted.get(key, 0), most)
+        proposed = self._propose_takes(key, max(1, ready) - self._wanted.get(key, 0), most, at)
         if proposed == most and key in self._waiters.lines:
             self._queues.changed[key] = None
         return proposed
 
-    def _propose_takes(self, key: bytes, messages: int, most: int) -> int:
-        """Propose TAKE commands for the oldest waiters of a queue. Returns their number."""
+    def _propose_takes(self, key: bytes, messages: int, most: int, at: int = 0) -> int:
+        """Propose TAKE commands for the oldest waiters of a queue. Returns their number.
+
+        at: the log time from which on there are messages.
+        """
         proposed = 0
         while messages > 0 and proposed < most and (waiter := self._waiters.oldest(key, self._queues)) is not None:
-            self._propose_take(waiter, key)
+            self._propose_take(waiter, key, at)
             messages -= _count_of(waiter.command)
             proposed += 1
         return proposed
 
-    def _propose_take(self, waiter: Waiter, key: bytes) -> None:
-        """Propose the TAKE of a waiter. key: that of the queue with messages."""
+    def _propose_take(self, waiter: Waiter, key: bytes, at: int = 0) -> None:
+        """Propose the TAKE of a waiter. key: that of the queue with messages. at: see above."""
         self._waiters.remove(waiter)
         step = Step(0, waiter.command)
         if (failure := self._refusal(step)) is not None:
@@ -216,14 +219,14 @@ class WaitingTakes:
             return reply
 
         proposal = PendingProposal((command_item(step),), execute, cost=cost_of(self._queues, waiter.command))
-        proposal.on_ready = lambda: self._taken(waiter, proposal.outcome)
+        proposal.on_ready = lambda: self._taken(waiter, proposal.outcome, at)
         count = _count_of(waiter.command)
         self._in_flight[waiter.number] = proposal, key, count
         self._wanted[key] = self._wanted.get(key, 0) + count
         self._propose(proposal)
 
-    def _taken(self, waiter: Waiter, reply: Reply) -> None:
-        """Handle the reply to the TAKE of a waiter."""
+    def _taken(self, waiter: Waiter, reply: Reply, at: int) -> None:
+        """Handle the reply to the TAKE of a waiter. at: the log time for which it was proposed."""
         self._forget(waiter)
         if waiter.executed:  # its client has left
             return
@@ -233,9 +236,7 @@ class WaitingTakes:
             return
         self._waiters.put_back((waiter,))
         self._queues.changed |= dict.fromkeys(waiter.keys)
-        log_time, now = self._log_time(), self._queues.now
-        times = [at for key in waiter.keys if (at := self._queues.ready_at(key)) is not None]
-        if times and now < min(times) <= log_time:
+        if reply == NO_MESSAGES and self._queues.now < at:
             self._ahead_from = self._elapsed() + AHEAD_PAUSE
 
     def _forget(self, waiter: Waiter) -> PendingProposal | None:
