@@ -144,6 +144,7 @@ class Client:
     life: int
     waiting: list[Op] = dataclasses.field(default_factory=list)
     waiter: Waiter | None = None  # its newest TAKE that waits for messages
+    connection: int = 0  # the number of its connection
     blocked: bool = False
     watched: dict[tuple[int, bytes], Watched] = dataclasses.field(default_factory=dict)
     watched_at: int = 0
@@ -349,6 +350,7 @@ class Chaos:
             self._moment += 1
             op.completed, op.reply = self._moment, CRASHED
         client.waiting.clear()
+        client.connection += 1
         client.watched = {}
         client.blocked = False
 
@@ -416,14 +418,13 @@ class Chaos:
         places = [(1, key) for key in self.dice.sample(KEYS, self.dice.choice((1, 2)))]
         into: dict[tuple[int, bytes], Watched] = {}
         outcome = client.node.running.watch(places, into)
-        life = client.life
-        node = client.node
+        connection, node = client.connection, client.node
         if not isinstance(outcome, PendingReply):
             return
         client.blocked = True
 
         def ready() -> None:
-            if client.life == life and client.node is node and client.blocked:
+            if client.connection == connection:
                 client.blocked = False
                 if outcome.reply is OK:
                     client.watched = into
