@@ -2,7 +2,8 @@
 
 Another task extends the leases of all jobs.
 
-Invariants: as for the sync worker (`client.worker`). A TAKE is never cancelled, since its messages would stay leased.
+Invariants: as for the sync worker (`client.queue.worker`). A TAKE is never cancelled, since its messages would stay
+leased.
 
 Out of scope: threads and processes.
 """
