@@ -154,8 +154,8 @@ class KeyValue(MappingSyntax[K, V], NotCopied):
     def together(self) -> "Together[K, V]":
         """Return commands on keys and queues that the store executes as one. Use it in a `with` statement.
 
-        All commands are executed, or none: if one is refused, none has an effect. Other clients see all effects or
-        none. See `Job.together` for commands together with the ack of a job.
+        The store executes all commands, or none: if it refuses one, none has an effect. Other clients see all effects,
+        or none. See `Job.together` for commands together with the ack of a job.
         """
         from cairnkv.client.queue.calls import together
         from cairnkv.client.together import Together  # with slow imports that only queues need

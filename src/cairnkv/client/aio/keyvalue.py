@@ -156,8 +156,8 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
     def together(self) -> "AsyncTogether[K, V]":
         """Return commands on keys and queues that the store executes as one. Use it in an `async with` statement.
 
-        All commands are executed, or none: if one is refused, none has an effect. Other clients see all effects or
-        none. See `Job.together` for commands together with the ack of a job.
+        The store executes all commands, or none: if it refuses one, none has an effect. Other clients see all effects,
+        or none. See `Job.together` for commands together with the ack of a job.
         """
         from cairnkv.client.aio.together import AsyncTogether  # with slow imports that only queues need
         from cairnkv.client.queue.calls import together

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class AsyncCollected(PipelineMethods[K, V]):
-    """Commands that are sent at the end of an `async with` statement, or by `execute`. After an exception in the
-    statement, none is sent."""
+    """Commands that the client sends at the end of an `async with` statement, or at `execute`. If the statement ends
+    with an exception, it sends none."""
 
     def __init__(self, calls: Calls[K, V], execute_all: Callable[[list[AnyPending]], Awaitable[None]]) -> None:
         super().__init__(calls)

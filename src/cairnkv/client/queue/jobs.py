@@ -42,7 +42,7 @@ MARGIN_SECONDS: Final = 2.0
 def repeated(kv: Methods[Any, Any], call: Call[T]) -> tuple[T, OutcomeUnknown | None]:
     """Execute a call that may execute twice. Returns its result, and the error of an attempt of unknown outcome.
 
-    Raises that error if a later attempt finds the lease lost, which the earlier one may have done.
+    Raises that error if a later attempt finds the lease lost, because the earlier one may have ended it.
     """
     unknown: OutcomeUnknown | None = None
     for attempt in range(1, REPEATS):
@@ -62,7 +62,7 @@ def repeated(kv: Methods[Any, Any], call: Call[T]) -> tuple[T, OutcomeUnknown | 
 class Job(Generic[B]):
     """A message that this process has leased. Use it in a `with` statement, or call `ack` or `nack`.
 
-    At the end of the statement the message is deleted. After an exception it returns to the queue, with the exception
+    At the end of the statement, the job acks. After an exception, the message returns to the queue, with the exception
     as the reason, and is ready again after the backoff of the queue.
 
     id: the number of the message, which rises over the whole store. token: the number of the lease, which rises with
@@ -125,10 +125,10 @@ class Job(Generic[B]):
     def together(self) -> Together[Any, Any]:
         """Return commands that the store executes as one with the ack of this job: all of them, or none.
 
-        Use it in a `with` statement. At its end, the message is deleted and the commands have their effects, in
-        one entry of the log. If this is not the newest lease, nothing has an effect, and the statement raises
+        Use it in a `with` statement. At its end, the store deletes the message and executes
+        the commands, as one change. If this is not the newest lease, nothing has an effect, and the statement raises
         `LeaseLost`. So these effects, in this store, happen exactly once for each message, however often it is
-        delivered. After an exception in the statement, nothing is sent, and the job is not acked.
+        delivered. If the statement ends with an exception, the client sends nothing, and the job is not acked.
         """
         self._refuse_if_lost()
         return Together(self._kv._calls, self._ack_with)
