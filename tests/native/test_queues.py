@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -11,8 +12,9 @@ from cairnkv.engine import Journal, QueueDatabase, apply, undo
 from cairnkv.engine.database import Before
 from cairnkv.engine.queue_records import BODY_INSIDE_MAX
 from cairnkv.engine.table import BUCKET_KEYS
+from cairnkv.installation import features, native_path_in_use
 from cairnkv.limits import TAKE_BYTES, TAKE_MAX
-from tests.support.paths import native_only
+from tests.support.paths import native_only, use
 from tests.support.queue_model import QueueModel
 from tests.support.queue_strategies import ANY, SETTINGS, START, STEPS, USUAL, about_messages
 
@@ -23,10 +25,15 @@ class Twins:
     """Two databases of queues: one executes commands on the pure path, the other on the native path."""
 
     def __init__(self) -> None:
-        from cairnkv.engine.queue_native import NativeQueues
-
-        self.pure, self.native = QueueDatabase(), QueueDatabase()
-        self.pure.native, self.native.native = None, NativeQueues(self.native)
+        with pytest.MonkeyPatch.context() as patch:
+            use("pure", patch)
+            self.pure = QueueDatabase()
+            use("native", patch)
+            self.native = QueueDatabase()
+        native_path_in_use.cache_clear()
+        features.cache_clear()
+        assert self.pure.native is None
+        assert self.native.native is not None
         self.executed: Counter[str] = Counter()
         """The numbers of commands that the native path has executed."""
 

@@ -91,7 +91,6 @@ cdef enum:
     REASON_SIZE_AT = 60
     STRINGS_AT = 62
 
-    DEAD = 1
     UNTIL_TAKEN = 2
     NEW = 4
     INSIDE = 8
@@ -276,7 +275,8 @@ LISTS = Lists(SortedNumbers, SortedPairs)
 
 
 cdef inline SortedPairs _list(PyObject *of, Py_ssize_t at):
-    return <SortedPairs?>cairn_slot(of, at)
+    cdef object found = <object>cairn_slot(of, at)
+    return <SortedPairs?>found  # a database of the pure path has other lists
 
 
 cdef inline bint _is_empty(PyObject *queue) except -1:
