@@ -36,7 +36,7 @@ from cairnkv.commands import (
 )
 from cairnkv.limits import MIB
 from cairnkv.protocol import write_command
-from cairnkv.protocol.native import CommandFlag, Response, ResponseDecoder, Width
+from cairnkv.protocol.native import CommandFlag, DecoderLimits, Response, ResponseDecoder, Width
 from cairnkv.replication.entries import ItemKind, items, parsed
 from cairnkv.replication.store import ReplicatedStore
 from tests.support.cluster_twins import Clients, agree, live, twins
@@ -88,6 +88,20 @@ def test_equal_for_a_random_client_of_queues(seed: int, write: Callable[[Command
 
 
 @pytest.mark.parametrize("write", [write_command, on_redis], ids=["native", "redis"])
+def test_take_leases_only_messages_that_a_frame_has_room_for(write: Callable[[Command], bytes]) -> None:
+    both = twins(1, width=None, room=MIB, limits=DecoderLimits(value=60_000, frame=100_000))
+    for clients in both:
+        clients.say(0, write(Ping(b"x")))
+        for _ in range(4):
+            clients.say(0, write(Put(b"q", bytes(50_000))))
+            clients.deliver()
+        clients.say(0, write(Take(b"q", 3)))
+        clients.deliver()
+    agree(*both)
+    assert [clients.node.running.queues.index.counts(0)[2] for clients in both] == [1, 1]
+
+
+@pytest.mark.parametrize("write", [write_command, on_redis])
 def test_commands_on_queues_are_proposed_as_batches(write: Callable[[Command], bytes]) -> None:
     both = twins(1, width=None, room=100_000)
     for clients in both:

@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING
 
 from cairnkv.commands.vocabulary import ClearPrefix
-from cairnkv.protocol.native import Width
+from cairnkv.protocol.native import DEFAULT_LIMITS, DecoderLimits, Width
 from cairnkv.session import ServerContext, Session, native_frame_executor
 from tests.support.lives import flipped, lively_frame, lively_redis
 from tests.support.simulated import Cluster
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 class Clients:
     """Clients of the first node of a cluster, which others follow."""
 
-    def __init__(self, count: int, *, native_path_in_use: bool, width: Width | None = 2, room: int = 400) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        native_path_in_use: bool,
+        width: Width | None = 2,
+        room: int = 400,
+        limits: DecoderLimits = DEFAULT_LIMITS,
+    ) -> None:
         self.cluster = Cluster(3, room=room)
         self.node = self.cluster.nodes[0]
         store = self.node.running
@@ -31,7 +39,14 @@ class Clients:
             native_frame_executor(self.cluster.nodes[1].running)  # the third node uses the pure path
         self.context = context = ServerContext(store) if native_path_in_use else WithPurePath(store)
         self.sessions = [
-            Session(store, wake=lambda: None, width=width, frame_executor=self.frame_executor, context=context)
+            Session(
+                store,
+                wake=lambda: None,
+                width=width,
+                limits=limits,
+                frame_executor=self.frame_executor,
+                context=context,
+            )
             for _ in range(count)
         ]
         self.heard = [b""] * count
@@ -78,11 +93,13 @@ class Clients:
             self.turn(client)
 
 
-def twins(count: int, *, width: Width | None = 2, room: int = 400) -> tuple[Clients, Clients]:
+def twins(
+    count: int, *, width: Width | None = 2, room: int = 400, limits: DecoderLimits = DEFAULT_LIMITS
+) -> tuple[Clients, Clients]:
     """The same clients of two clusters."""
     return (
-        Clients(count, native_path_in_use=False, width=width, room=room),
-        Clients(count, native_path_in_use=True, width=width, room=room),
+        Clients(count, native_path_in_use=False, width=width, room=room, limits=limits),
+        Clients(count, native_path_in_use=True, width=width, room=room, limits=limits),
     )
 
 

@@ -23,6 +23,7 @@ from cairnkv.commands.queue_vocabulary import TAKE_STRINGS, queue_key
 from cairnkv.engine.queue import queues_of
 from cairnkv.limits import DELAY_MAX as _DELAY_MAX
 from cairnkv.limits import LEASE_MAX as _LEASE_MAX
+from cairnkv.limits import MESSAGE_HEAD_MAX as _MESSAGE_HEAD_MAX
 from cairnkv.limits import PRIORITY_DEFAULT as _PRIORITY_DEFAULT
 from cairnkv.limits import PRIORITY_MAX as _PRIORITY_MAX
 from cairnkv.limits import QUEUE_NAME_MAX as _QUEUE_NAME_MAX
@@ -31,6 +32,7 @@ from cairnkv.limits import WAIT_MAX as _WAIT_MAX
 
 cdef int64_t DELAY_MAX = _DELAY_MAX
 cdef int64_t LEASE_MAX = _LEASE_MAX
+cdef int64_t MESSAGE_HEAD_MAX = _MESSAGE_HEAD_MAX
 cdef int64_t PRIORITY_DEFAULT = _PRIORITY_DEFAULT
 cdef int64_t PRIORITY_MAX = _PRIORITY_MAX
 cdef Py_ssize_t QUEUE_NAME_MAX = _QUEUE_NAME_MAX
@@ -242,6 +244,8 @@ cdef bint scan_take(FrameExecutor self, const Strings *strings, Scanned *found) 
         return False
     if not found.measures:
         return True
+    if count > 1 and count * MESSAGE_HEAD_MAX > self._conversation.frame_max - TAKE_BYTES:
+        return False  # `fitting` of the pure path lowers the number
     queues = _scanned_queue(self, strings)
     if queues is None:
         return False
