@@ -169,9 +169,11 @@ class IgnoresGroups(Altered):
 
 
 class IgnoresAttempts(Altered):
-    """Lets no message die."""
+    """Lets no message die, and each return at once."""
 
     def altered(self, command: Command) -> Command:
+        if isinstance(command, Nack) and not command.dead:
+            return replace(command, delay=0)
         return replace(command, attempts=1_000) if isinstance(command, QueueSet) else command
 
 

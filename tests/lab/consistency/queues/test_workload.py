@@ -24,7 +24,7 @@ from tests.lab.consistency.servers import serving
 SECONDS = 0.3
 """The duration of a run on a broken server."""
 
-RUNS_MAX = 30
+RUNS_MAX = 100
 """Maximum number of runs until a fault shows: the speed of the computer decides how often."""
 
 
@@ -36,6 +36,13 @@ async def run_at(
     return one, checks.check(history)
 
 
+@pytest.fixture
+def brief_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no message have a long delay, for which a run would wait at its end."""
+    monkeypatch.setattr("cairnkv.lab.consistency.queues.workload.DELAYS_MS", (50, 300))
+
+
+@pytest.mark.usefixtures("brief_delays")
 @pytest.mark.parametrize("data", [False, True], ids=["in-memory", "durable"])
 async def test_server_with_queues_is_consistent(data: bool, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(tmp_path / "data")} if data else {}
@@ -56,7 +63,7 @@ async def test_server_with_queues_is_consistent(data: bool, tmp_path: Path) -> N
 
 async def test_correct_server_that_closes_connections_is_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outcomes are unknown, and it executes the commands of closed connections long afterwards."""
-    monkeypatch.setattr("cairnkv.lab.consistency.queues.workload.FINAL_SECONDS", 2.0)
+    monkeypatch.setattr("cairnkv.lab.consistency.queues.workload.FINAL_SECONDS", 1.0)
     outcomes: collections.Counter[Outcome] = collections.Counter()
     async with serving(servers.UnpleasantQueues()) as addresses:
         for seed in range(RUNS_MAX):
@@ -113,6 +120,7 @@ def test_every_kind_of_violation_is_shown_by_a_broken_server() -> None:
     assert set(Kind) - shown == {Kind.STUCK, Kind.MINORITY}
 
 
+@pytest.mark.usefixtures("brief_delays")
 async def test_run_on_queues_is_saved_while_it_runs(tmp_path: Path) -> None:
     async with serving(RightQueues()) as addresses:
         options = Options(addresses, seconds=0.3, clients=2)
