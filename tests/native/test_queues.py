@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,9 +11,8 @@ from cairnkv.engine import Journal, QueueDatabase, apply, undo
 from cairnkv.engine.database import Before
 from cairnkv.engine.queue_records import BODY_INSIDE_MAX
 from cairnkv.engine.table import BUCKET_KEYS
-from cairnkv.installation import features, native_path_in_use
 from cairnkv.limits import TAKE_BYTES, TAKE_MAX
-from tests.support.paths import native_only, use
+from tests.support.paths import native_only, on_path
 from tests.support.queue_model import QueueModel
 from tests.support.queue_strategies import ANY, SETTINGS, START, STEPS, USUAL, about_messages
 
@@ -25,13 +23,10 @@ class Twins:
     """Two databases of queues: one executes commands on the pure path, the other on the native path."""
 
     def __init__(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            use("pure", patch)
+        with on_path("pure"):
             self.pure = QueueDatabase()
-            use("native", patch)
+        with on_path("native"):
             self.native = QueueDatabase()
-        native_path_in_use.cache_clear()
-        features.cache_clear()
         assert self.pure.native is None
         assert self.native.native is not None
         self.executed: Counter[str] = Counter()

@@ -1,5 +1,6 @@
 """The fixture `path_in_use`: tests that use it run on the pure path and on the native path."""
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Iterator
@@ -48,11 +49,18 @@ def use(path: str, patch: pytest.MonkeyPatch) -> None:
                 patch.setattr(importlib.import_module(importer), name, twin(name, path))
 
 
+@contextlib.contextmanager
+def on_path(path: str) -> Iterator[None]:
+    """Use a path for the objects that are made meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        use(path, patch)
+        yield
+    native_path_in_use.cache_clear()
+    features.cache_clear()
+
+
 @pytest.fixture(scope="module", params=PATHS)
 def path_in_use(request: pytest.FixtureRequest) -> Iterator[str]:
     """The path in use: "pure" or "native"."""
-    with pytest.MonkeyPatch.context() as patch:
-        use(request.param, patch)
+    with on_path(request.param):
         yield request.param
-    native_path_in_use.cache_clear()
-    features.cache_clear()

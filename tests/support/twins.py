@@ -8,6 +8,7 @@ from cairnkv.session import ServerContext, Session
 from cairnkv.storage import Storage
 from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
+from tests.support.paths import on_path
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -55,9 +56,11 @@ class Twins:
 
         self.clock = HandClock()
         pure, native = logs or (None, None)
-        self.stores = LocalStore(clock=self.clock, storage=pure), LocalStore(clock=self.clock, storage=native)
-        self.stores[0].queues.native = None
-        native_store = self.stores[1]
+        with on_path("pure"):
+            pure_store = LocalStore(clock=self.clock, storage=pure)
+        with on_path("native"):
+            native_store = LocalStore(clock=self.clock, storage=native)
+        self.stores = pure_store, native_store
         self.frame_executor = NativeFrameExecutor(
             native_store.database, native_store.log_clock, native_store.collector(0)
         )
