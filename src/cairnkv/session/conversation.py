@@ -91,6 +91,21 @@ def fitting(command: Command, frame_max: int) -> Command:
     return command
 
 
+def within_frame(store: Store, frame_max: int, take: Command, reply: Reply) -> Reply:
+    """Return the reply to a TAKE. If a frame has no room for it, give its leases back and return a failure.
+
+    This happens only to a body that came with a larger limit, at another node or before a restart.
+    """
+    if not isinstance(reply, Items) or size_of(reply) <= frame_max:
+        return reply
+    steps = returns_of(take, reply)
+    for step in steps:
+        store.execute(step.command)
+    numbers = ", ".join(str(step.command.message) for step in steps if isinstance(step.command, Nack))
+    text = f"message {numbers} exceeds the frame limit of {frame_max:,} bytes, and was given back"
+    return Failure(failures.BIGREPLY, text)
+
+
 def _messages_of(command: Command, outcome: Reply | PendingReply) -> int:
     """Return the number of messages, or of commands, that a command on queues processes, approximately."""
     if isinstance(command, Purge):
@@ -230,18 +245,8 @@ class Conversation(abc.ABC):
         return waiter if waiter.reply is None else waiter.reply
 
     def within_frame(self, take: Command, reply: Reply) -> Reply:
-        """Return the reply to a TAKE. If a frame has no room for it, give its leases back and return a failure.
-
-        This happens only to a body that came with a larger limit, at another node or before a restart.
-        """
-        if not isinstance(reply, Items) or size_of(reply) <= self.limits.frame:
-            return reply
-        steps = returns_of(take, reply)
-        for step in steps:
-            self.store.execute(step.command)
-        numbers = ", ".join(str(step.command.message) for step in steps if isinstance(step.command, Nack))
-        text = f"message {numbers} exceeds the frame limit of {self.limits.frame:,} bytes, and was given back"
-        return Failure(failures.BIGREPLY, text)
+        """Return the reply to a TAKE, or a failure if a frame has no room for it; see `within_frame`."""
+        return within_frame(self.store, self.limits.frame, take, reply)
 
     def room_for(self, steps: Sequence[Step]) -> int:
         """Return the bytes of values for which the reply to several commands fits a frame."""

@@ -1,12 +1,12 @@
 """Execution of commands that the native path has left, at their place in the log."""
 
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cairnkv.commands import Step
+from cairnkv.commands import Reply, Step, Take
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits, Request, StatusByte, Width, reply_parts
 from cairnkv.protocol.resp import RequestDecoder, Resp
-from cairnkv.session.conversation import QueuedReply
+from cairnkv.session.conversation import QueuedReply, within_frame
 from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call
 from cairnkv.session.resp.values import bytes_of, shown
 
@@ -28,8 +28,15 @@ def execute_native_frame(
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "the native path has scanned it"
-    reply = store.execute_logged(Step(0, request.command), changes)
-    return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=limits.frame))
+    command = request.command
+    outcome = store.execute_logged(Step(0, command), changes)
+
+    def encode(reply: Reply) -> Sequence[bytes]:
+        if isinstance(command, Take):
+            reply = within_frame(store, limits.frame, command, reply)
+        return reply_parts(reply, StatusByte(statuses), frame_limit=limits.frame)
+
+    return QueuedReply(outcome, encode)
 
 
 def execute_resp_request(
@@ -44,5 +51,11 @@ def execute_resp_request(
     assert spec.on_keys is not None
     call = spec.on_keys(Arguments(spec.name, request[1:], db))
     assert isinstance(call, Call)
-    reply = store.execute_logged(Step(db, call.command), changes)
-    return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, limits.frame))
+    outcome = store.execute_logged(Step(db, call.command), changes)
+
+    def encode(reply: Reply) -> Sequence[bytes]:
+        if isinstance(call.command, Take):
+            reply = within_frame(store, limits.frame, call.command, reply)
+        return bytes_of(shown(call.show, reply, call.errors), protocol, limits.frame)
+
+    return QueuedReply(outcome, encode)
