@@ -74,7 +74,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
     import cairnkv.session.executor_native
     from cairnkv.protocol import DecoderLimits, StatusByte
     from tests.support import cluster_twins
-    from tests.support.lives import flipped, lively_frame, lively_redis
+    from tests.support.lives import flipped, lively_frame, lively_queue_frame, lively_redis
     from tests.support.twins import Twins
 
     print(f"fuzz: {cairnkv.session.executor_native.__file__}, from seed {first}, protocol {protocol}", flush=True)
@@ -85,6 +85,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
         chance = random.Random(seed)
         width: Width = 2 if chance.random() < 0.5 else 4
         on_redis = (chance.random() < 0.5) if protocol == "both" else protocol == "resp"
+        of_queues = chance.random() < 0.4
         limits = DecoderLimits(value=2_000, frame=80_000) if chance.random() < 0.5 else DecoderLimits()
         twins = Twins(
             width=width if chance.random() < 0.3 else None, status_byte=chance.choice(list(StatusByte)), limits=limits
@@ -99,7 +100,14 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
                 twins.clock.advance(chance.randrange(3_000))
                 count = chance.randrange(120)
                 total += count
-                said = b"".join(lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count))
+                if of_queues:
+                    queues = twins.stores[0].queues
+                    frames = [
+                        lively_queue_frame(chance, queues, width, redis=on_redis, waits=False) for _ in range(count)
+                    ]
+                else:
+                    frames = [lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count)]
+                said = b"".join(frames)
                 if chance.random() < 0.15:
                     said = flipped(said, chance)
                 if chance.random() < 0.05:

@@ -40,7 +40,7 @@ from cairnkv.protocol.native import CommandFlag, DecoderLimits, Response, Respon
 from cairnkv.replication.entries import ItemKind, items, parsed
 from cairnkv.replication.store import ReplicatedStore
 from tests.support.cluster_twins import Clients, agree, live, twins
-from tests.support.lives import has_name, lively_on_queues, on_redis
+from tests.support.lives import lively_queue_frame, on_redis
 from tests.support.paths import native_only
 from tests.support.resp import request
 
@@ -69,19 +69,21 @@ def test_equal_for_random_clients_of_the_redis_protocol(seed: int) -> None:
         live(both, chance, 2, on_redis=True)
 
 
-@given(st.integers(0, 2**32), st.sampled_from([write_command, on_redis]), st.sampled_from([400, 100_000]))
-def test_equal_for_a_random_client_of_queues(seed: int, write: Callable[[Command], bytes], room: int) -> None:
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([400, 100_000]))
+def test_equal_for_a_random_client_of_queues(seed: int, redis: bool, room: int) -> None:
     chance = random.Random(seed)
     both = twins(1, width=None, room=room)
     queues = both[0].node.running.queues
+    ping = Ping(b"x")
     for _ in range(6):
-        some = [lively_on_queues(chance, queues, waits=False) for _ in range(chance.randrange(30))]
-        said = b"".join(write(command) for command in some if write is not on_redis or has_name(command))
+        count = chance.randrange(30)
+        some = [lively_queue_frame(chance, queues, redis=redis, waits=False) for _ in range(count)]
+        said = (on_redis(ping) if redis else write_command(ping)) + b"".join(some)
         cut = chance.randrange(len(said) + 1)
         forward = chance.choice([0, 0.3, 2])
         for clients in both:
             clients.cluster.now += forward
-            clients.say(0, write(Ping(b"x")) + said[:cut])
+            clients.say(0, said[:cut])
             clients.say(0, said[cut:])
             clients.deliver()
         agree(*both)

@@ -13,7 +13,7 @@ from cairnkv.protocol import DecoderLimits, write_command
 from cairnkv.session import Session
 from tests.native.test_pending import LateTwins, live
 from tests.support.late_storage import LateStorage
-from tests.support.lives import flipped, has_name, lively_on_queues, on_redis
+from tests.support.lives import flipped, lively_queue_frame, on_redis
 from tests.support.paths import native_only
 from tests.support.resp import request
 from tests.support.twins import Twins
@@ -39,25 +39,17 @@ def all_of(write: Write, *commands: Command) -> bytes:
     return b"".join(map(write, commands))
 
 
-def in_random_case(chance: random.Random, frame: bytes) -> bytes:
-    """Change the case of a request of the Redis protocol, and with it the names of its queues."""
-    return frame.swapcase() if chance.random() < 0.1 else frame
+def written(chance: random.Random, twins: Twins, *, redis: bool) -> bytes:
+    return lively_queue_frame(chance, twins.stores[0].queues, redis=redis)
 
 
-def written(chance: random.Random, twins: Twins, write: Write) -> bytes:
-    command = lively_on_queues(chance, twins.stores[0].queues)
-    if write is not on_redis:
-        return write(command)
-    return in_random_case(chance, on_redis(command if has_name(command) else Set(b"k", b"v")))
-
-
-@given(st.integers(0, 2**32), st.sampled_from([write_command, on_redis]))
-def test_equal_for_random_programs(seed: int, write: Write) -> None:
+@given(st.integers(0, 2**32), st.booleans())
+def test_equal_for_random_programs(seed: int, redis: bool) -> None:
     chance = random.Random(seed)
     twins = Twins()
-    begin(write, twins)
+    begin(on_redis if redis else write_command, twins)
     for _ in range(12):
-        said = b"".join(written(chance, twins, write) for _ in range(chance.randrange(40)))
+        said = b"".join(written(chance, twins, redis=redis) for _ in range(chance.randrange(40)))
         if chance.random() < 0.1:
             said = flipped(said, chance)
         twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
@@ -73,13 +65,13 @@ def pass_time(twins: Twins, milliseconds: int) -> None:
     twins.settle()
 
 
-@given(st.integers(0, 2**32), st.sampled_from([write_command, on_redis]), st.booleans())
-def test_equal_for_random_programs_with_late_and_failing_commits(seed: int, write: Write, reuse: bool) -> None:
+@given(st.integers(0, 2**32), st.booleans(), st.booleans())
+def test_equal_for_random_programs_with_late_and_failing_commits(seed: int, redis: bool, reuse: bool) -> None:
     chance = random.Random(seed)
     twins = LateTwins(reuse_sequences=reuse)
-    begin(write, twins)
+    begin(on_redis if redis else write_command, twins)
     for _ in range(15):
-        live(twins, chance, b"".join(written(chance, twins, write) for _ in range(chance.randrange(20))))
+        live(twins, chance, b"".join(written(chance, twins, redis=redis) for _ in range(chance.randrange(20))))
         pass_time(twins, chance.choice([0, 0, 300, 2_000, 2 * WAIT_MAX]))
     twins.refuse(None)
     twins.commit()

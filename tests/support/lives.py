@@ -119,6 +119,23 @@ def on_redis(command: Command) -> bytes:
     return request(name.encode(), *command.arguments())
 
 
+def lively_queue_frame(
+    chance: random.Random,
+    queues: QueueDatabase,
+    width: Width = 2,
+    *,
+    redis: bool = False,
+    waits: bool = True,
+) -> bytes:
+    """Return the frame of a command of `lively_on_queues`, or its request in the Redis protocol, sometimes in another
+    case."""
+    command = lively_on_queues(chance, queues, waits=waits)
+    if not redis:
+        return write_command(command, width=width)
+    said = on_redis(command if has_name(command) else Set(b"k", b"v"))
+    return said.swapcase() if chance.random() < 0.1 else said
+
+
 def lively_frame(chance: random.Random, width: Width, *, local: bool = True) -> bytes:
     """Its frame; now and then memory is safe enough, and where it may be `local` what a read was like a moment ago."""
     flags = CommandFlag.MEMORY_IS_ENOUGH if chance.random() < 0.05 else 0
