@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import Ack, ClearAll, Command, Get, Nack, Ping, Put, PutMany, QueueSet, Set, Take
-from cairnkv.limits import MIB, QUEUE_NAME_MAX, TAKE_MAX, WAIT_MAX
+from cairnkv.limits import MESSAGE_HEAD_MAX, MIB, QUEUE_NAME_MAX, TAKE_BYTES, TAKE_MAX, WAIT_MAX
 from cairnkv.protocol import DecoderLimits, write_command
 from cairnkv.session import Session
 from tests.native.test_pending import LateTwins, live
@@ -46,7 +46,7 @@ def written(chance: random.Random, twins: Twins, *, redis: bool) -> bytes:
 @given(st.integers(0, 2**32), st.booleans())
 def test_equal_for_random_programs(seed: int, redis: bool) -> None:
     chance = random.Random(seed)
-    twins = Twins()
+    twins = Twins(limits=DecoderLimits(value=2_000, frame=80_000) if chance.random() < 0.2 else DecoderLimits())
     begin(on_redis if redis else write_command, twins)
     for _ in range(12):
         said = b"".join(written(chance, twins, redis=redis) for _ in range(chance.randrange(40)))
@@ -212,6 +212,17 @@ def test_equal_for_replies_at_the_limit(write: Write, less: int) -> None:
     begin(write, twins)
     twins.say(all_of(write, *[Put(b"q", bytes(1_000))] * 2, Take(b"q", 2), Put(b"q", b"x"), Take(b"q", 1)))
     twins.agree()
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("more", [-1, 0])
+def test_equal_for_as_many_messages_as_a_frame_has_room_for(write: Write, more: int) -> None:
+    twins = Twins(limits=DecoderLimits(value=1_000, frame=TAKE_BYTES + 3 * MESSAGE_HEAD_MAX + more))
+    begin(write, twins)
+    before = twins.executed_natively
+    twins.say(all_of(write, *[Put(b"q", b"x")] * 3, Take(b"q", 3)))
+    twins.agree()
+    assert twins.executed_natively == before + 4 + more
 
 
 @PROTOCOLS

@@ -27,8 +27,10 @@ from cairnkv.limits import MESSAGE_HEAD_MAX as _MESSAGE_HEAD_MAX
 from cairnkv.limits import PRIORITY_DEFAULT as _PRIORITY_DEFAULT
 from cairnkv.limits import PRIORITY_MAX as _PRIORITY_MAX
 from cairnkv.limits import QUEUE_NAME_MAX as _QUEUE_NAME_MAX
-from cairnkv.limits import TAKE_BYTES, TAKE_MAX
+from cairnkv.limits import TAKE_BYTES as _TAKE_BYTES
+from cairnkv.limits import TAKE_MAX
 from cairnkv.limits import WAIT_MAX as _WAIT_MAX
+from cairnkv.store import ITEM_BYTES
 
 cdef int64_t DELAY_MAX = _DELAY_MAX
 cdef int64_t LEASE_MAX = _LEASE_MAX
@@ -36,7 +38,11 @@ cdef int64_t MESSAGE_HEAD_MAX = _MESSAGE_HEAD_MAX
 cdef int64_t PRIORITY_DEFAULT = _PRIORITY_DEFAULT
 cdef int64_t PRIORITY_MAX = _PRIORITY_MAX
 cdef Py_ssize_t QUEUE_NAME_MAX = _QUEUE_NAME_MAX
+cdef Py_ssize_t TAKE_BYTES = _TAKE_BYTES
 cdef int64_t WAIT_MAX = _WAIT_MAX
+
+# The pure path estimates the size of a reply with so many more bytes for each message (`store.pending.size_of`).
+cdef Py_ssize_t ESTIMATED_BYTES = TAKE_STRINGS * ITEM_BYTES + 5 * 20 - TAKEN_BYTES
 
 if TAKE_MAX != MESSAGES_MAX or TAKE_STRINGS * 24 != TAKEN_BYTES:
     raise AssertionError("the limits of queue_frames_native.pxd differ from those of the commands")
@@ -132,6 +138,11 @@ cdef bint _read_take(const Strings *strings, int64_t *count, int64_t *lease, int
     return True
 
 
+cdef inline bint _fits(FrameExecutor self, int64_t count) noexcept:
+    """Return whether a frame has room for so many messages. If not, `fitting` of the pure path lowers the number."""
+    return count == 1 or count * MESSAGE_HEAD_MAX <= self._conversation.frame_max - TAKE_BYTES
+
+
 cdef bint _read_ack(const Strings *strings, int64_t *pairs) noexcept:
     """Read ACK. pairs: room for an id and a lease of each message."""
     cdef Py_ssize_t item
@@ -189,6 +200,9 @@ cdef bint take_messages(FrameExecutor self, const Strings *strings, Py_ssize_t r
     cdef int64_t count, lease, wait
     if not _begins(self) or not _read_take(strings, &count, &lease, &wait):
         return False
+    if not self._is_for_log and not _fits(self, count):
+        return False
+    room = min(room, self._conversation.frame_max - count * ESTIMATED_BYTES)
     if not self._queues.take(self._table, _bytes(strings, 0), count, lease, room):
         return False
     if self._queues.taken_count == 0:
@@ -244,8 +258,8 @@ cdef bint scan_take(FrameExecutor self, const Strings *strings, Scanned *found) 
         return False
     if not found.measures:
         return True
-    if count > 1 and count * MESSAGE_HEAD_MAX > self._conversation.frame_max - TAKE_BYTES:
-        return False  # `fitting` of the pure path lowers the number
+    if not _fits(self, count):
+        return False
     queues = _scanned_queue(self, strings)
     if queues is None:
         return False
