@@ -507,6 +507,16 @@ def test_expired_messages_do_not_fill_a_queue(store: Store) -> None:
     assert store.counts("ready", "expired") == (1, 2)
 
 
+def test_bytes_of_expired_messages_do_not_fill_a_queue(store: Store) -> None:
+    store.say(QueueSet(b"q", max_bytes=10))
+    for _ in range(2):
+        store.put(bytes(5), expires=10)
+    store.fails(Put(b"q", bytes(10)), failures.QUEUEFULL)
+    store.now += 10
+    store.put(bytes(10))
+    store.fails(Put(b"q", b"1"), failures.QUEUEFULL)
+
+
 def test_a_full_queue_can_drop_its_oldest_messages(store: Store) -> None:
     store.say(QueueSet(b"q", max_messages=3, max_bytes=100, when_full=b"drop"))
     leased, second, third = (store.put() for _ in range(3))

@@ -271,7 +271,7 @@ class QueueModel:
     def _is_full(self, name: bytes, drops: list[Message], bodies: list[bytes], settings: dict[str, Any]) -> bool:
         left = [it for it in self.messages if it.queue == name and it not in drops]
         live = [it for it in left if it.state(self.now) not in (None, b"dead")]
-        size = sum(len(it.body) for it in left) + sum(map(len, bodies))
+        size = sum(len(it.body) for it in left if it.state(self.now) is not None) + sum(map(len, bodies))
         most, octets = settings["max_messages"], settings["max_bytes"]
         return bool(most and len(live) + len(bodies) > most) or bool(octets and size > octets)
 

@@ -491,7 +491,7 @@ class QueueStats(Command):
     """Return the counts, totals and settings of a queue. All are exact.
 
     The reply has names and values, alternating. `oldest_ready_ms` is the time for which TAKE could already have
-    returned a message. Expired messages count until the server removes them.
+    returned a message. `bytes` includes expired messages until the server removes them.
     """
 
     queue: bytes = argument(QUEUE)

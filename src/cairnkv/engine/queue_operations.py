@@ -50,6 +50,7 @@ from cairnkv.engine.queue_records import (
     NUMBER,
     Message,
     QueueRecord,
+    Settings,
     body_key,
     message_key,
     queue_key,
@@ -408,6 +409,8 @@ def _room(database: QueueDatabase, queue: Queue, count: int, size: int) -> list[
     expired = queue.expiring.count_before((database.now + 1, 0))
     messages = len(queue.live) - expired + count - rules.max_messages if rules.max_messages else 0
     octets = queue.size + size - rules.max_bytes if rules.max_bytes else 0
+    if octets > 0:
+        octets -= _expired_bytes(database, queue)
     if messages <= 0 and octets <= 0:
         return []
     drops: list[tuple[int, Message]] = []
@@ -418,15 +421,37 @@ def _room(database: QueueDatabase, queue: Queue, count: int, size: int) -> list[
             if message.lease and message.due > database.now:
                 continue
             drops.append((number, message))
-            messages -= message.state(database.now) is not None
-            octets -= message.size
+            if message.state(database.now) is not None:  # expired messages do not count
+                messages -= 1
+                octets -= message.size
             if messages <= 0 and octets <= 0:
                 return drops
     return Failure(
         failures.QUEUEFULL,
-        f"the queue has {len(queue.live) - expired:,} messages and {queue.size:,} bytes of bodies; the limits are "
-        f"{rules.max_messages or 'no'} messages and {rules.max_bytes or 'no'} bytes",
+        f"the queue has {len(queue.live) - expired:,} messages and {queue.size:,} bytes of bodies, so {count:,} more "
+        f"with {size:,} bytes exceed its limit of {' and '.join(_limits(rules))}",
     )
+
+
+def _limits(rules: Settings) -> Iterator[str]:
+    if rules.max_messages:
+        yield f"{rules.max_messages:,} messages"
+    if rules.max_bytes:
+        yield f"{rules.max_bytes:,} bytes"
+
+
+def _expired_bytes(database: QueueDatabase, queue: Queue) -> int:
+    """Return the bytes of the bodies of expired messages that are not removed yet; of `STEPS_PER_TAKE` at most."""
+    size = 0
+    expiring = itertools.chain(
+        itertools.takewhile(lambda entry: entry[0] <= database.now, queue.expiring),
+        itertools.takewhile(lambda entry: entry[0] <= database.now, queue.dead_expiring),
+    )
+    for _, number in itertools.islice(expiring, STEPS_PER_TAKE):
+        message = database.message(number)
+        assert message is not None
+        size += message.size
+    return size
 
 
 # -- TAKE ----------------------------------------------------------------------------------------------------------

@@ -126,6 +126,26 @@ def test_a_stale_lease_undoes_a_transaction(chat: Chat) -> None:
     assert chat("QUEUE.LOOK 3") is None
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("QUEUE.PUT q two PRIORITY -1", "ERR priority is "),
+        ("QUEUE.PUT q two NACK", "ERR "),
+        ("QUEUE.ACK 2 x", "ERR "),
+        (f"QUEUE.PUT {'q' * 256} two", "ERR "),
+        ("QUEUE.TAKE q 0", "ERR "),
+    ],
+)
+def test_a_command_with_wrong_arguments_ends_a_transaction(chat: Chat, line: str, problem: str) -> None:
+    chat("MULTI")
+    chat("QUEUE.PUT q one")
+    assert chat(line).text.startswith(problem)
+    chat("SET k v")
+    assert chat("EXEC").text.startswith("EXECABORT ")
+    assert chat("GET k") is None
+    assert chat("QUEUE.LOOK 2") is None
+
+
 def test_replies_wait_for_their_commit() -> None:
     chat = Chat(late=True)
     chat.send(b"QUEUE.PUT", b"q", b"one")

@@ -64,7 +64,7 @@ class Transaction:
     def _admit(self, spec: RespCommandSpec, request: list[bytes]) -> None:
         if "no-multi" in spec.flags:
             raise Refusal("ERR Command not allowed inside a transaction")
-        if "blocking" in spec.flags and spec.on_keys is not None:
+        if spec.group == "queue" and spec.on_keys is not None:  # a transaction with queues is executed whole, or not
             call = spec.on_keys(Arguments(spec.name, request[1:]))
             if isinstance(call, Call) and call.command.waiting_time():
                 raise Refusal(f"ERR {spec.name} cannot wait inside a transaction; leave the time to wait out")
