@@ -147,15 +147,22 @@ _EXTRAS: Final = {
 
 
 def missing_package(error: ImportError, what: str, extra: str | None = None) -> OptionError:
-    """Return the error for a third-party package that a feature needs and Python cannot import.
+    """Return the error for a module that a feature needs and Python cannot import.
 
+    The module is a third-party package, or a compiled module of cairnkv that does not fit this installation.
     extra: the extra that installs everything for the feature; None: the extra of the package.
-    Raises the import error again if it concerns cairnkv itself, because that is a bug.
+    Raises the import error again if it concerns other modules of cairnkv, because that is a bug.
     """
+    # The error of a file that Python cannot load has only the last part of the module's name, but the whole path.
+    path = error.path or ""
+    if path.startswith(__file__.removesuffix("errors.py")) and not path.endswith(".py"):
+        return OptionError(
+            f"{what}: the compiled modules of cairnkv do not fit this installation ({error}); install cairnkv again"
+        )
     package = (error.name or "").partition(".")[0]
     if package in ("", "cairnkv"):
         raise error
     why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded: {error}"
     extra = extra or _EXTRAS.get(package)
-    install = f"pip install 'cairnkv[{extra}]'" if extra else f"pip install {package}"
-    return OptionError(f"{what} needs the package {package}, which {why}; {install}")
+    install = f"; pip install 'cairnkv[{extra}]'" if extra else ""
+    return OptionError(f"{what} needs the package {package}, which {why}{install}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cairnkv.server.loop import PolledLoop
+from cairnkv.server.loop import ClientSelector, PolledLoop
 from tests.support.paths import BUILT, native_only
 
 if TYPE_CHECKING or BUILT:
@@ -33,7 +33,7 @@ class Pairs:
     """A loop, and socket pairs of which it serves one end each."""
 
     def __init__(self) -> None:
-        self.loop = PolledLoop()
+        self.loop = PolledLoop(ClientSelector())
         self.wrong: list[BaseException] = []
         self.loop.set_exception_handler(lambda _loop, context: self.wrong.append(context["exception"]))
         self.sockets: list[socket.socket] = []

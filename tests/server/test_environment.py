@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.errors import OptionError
-from cairnkv.installation import python_command, python_environment
+from cairnkv.errors import OptionError, missing_package
+from cairnkv.installation import PURE_VARIABLE, python_command, python_environment
 from cairnkv.lab.cluster.node import NodeConfig, serve_command
 from cairnkv.lab.cluster.supervisor import Supervisor
 from cairnkv.server.loop import bind
 from cairnkv.server.settings import broken_on_purpose, load
+from tests.support.paths import BUILT
 from tests.support.raw import SECONDS, serve
 
 pytestmark = pytest.mark.same_code
@@ -110,6 +111,40 @@ def test_missing_package_is_a_one_line_error_with_the_extra(
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert f"needs the package {package}, which is not installed; pip install '{extra}'" in ended.stderr
     assert ended.stdout == ""
+
+
+@pytest.mark.skipif(not BUILT, reason="the native path is not built")
+def test_compiled_module_that_does_not_fit_is_a_one_line_error(tmp_path: Path) -> None:
+    package = Path(cairnkv.__file__).parent
+    shutil.copytree(package, tmp_path / "cairnkv", copy_function=os.symlink)
+    (module,) = (tmp_path / "cairnkv" / "engine").glob("queue_native.*.so")
+    module.unlink()
+    module.write_bytes(b"of another release")
+    environment = {**os.environ, PURE_VARIABLE: "no", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "cairnkv", "serve", "--port", "0"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended.stderr
+    assert ended.stderr.startswith("cairn: cairn serve: the compiled modules of cairnkv do not fit this installation (")
+    assert ended.stderr.endswith("; install cairnkv again\n")
+
+
+@pytest.mark.parametrize("extra", [None, "cluster"])
+def test_unknown_package_is_advised_only_with_its_extra(extra: str | None) -> None:
+    error = missing_package(ModuleNotFoundError("No module named 'odd'", name="odd.part"), "cairn serve", extra)
+    advice = f"; pip install 'cairnkv[{extra}]'" if extra else ""
+    assert str(error) == f"cairn serve needs the package odd, which is not installed{advice}"
+
+
+def test_module_of_cairnkv_that_is_missing_is_a_bug() -> None:
+    bug = ModuleNotFoundError("No module named 'cairnkv.odd'", name="cairnkv.odd")
+    with pytest.raises(ModuleNotFoundError):
+        missing_package(bug, "cairn serve")
 
 
 def test_missing_nats_server_is_an_error_before_anything_is_made(

@@ -42,7 +42,7 @@ SHORT_PAUSE: Final = 1.0
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return the fastest available event loop."""
     if native_path_in_use():
-        return PolledLoop()
+        return PolledLoop(ClientSelector())
     if has_uvloop():
         import uvloop
 
@@ -82,9 +82,9 @@ _EPOLLOUT: Final = 0x4
 class PolledLoop(asyncio.SelectorEventLoop):
     """asyncio's loop over a `ClientSelector`."""
 
-    def __init__(self) -> None:
-        self.clients: Final = ClientSelector()
-        super().__init__(self.clients)
+    def __init__(self, clients: ClientSelector) -> None:
+        self.clients: Final = clients
+        super().__init__(clients)
 
 
 async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> "asyncio.Server | Listener":
