@@ -126,8 +126,18 @@ class TestLooking:
         job.nack("unreadable", dead=True)
         (dead,) = lines(cairn_here("queue", "dead", "q", "--json"))
         assert (dead["id"], dead["reason"], dead["body"], dead["attempts"]) == (ids[0], "unreadable", "a", 1)
+        assert cairn_here("queue", "dead", "q").out == b"%d\ta\tunreadable\n" % ids[0]
+        assert cairn_here("queue", "peek", "q", "--state", "dead").out == b"%d\ta\n" % ids[0]
         assert cairn_here("queue", "requeue", "q") == Said(0, b"1\n", "")
         assert cairn_here("queue", "requeue", "q", str(ids[0])) == Said(1, b"0\n", "")
+
+    def test_reason_is_the_last_column_of_one_line(self, cairn_here: Call, queue: cairnkv.Queue[bytes]) -> None:
+        ids = queue.put_many([b"a\tb", b"c"])
+        for reason in ("line 1\nline\t2", None):
+            job = queue.take()
+            assert job is not None
+            job.nack(reason, dead=True)
+        assert cairn_here("queue", "dead", "q").out == b"%d\ta\tb\tline 1\\nline\\t2\n%d\tc\t\n" % tuple(ids)
 
     def test_stats_and_list(self, cairn_here: Call, queue: cairnkv.Queue[bytes]) -> None:
         assert cairn_here("queue", "list") == NO
@@ -239,6 +249,12 @@ class TestArguments:
         assert (said.code, said.out) == (2, b"")
         assert said.err.count("\n") == 1
         assert text in said.err
+
+    def test_program_without_permission_is_not_executable(self, cairn_here: Call, tmp_path: Path) -> None:
+        program = tmp_path / "send mail.sh"
+        program.write_text("#!/bin/sh\n")
+        said = cairn_here("queue", "work", "q", "--", str(program))
+        assert said == Said(2, b"", f"cairn: '{program}' is not executable; run chmod +x '{program}'\n")
 
     @pytest.mark.parametrize("action", [*ACTIONS, "work"])
     def test_help_has_an_example(self, cairn_here: Call, action: str) -> None:

@@ -251,12 +251,13 @@ def _peek_arguments(parser: Parser) -> None:
     _queue_argument(parser)
     parser.add_argument("--state", choices=STATES, default="ready", help="state of the messages (default: ready)")
     _count_option(parser, "maximum number of messages", 10)
+    parser.set_defaults(with_reason=False)
 
 
 def _dead_arguments(parser: Parser) -> None:
     _queue_argument(parser)
     _count_option(parser, "maximum number of messages", 10)
-    parser.set_defaults(state="dead")
+    parser.set_defaults(state="dead", with_reason=True)
 
 
 def _peek(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
@@ -267,7 +268,8 @@ def _peek(kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
         elif on_terminal(sys.stdout):
             print(_shown(message))
         else:
-            put_bytes(f"{message.id}\t".encode() + message.data)
+            reason = f"\t{escaped((message.reason or '').encode())}" if options.with_reason else ""
+            put_bytes(f"{message.id}\t".encode() + message.data + reason.encode())
     if not messages and not options.json:
         negative(f"no message is {options.state}", in_shell=options.in_shell)
     return FOUND if messages else NOT_FOUND
@@ -576,7 +578,7 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         "cairn queue put urls --lines < urls.txt          # prints the number of messages",
         _put_arguments,
         _put,
-        f"Python clients expect a body in JSON, unless their queue has another codec. {TIME}",
+        f'Python clients expect a body in JSON; for raw bytes, they use kv.queue(name, codec="bytes"). {TIME}',
     ),
     "take": _action(
         "lease messages, and print each as ID:TOKEN, a tab and the body",
@@ -619,7 +621,7 @@ ACTIONS: Final[dict[str, tuple[str, StoreCommand]]] = {
         "cairn queue dead emails\ncairn queue requeue emails",
         _dead_arguments,
         _peek,
-        "Exit code 1 if there are none.",
+        "Exit code 1 if there are none. Into a pipe, each line has the id, the body and the reason, with tabs between.",
     ),
     "stats": _action(
         "print the counts, totals and settings of a queue", "cairn queue stats emails", _queue_argument, _stats

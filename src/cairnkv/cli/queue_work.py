@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.cli.arguments import Parser, client, duration, number, octets
@@ -81,9 +83,7 @@ def work(name: str, arguments: Sequence[str]) -> int:
     parser.switch("--drain", "end when no message is ready")
     options = parser.parse_args(arguments)
     if shutil.which(options.program[0]) is None:
-        raise CallerError(
-            f"there is no program {options.program[0]!r}; use a name on the PATH or a path such as ./send.sh"
-        )
+        raise CallerError(_no_program(options.program[0]))
     logging.basicConfig(level=logging.INFO, format="cairn: %(message)s")
     programs = _Programs(list(map(str, options.program)), options.retry)
     with client(options) as kv:
@@ -99,6 +99,12 @@ def work(name: str, arguments: Sequence[str]) -> int:
         finally:
             programs.stop()
     return FOUND
+
+
+def _no_program(program: str) -> str:
+    if "/" in program and Path(program).is_file():
+        return f"{program!r} is not executable; run chmod +x {shlex.quote(program)}"
+    return f"there is no program {program!r}; use a name on the PATH or a path such as ./send.sh"
 
 
 class _Programs:
