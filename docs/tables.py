@@ -56,6 +56,9 @@ def commands() -> str:
     return table(("number", "arguments", "right", "effect", "payload of a success"), *rows)
 
 
+PLURALS = {"body": "bodies"}
+
+
 def explained(spec: CommandSpec) -> str:
     """Return the command's docstring as one line, with wire names and a list of exclusive options."""
     text = " ".join(spec.description.split())
@@ -64,6 +67,9 @@ def explained(spec: CommandSpec) -> str:
         text = re.sub(rf"(?:(?<=\. )|(?<=, )|(?<=\()){name}(?=[,:)])|`{name}`", option, text)
     for group in spec.exclusive:
         text += f" At most one of {', '.join(sent[name] for name in group)}."
+    for slot in (slot for _, slot in spec.fields if slot.most):
+        noun = slot.kinds[0].placeholder
+        text += f" At most {slot.most:,} {PLURALS.get(noun, f'{noun}s')}."
     return text.replace("`MISSING`", "`Key not found`").replace("|", "\\|")
 
 
@@ -173,6 +179,9 @@ def wire_limits() -> str:
         ("clients at once", f"{limits.CONNECTIONS_MAX:,}", "`--max-connections`"),
         ("milliseconds in a TTL", f"1 to {limits.TTL_MAX:,}", "fixed"),
         ("keys that one SCAN examines", f"1 to {limits.SCAN_COUNT_MAX:,}", "fixed"),
+        ("messages that one command puts, takes, names or examines", f"1 to {limits.TAKE_MAX:,}", "fixed"),
+        ("queues of one TAKE_ANY, frames of one TOGETHER", f"1 to {limits.TAKE_MAX:,}", "fixed"),
+        ("milliseconds that one TAKE or TAKE_ANY waits", f"0 to {limits.WAIT_MAX:,}", "fixed"),
     )
     return table(("limit", "default", "option"), *rows)
 

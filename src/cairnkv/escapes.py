@@ -15,6 +15,15 @@ def escaped(data: bytes) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
+def quoted(data: bytes) -> str:
+    r"""Return bytes in quotes, escaped, as a message shows them.
+
+    >>> quoted("né".encode()), quoted(bytes([255]))
+    ("'né'", "'\\xff'")
+    """
+    return f"'{escaped(data)}'"
+
+
 def _escaped(character: str) -> str:
     if character.isprintable():
         return character

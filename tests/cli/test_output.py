@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import cairnkv
 from cairnkv.cli.output import named
-from cairnkv.escapes import escaped
+from cairnkv.escapes import escaped, quoted
 from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
 
@@ -34,6 +34,11 @@ def test_escaped_text_cannot_move_the_cursor(data: bytes) -> None:
 )
 def test_bytes_are_escaped(data: bytes, shown: str) -> None:
     assert escaped(data) == shown
+
+
+def test_quoted_text_has_no_python_prefix() -> None:
+    assert quoted(b"jobs") == "'jobs'"
+    assert quoted("é\n".encode()) == "'é\\n'"
 
 
 @given(st.binary())

@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import pytest
 
 import cairnkv
+from cairnkv import limits
+from cairnkv.commands import BY_NUMBER
 from cairnkv.session import Session, State
 from cairnkv.session.resp import command_docs
 from cairnkv.store import LocalStore, wall_clock
@@ -210,6 +212,17 @@ def test_commands_on_the_redis_page_are_served_or_listed_as_absent() -> None:
     assert len(spans) >= 4
     absent = " ".join(tables().REDIS_ABSENT.values()).split()
     assert [word for word in spans if not command_docs.find(word.encode()) and word not in absent] == []
+
+
+def test_limits_of_queues_are_those_of_the_code() -> None:
+    wait, most = f"{limits.WAIT_MAX:,}", f"{limits.TAKE_MAX:,}"
+    redis = " ".join((ROOT / "docs" / "redis.md").read_text().split())
+    assert f"WAIT is at most {wait} milliseconds, and a command names at most {most} messages or queues" in redis
+    rows = {spec.name: tables().explained(spec) for spec in BY_NUMBER.values()}
+    assert f"at most {wait}" in rows["TAKE"]
+    assert f"at most {wait}" in rows["TAKE_ANY"]
+    for name, noun in (("TAKE_ANY", "queues"), ("TOGETHER", "frames"), ("PUT_MANY", "bodies"), ("ACK", "ids")):
+        assert rows[name].endswith(f" At most {most} {noun}.")
 
 
 # -- examples --------------------------------------------------------------------------------------------------------

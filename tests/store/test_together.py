@@ -258,4 +258,10 @@ def test_every_command_on_keys_and_queues_can_be_a_part() -> None:
         frame = bytes((0,)) + spec.number.to_bytes(2)
         with pytest.raises(ArgumentFault) as raised:
             Together.from_arguments([frame])
-        assert ("on keys or queues" in raised.value.text) == (spec.name in refused)
+        assert (f"TOGETHER cannot contain {spec.name};" in raised.value.text) == (spec.name in refused)
+
+
+@pytest.mark.parametrize("frame", [b"", bytes(2), b"\x00\xff\xff", b"\x02" + Get.spec.number.to_bytes(2)])
+def test_other_strings_are_no_parts(frame: bytes) -> None:
+    with pytest.raises(ArgumentFault, match="frame is the frame of a command on keys or queues"):
+        Together.from_arguments([frame])

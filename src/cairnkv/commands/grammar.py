@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVa
 
 from cairnkv.commands.failures import BADARGS, BADKEY, Code
 from cairnkv.docstrings import docstring
+from cairnkv.escapes import quoted
 from cairnkv.limits import KEY_MAX
 from cairnkv.records import record
 
@@ -86,10 +87,9 @@ class NumberKind(Kind):
     def read(self, text: bytes) -> int:
         number = int(text) if self.TEXT.fullmatch(text) else None
         if number is None or not self.lowest <= number <= self.highest:
-            shown = repr(text[:24])[1:]
             raise ArgumentFault(
                 BADARGS,
-                f"{self.placeholder} is a decimal number from {self.lowest} to {self.highest}, not {shown}",
+                f"{self.placeholder} is a decimal number from {self.lowest} to {self.highest}, not {quoted(text[:24])}",
             )
         return number
 
@@ -374,7 +374,7 @@ def _options(spec: CommandSpec, strings: Sequence[bytes], begin: int) -> dict[st
     left = iter(strings[begin:])
     for string in left:
         if string not in spec.shape.options:
-            raise _misfit(spec, f"there is no option {string[:24]!r}")
+            raise _misfit(spec, f"there is no option {quoted(string[:24])}")
         name, kind = spec.shape.options[string]
         if name in given:
             raise _misfit(spec, f"the option {string.decode()} is given twice")

@@ -30,6 +30,7 @@ from cairnkv.commands.grammar import (
     switch,
 )
 from cairnkv.commands.vocabulary import COUNTED_FROM, UNIX_MILLISECONDS
+from cairnkv.escapes import quoted
 from cairnkv.limits import (
     ATTEMPTS_MAX,
     BACKOFF_FACTOR_MAX,
@@ -101,7 +102,7 @@ class ChoiceKind(Kind):
     def read(self, text: bytes) -> bytes:
         if text not in self.choices:
             raise ArgumentFault(
-                BADARGS, f"{self.placeholder} is one of {b', '.join(self.choices).decode()}, not {text[:24]!r}"
+                BADARGS, f"{self.placeholder} is one of {b', '.join(self.choices).decode()}, not {quoted(text[:24])}"
             )
         return text
 
@@ -115,8 +116,12 @@ class FrameKind(Kind):
     def read(self, text: bytes) -> Command:
         number = int.from_bytes(text[1:3])
         spec = BY_NUMBER.get(number)
-        if len(text) < _NUMBER_END or text[0] or spec is None or not may_be_together(spec):
+        if len(text) < _NUMBER_END or text[0] or spec is None:
             raise ArgumentFault(BADARGS, f"{self.placeholder} is the frame of a command on keys or queues")
+        if not may_be_together(spec):
+            raise ArgumentFault(
+                BADARGS, f"TOGETHER cannot contain {spec.name}; each frame is that of a command on keys or queues"
+            )
         at = _NUMBER_END if number < COUNTED_FROM else _COUNT_END
         count = len(spec.fields) if number < COUNTED_FROM else int.from_bytes(text[_NUMBER_END:at])
         strings: list[bytes] = []
@@ -264,8 +269,9 @@ class Take(Command):
     is ready, then the id. A message that has had all its attempts becomes dead instead.
 
     lease: milliseconds, instead of the time of the message or of the queue.
-    wait: if no message is ready, wait so many milliseconds for one. Messages go to the TAKE that waits longest. The
-    commands behind it on the same connection wait, too. A transaction does not wait: it refuses the option.
+    wait: if no message is ready, wait so many milliseconds for one, at most 20,000. Messages go to the TAKE that
+    waits longest. The commands behind it on the same connection wait, too. A transaction does not wait: it refuses
+    the option.
     """
 
     queue: bytes = argument(QUEUE)
@@ -285,7 +291,8 @@ class TakeAny(Command):
     """Lease up to `count` messages of the first of these queues that has ready ones. Returns a description of each.
 
     It is that of TAKE, after the name of the queue. The first milliseconds are those of a lease; with 0, it has the
-    time of its message or of the queue. The second are those of a wait, as in TAKE; with 0, it does not wait.
+    time of its message or of the queue. The second are those of a wait, as in TAKE, at most 20,000; with 0, it does not
+    wait.
     """
 
     count: int = argument(MESSAGE_COUNT)

@@ -53,6 +53,7 @@ from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
 from cairnkv.engine import extended_float
 from cairnkv.engine.database import Database
 from cairnkv.engine.table import Stored, crc
+from cairnkv.escapes import quoted
 from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN, PLACE_KEYS_MAX
 
 _C = TypeVar("_C", bound=Command)
@@ -87,7 +88,9 @@ def _sharing(keys: Sequence[bytes]) -> bytes | None:
 
 
 def _collision(key: bytes) -> Failure:
-    return Failure(failures.COLLISION, f"{PLACE_KEYS_MAX:,} keys share a place with {key[:64]!r}; use another key")
+    return Failure(
+        failures.COLLISION, f"{PLACE_KEYS_MAX:,} keys share a place with {quoted(key[:64])}; use another key"
+    )
 
 
 def can_apply(command: type[Command]) -> bool:

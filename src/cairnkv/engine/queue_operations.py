@@ -58,6 +58,7 @@ from cairnkv.engine.queue_records import (
     turn_key,
     unique_key,
 )
+from cairnkv.escapes import quoted
 from cairnkv.limits import (
     DELAY_MAX,
     GROUP_PRIORITIES_MAX,
@@ -640,7 +641,7 @@ def keep_leases(database: QueueDatabase, begin: int, end: int) -> list[tuple[int
 
 
 def _no_queue(name: bytes) -> Failure:
-    return Failure(failures.NOQUEUE, f"there is no queue {name!r}")
+    return Failure(failures.NOQUEUE, f"there is no queue {quoted(name)}")
 
 
 def _described(database: QueueDatabase, number: int, message: Message, state: bytes) -> tuple[bytes, ...]:

@@ -70,7 +70,7 @@ def test_queues_are_maintained(chat: Chat) -> None:
     assert chat("QUEUE.REMOVE 3 99") == 1
     assert chat("QUEUE.PURGE q all 0") == [b"0", 2]
     assert chat("QUEUE.DROP q") == OK
-    assert chat("QUEUE.STATS q") == Error("ERR NOQUEUE there is no queue b'q'")
+    assert chat("QUEUE.STATS q") == Error("ERR NOQUEUE there is no queue 'q'")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_queues_are_maintained(chat: Chat) -> None:
     [
         ("QUEUE.PUT q", "ERR wrong number of arguments for 'queue.put' command"),
         ("QUEUE.TAKE q 0", "ERR count is a decimal number from 1 to 1000, not '0'"),
-        ("QUEUE.PEEK q waiting 0 1", "ERR state is one of ready, delayed, leased, dead, not b'waiting'"),
+        ("QUEUE.PEEK q waiting 0 1", "ERR state is one of ready, delayed, leased, dead, not 'waiting'"),
         ("QUEUE.DROP q q", "ERR wrong number of arguments for 'queue.drop' command"),
     ],
 )
