@@ -477,8 +477,11 @@ class TestMaintenance:
     def test_unknown_state_and_unknown_queue_are_refused(self, kv: Store) -> None:
         with pytest.raises(cairnkv.BadCommand, match="state is one of"):
             kv.queue("q").peek("alive")  # type: ignore[arg-type]
-        with pytest.raises(cairnkv.BadCommand, match="NOQUEUE"):
-            kv.queue("q").stats()
+        queue = kv.queue("q")
+        for refused in (queue.stats, queue.peek, queue.requeue, queue.purge, queue.drop):
+            with pytest.raises(cairnkv.BadCommand, match="NOQUEUE there is no queue 'q'"):
+                refused()
+        assert queue.requeue(1) == 0
 
     def test_requeue_by_ids_and_by_state(self, kv: Store) -> None:
         queue = kv.queue("q")
@@ -669,6 +672,32 @@ class TestTogether:
         assert kv.get("k") is None
         with pytest.raises(cairnkv.LeaseLost):
             job.together()
+
+    def test_error_for_a_settled_job_names_its_end(self, kv: Store) -> None:
+        queue = kv.queue("q")
+        queue.put_many(["a", "b", "c"])
+        acked, nacked, together = (taken(queue) for _ in range(3))
+        acked.ack()
+        nacked.nack(delay="1h")
+        with together.together() as late:
+            late.set("k", "v")
+        for job, end in ((acked, "acked"), (nacked, "nacked"), (together, "acked")):
+            for refused in (job.ack, job.nack, job.extend, job.together):
+                with pytest.raises(cairnkv.LeaseLost, match=f"job {job.id} .* it was already {end}$"):
+                    refused()
+            assert (job.settled, job.lost) == (True, False)
+        assert queue.stats()["delayed"] == 1
+
+    def test_execution_together_with_a_settled_job_is_refused(self, kv: Store) -> None:
+        queue = kv.queue("q")
+        queue.put("a")
+        job = taken(queue)
+        both = job.together()
+        both.set("k", "v")
+        job.ack()
+        with pytest.raises(cairnkv.LeaseLost, match="it was already acked"):
+            both.execute()
+        assert kv.get("k") is None
 
     def test_unique_name_of_the_job_is_free_for_the_next_message(self, kv: Store, clock: ManualClock) -> None:
         queue = kv.queue("q")

@@ -1,7 +1,7 @@
 # Source of client/queue/jobs.py: run tools/generate_clients.py after a change.
 """Jobs: messages that TAKE has leased to this process.
 
-Invariants: a job whose lease is known to be lost sends no further command.
+Invariants: a job that is settled, or whose lease is known to be lost, sends no further command.
 
 Out of scope: taking (`queues`), and the extension of leases by workers (`leases`).
 """
@@ -79,7 +79,7 @@ class AsyncJob(Generic[B]):
         self._taken = taken
         self._lease = taken.id, taken.token
         self._state = LeaseState()
-        self._settled = False
+        self._settled: str | None = None  # the command that has settled the job
         self._sent = sent
         self.id = taken.id
         self.token = taken.token
@@ -105,12 +105,12 @@ class AsyncJob(Generic[B]):
     @property
     def settled(self) -> bool:
         """Whether `ack` or `nack` has succeeded."""
-        return self._settled
+        return self._settled is not None
 
     @property
     def lost(self) -> bool:
         """Whether the lease is lost or about to end, as far as this process knows."""
-        return self._state.why_lost is not None or (not self._settled and time.monotonic() >= self._state.until)
+        return self._state.why_lost is not None or (not self.settled and time.monotonic() >= self._state.until)
 
     def check(self) -> None:
         """Raise `LeaseLost` if the lease is lost. Call it before an effect that must not happen twice."""
@@ -131,17 +131,17 @@ class AsyncJob(Generic[B]):
         `LeaseLost`. So these effects, in this store, happen exactly once for each message, however often it is
         delivered. If the statement ends with an exception, the client sends nothing, and the job is not acked.
         """
-        self._refuse_if_lost()
+        self._refuse_if_ended()
         return AsyncTogether(self._kv._calls, self._ack_with)
 
     async def _ack_with(self, calls: list[Call[Any]]) -> Replies:
-        self._refuse_if_lost()
+        self._refuse_if_ended()
         try:
             replies, _ = await repeated(self._kv, together([ack([self._lease]), *calls]))
         except LeaseLost:
             self._settle(held=False, unknown=None, what="ack")
             raise
-        self._settled = True
+        self._settled = "ack"
         return Replies(replies.values[1:])
 
     async def nack(
@@ -173,12 +173,12 @@ class AsyncJob(Generic[B]):
         self._leased(sent, milliseconds)
 
     async def _asked(self, call: Call[T]) -> tuple[T, OutcomeUnknown | None]:
-        self._refuse_if_lost()
+        self._refuse_if_ended()
         return await repeated(self._kv, call)
 
     def _settle(self, held: bool, unknown: OutcomeUnknown | None, what: str) -> None:
         if held:
-            self._settled = True
+            self._settled = what
         elif unknown is not None:
             raise unknown  # the first attempt may have settled the job
         else:
@@ -199,6 +199,11 @@ class AsyncJob(Generic[B]):
     def _lose(self, why: str) -> None:
         self._state.why_lost = why
 
+    def _refuse_if_ended(self) -> None:
+        self._refuse_if_lost()  # first: a worker that takes a lease nacks the job, and notes the reason
+        if self._settled is not None:
+            raise LeaseLost(f"job {self.id} of the queue {self.queue!r} has no lease: it was already {self._settled}ed")
+
     def _refuse_if_lost(self) -> None:
         if (why := self._state.why_lost) is not None:
             raise LeaseLost(f"job {self.id} of the queue {self.queue!r} has lost its lease {self.token}: {why}")
@@ -209,7 +214,7 @@ class AsyncJob(Generic[B]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._settled:
+        if self.settled:
             return
         if error is None:
             await self.ack()
