@@ -235,7 +235,7 @@ class TestPutAndTake:
         queue.set(max_messages=1)
         queue.put("a")
         began = time.monotonic()
-        with pytest.raises(cairnkv.Refused, match="limits are 1 messages") as raised:
+        with pytest.raises(cairnkv.Refused, match="exceed its limit of 1 messages") as raised:
             queue.put("b")
         assert time.monotonic() - began < 1, "the client repeats a put to a full queue"
         assert (raised.value.code, raised.value.retry) == ("QUEUEFULL", True)

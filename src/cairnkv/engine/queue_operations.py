@@ -50,7 +50,6 @@ from cairnkv.engine.queue_records import (
     NUMBER,
     Message,
     QueueRecord,
-    Settings,
     body_key,
     message_key,
     queue_key,
@@ -427,18 +426,12 @@ def _room(database: QueueDatabase, queue: Queue, count: int, size: int) -> list[
                 octets -= message.size
             if messages <= 0 and octets <= 0:
                 return drops
+    limit = f"{rules.max_messages:,} messages" if messages > 0 else f"{rules.max_bytes:,} bytes"
     return Failure(
         failures.QUEUEFULL,
-        f"the queue has {len(queue.live) - expired:,} messages and {queue.size:,} bytes of bodies, so {count:,} more "
-        f"with {size:,} bytes exceed its limit of {' and '.join(_limits(rules))}",
+        f"the queue has {len(queue.live) - expired:,} messages and {queue.size:,} bytes of bodies; {count:,} more with "
+        f"{size:,} bytes exceed its limit of {limit}",
     )
-
-
-def _limits(rules: Settings) -> Iterator[str]:
-    if rules.max_messages:
-        yield f"{rules.max_messages:,} messages"
-    if rules.max_bytes:
-        yield f"{rules.max_bytes:,} bytes"
 
 
 def _expired_bytes(database: QueueDatabase, queue: Queue) -> int:
