@@ -22,7 +22,7 @@ from servers import Server, served
 
 import cairnkv.server.run
 from cairnkv.installation import native_path_in_use
-from cairnkv.server.loop import PolledLoop
+from cairnkv.server.loop import ClientSelector, PolledLoop
 from cairnkv.server.settings import Settings
 
 
@@ -34,7 +34,7 @@ def uvloop_loop() -> asyncio.AbstractEventLoop:
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "selector": PolledLoop,
+    "selector": lambda: PolledLoop(ClientSelector()),
     "uvloop": uvloop_loop,
     "asyncio": asyncio.new_event_loop,
 }
