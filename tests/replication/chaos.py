@@ -761,7 +761,7 @@ def _in_order(chaos: Chaos, where: dict[int, _Done]) -> None:
             if not op.unknown:
                 lines.append((op.client, *op.life))
             for line in lines:
-                assert newest.get(line, (0, 0)) < at, f"{op} has overtaken what was said before"
+                assert newest.get(line, (0, 0)) < at, f"{op} was executed before an earlier command of its client"
                 newest[line] = at
 
 

@@ -101,10 +101,10 @@ Change = Callable[[State, int, int], None]
 
 @dataclasses.dataclass
 class Step:
-    """What was said as one, and where the test was then: a place of its own counting, and the monotonic time in ns.
+    """A request, and when it was sent: a place that the test counts, and the monotonic time in ns.
 
-    acknowledged: where the test was as the reply had come; None as long as none has.
-    learn: called with the only reply; returns what is wrong with it.
+    acknowledged: the place at which the reply was read; None: it was not.
+    learn: called with the reply; returns the fault in it, or an empty string.
     """
 
     change: Change
@@ -490,7 +490,7 @@ class Writer(threading.Thread):
         return _Taking(self), command(b"QUEUE.TAKE", queue, b"1", b"LEASE", b"%d" % (LONG_TTL_SECONDS * 1_000))
 
     def learn_lease(self, reply: bytes) -> tuple[Queued | None, str]:
-        """Learn the reply to a TAKE. Returns the message that it leased, and what is wrong."""
+        """Learn the reply to a TAKE. Returns the message that it leased, and the fault in the reply."""
         key, expected = _first_ready(self._state)
         _, messages = value_of(reply)
         bodies = [MESSAGES + strings[6][1] for _, strings in messages]

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """PUT, TAKE and ACK of queues, compiled: the same changes of the records and of their index as the pure operations make.
 
-The records and the index are those of `cairnkv.engine.queue.QueueDatabase`; the functions here read and change the same objects. So
-each command can take either path. A command that needs more than a few records goes to the pure path: limits that are
-met, expired or dead messages to remove, unique names, PERGROUP.
+The functions here read and change the same records and index as the pure path: those of `QueueDatabase`. So each
+command can take either path. A command that needs more than a few records goes to the pure path: limits that are met,
+expired or dead messages to remove, unique names, PERGROUP.
 
 Invariants: a command is executed completely or not at all. If a change fails halfway, `QueueDatabase._index` is None, so
 that the next use makes a new index. Bodies and names stay bytes of the caller until they are stored.

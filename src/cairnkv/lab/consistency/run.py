@@ -133,7 +133,7 @@ class NoReply(Unavailable):
 
 
 class Run(AnyRun, Generic[OperationT]):
-    """One run. A subclass has its clients, and what they do at the end.
+    """One run. A subclass starts its clients, and ends them.
 
     operations: all so far.
     """
