@@ -22,7 +22,7 @@ from cairnkv.lab.consistency.keys.checks import Kind
 from cairnkv.lab.consistency.queues.checks import Kind as QueueKind
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
-from cairnkv.session.resp import command_docs
+from cairnkv.session.resp import command_spec
 from cairnkv.session.resp.command_spec import RespCommandSpec
 
 ROOT = Path(__file__).parent.parent
@@ -276,7 +276,7 @@ REDIS_ABSENT = {
 
 def redis_commands() -> str:
     """Return the table of the commands of the Redis protocol, by group."""
-    specs = [spec for spec in command_docs.every() if spec.on_keys or spec.in_conversation]
+    specs = [spec for spec in command_spec.every_spec() if spec.on_keys or spec.in_conversation]
     specs.sort(key=lambda spec: REDIS_GROUPS.index(spec.group))  # within a group in the order of the declarations
     return table(
         ("command", "arguments", "group", "since", "effect"),

@@ -76,6 +76,19 @@ SUBSCRIBED_BYTES_MAX: Final = 32 * MIB
 CLIENT_NAME_MAX: Final = KIB
 """Maximum bytes of the name of a client, and of its library."""
 
+USERS_MAX: Final = 1_000
+"""Maximum number of users of a server."""
+
+USER_NAME_MAX: Final = 128
+"""Maximum bytes of the name of a user."""
+
+SECRETS_MAX: Final = 4
+"""Maximum number of secrets of a user: two during a rotation, and the two of another rotation that failed. A wrong
+password is compared with all of them."""
+
+USERS_FILE_MAX: Final = 16 * MIB
+"""Maximum bytes of a users file."""
+
 REDIS_LINE_MAX: Final = 64 * KIB
 """Maximum bytes of a line of the Redis protocol, such as an inline request or a count, as in Redis. A client of another
 protocol gets an error after at most so many bytes."""

@@ -23,7 +23,7 @@ from cairnkv.replication.node_health import NodeHealth
 from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.server.cluster import node_from
 from cairnkv.server.settings import Settings, load
-from cairnkv.session.resp import command_docs
+from cairnkv.session.resp import command_spec
 from cairnkv.session.resp.command_spec import error_of
 from cairnkv.storage.base import LoggedProgress
 from cairnkv.store import wall_clock
@@ -216,5 +216,5 @@ def test_documented_failure_codes_exist() -> None:
 
 
 def test_named_redis_commands_are_served() -> None:
-    assert command_docs.find(b"READONLY")
+    assert command_spec.find_spec(b"READONLY")
     assert "`READONLY` in the Redis protocol" in " ".join(PAGE.split())

@@ -17,7 +17,7 @@ import cairnkv
 from cairnkv import limits
 from cairnkv.commands import BY_NUMBER
 from cairnkv.session import Session, State
-from cairnkv.session.resp import command_docs
+from cairnkv.session.resp import command_spec
 from cairnkv.store import LocalStore, wall_clock
 from cairnkv.testing import running_server
 from tests.support.readme import transcript, typed
@@ -201,7 +201,7 @@ def test_dialogue_on_the_protocol_page_is_true() -> None:
 def test_commands_documented_as_absent_are_absent() -> None:
     absent = " ".join(tables().REDIS_ABSENT.values()).split()
     assert len(absent) > 80
-    assert [word for word in absent if command_docs.find(word.encode())] == []
+    assert [word for word in absent if command_spec.find_spec(word.encode())] == []
 
 
 def test_commands_on_the_redis_page_are_served_or_listed_as_absent() -> None:
@@ -211,7 +211,7 @@ def test_commands_on_the_redis_page_are_served_or_listed_as_absent() -> None:
     spans = re.findall(r"`([A-Z]{3,})(?: [^`]*)?`", text)
     assert len(spans) >= 4
     absent = " ".join(tables().REDIS_ABSENT.values()).split()
-    assert [word for word in spans if not command_docs.find(word.encode()) and word not in absent] == []
+    assert [word for word in spans if not command_spec.find_spec(word.encode()) and word not in absent] == []
 
 
 def test_limits_of_queues_are_those_of_the_code() -> None:

@@ -13,7 +13,7 @@ import pytest
 from cairnkv.cli import cluster, queue
 from cairnkv.cli.backup import RUNNING_CHECKS
 from cairnkv.cli.main import SUBCOMMANDS, main
-from cairnkv.session.resp import command_docs
+from cairnkv.session.resp import command_spec
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "cairnkv"
@@ -126,7 +126,7 @@ def test_help_texts_use_the_terms_of_the_glossary(command: list[str]) -> None:
 
 
 def test_summaries_of_commands_use_the_terms_of_the_glossary() -> None:
-    found = {spec.name: findings(spec.summary) for spec in command_docs.every()}
+    found = {spec.name: findings(spec.summary) for spec in command_spec.every_spec()}
     assert {name: words for name, words in found.items() if words} == {}
 
 

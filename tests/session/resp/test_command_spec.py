@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cairnkv.commands import Get, Right
-from cairnkv.session.resp import command_docs
+from cairnkv.session.resp import command_spec
 from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call, on_keys
 from cairnkv.session.resp.commands.replies import value_or_null
 
@@ -71,12 +71,12 @@ def test_rights(name: bytes, right: Right) -> None:
 
 def test_summaries_survive_python_without_docstrings() -> None:
     code = (
-        "import cairnkv.session; from cairnkv.session.resp.command_docs import every;"
-        " print([(spec.name, spec.summary) for spec in every()])"
+        "import cairnkv.session; from cairnkv.session.resp.command_spec import every_spec;"
+        " print([(spec.name, spec.summary) for spec in every_spec()])"
     )
     told = [
         subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, check=True, timeout=60).stdout
         for flags in ([], ["-OO"])
     ]
     assert told[0] == told[1]
-    assert all(spec.summary.endswith(".") for spec in command_docs.every())
+    assert all(spec.summary.endswith(".") for spec in command_spec.every_spec())

@@ -10,44 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from cairnkv.protocol.resp import SetOf, Simple
-from cairnkv.session.resp.command_spec import FLAGS, KEY_NAMES, RESP_COMMANDS, RespCommandSpec, Value
-
-_CATEGORY_OF_GROUP: Final = {
-    "generic": "keyspace",
-    "string": "string",
-    "bitmap": "bitmap",
-    "connection": "connection",
-    "transactions": "transaction",
-}
-_CATEGORY_OF_FLAG: Final = {
-    "write": ("write",),
-    "readonly": ("read",),
-    "admin": ("admin", "dangerous"),
-    "pubsub": ("pubsub",),
-}
-
-
-def find(name: bytes) -> RespCommandSpec | None:
-    """Return the command with a name, which has a bar before a subcommand, or None."""
-    first, bar, second = name.upper().partition(b"|")
-    spec = RESP_COMMANDS.get(first)
-    return spec.subcommands.get(second) if bar and spec is not None else spec
-
-
-def every() -> Iterator[RespCommandSpec]:
-    """Return all commands, each before its subcommands."""
-    for spec in RESP_COMMANDS.values():
-        yield spec
-        yield from spec.subcommands.values()
-
-
-def categories(spec: RespCommandSpec) -> list[str]:
-    """Return the access control categories of a command."""
-    found = [name for flag, names in _CATEGORY_OF_FLAG.items() if flag in spec.flags for name in names]
-    if spec.group in _CATEGORY_OF_GROUP:
-        found.append(_CATEGORY_OF_GROUP[spec.group])
-    found.append("fast" if "fast" in spec.flags else "slow")
-    return found
+from cairnkv.session.access.categories import categories
+from cairnkv.session.resp.command_spec import FLAGS, KEY_NAMES, RespCommandSpec, Value
 
 
 def described(spec: RespCommandSpec) -> list[Value]:

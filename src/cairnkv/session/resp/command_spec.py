@@ -13,7 +13,7 @@ Out of scope: encoding (`cairnkv.protocol.resp`), and the effects of commands (`
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from cairnkv.commands import Command, Failure, Reply, Right, Step, failures
@@ -264,6 +264,21 @@ class RespCommandSpec:
 
 RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}
 """Every command, by its name in capitals."""
+
+
+def find_spec(name: bytes) -> RespCommandSpec | None:
+    """Return the command with a name, which has a bar before a subcommand, or None."""
+    first, bar, second = name.upper().partition(b"|")
+    spec = RESP_COMMANDS.get(first)
+    return spec.subcommands.get(second) if bar and spec is not None else spec
+
+
+def every_spec() -> Iterator[RespCommandSpec]:
+    """Return all commands, each before its subcommands."""
+    for spec in RESP_COMMANDS.values():
+        yield spec
+        yield from spec.subcommands.values()
+
 
 FLAGS: Final = (
     *("write", "readonly", "denyoom", "admin", "pubsub", "noscript"),

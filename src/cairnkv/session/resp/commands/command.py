@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cairnkv.protocol.resp import Resp, encode_parts
+from cairnkv.session.access.categories import categories
 from cairnkv.session.resp import command_docs as command_docs_module
 from cairnkv.session.resp.command_spec import (
     REPEATED_MAX,
@@ -14,6 +15,8 @@ from cairnkv.session.resp.command_spec import (
     Refusal,
     RespCommandSpec,
     Value,
+    every_spec,
+    find_spec,
     in_conversation,
     repeated,
 )
@@ -87,7 +90,7 @@ def _named(conversation: RespConversation, arguments: Arguments) -> list[RespCom
     conversation.costs(COST_OF_NAME * len(arguments))
     if len(arguments) > NAMES_MAX:
         raise Refusal(f"ERR more than {NAMES_MAX} names of commands at once")
-    return list(map(command_docs_module.find, arguments.rest()))
+    return list(map(find_spec, arguments.rest()))
 
 
 @in_conversation(
@@ -99,7 +102,7 @@ def _named(conversation: RespConversation, arguments: Arguments) -> list[RespCom
 def command_list(conversation: RespConversation, arguments: Arguments) -> Value:
     """Return the names of all commands, or of those in a category or matching a glob pattern."""
     conversation.costs(len(RESP_COMMANDS))
-    specs = list(command_docs_module.every())
+    specs = list(every_spec())
     if len(arguments):
         if arguments.keyword() != b"FILTERBY" or len(arguments) != 2:
             raise Refusal(SYNTAX)
@@ -109,7 +112,7 @@ def command_list(conversation: RespConversation, arguments: Arguments) -> Value:
                 specs = []
             case b"ACLCAT":
                 category = text.decode("utf-8", "replace")
-                specs = [spec for spec in specs if category in command_docs_module.categories(spec)]
+                specs = [spec for spec in specs if category in categories(spec)]
             case b"PATTERN":
                 (matches,) = matchers(conversation, [text])
                 specs = [spec for spec in specs if matches(spec.name.encode())]

@@ -1,0 +1,1 @@
+"""Access control: users, their rights, and the decisions about commands, keys and channels. Sans-IO."""
