@@ -50,10 +50,17 @@ def table(*rows: tuple[str, ...]) -> str:
 def commands() -> str:
     """Return the table of the commands of the native protocol."""
     rows = [
-        (str(spec.number), f"`{spec.usage}`", spec.right.value, explained(spec), ANSWERS[spec.answer])
+        (
+            str(spec.number),
+            f"`{spec.usage}`",
+            ", ".join(f"`{name}`" for name in spec.redis),
+            "yes" if spec.writes else "no",
+            explained(spec),
+            ANSWERS[spec.answer],
+        )
         for spec in BY_NUMBER.values()
     ]
-    return table(("number", "arguments", "right", "effect", "payload of a success"), *rows)
+    return table(("number", "arguments", "rights", "writes", "effect", "payload of a success"), *rows)
 
 
 PLURALS = {"body": "bodies"}

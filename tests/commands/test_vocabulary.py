@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import find
+from hypothesis import find, given
 
 from cairnkv import commands as commands_module
 from cairnkv.commands import (
@@ -17,15 +17,26 @@ from cairnkv.commands import (
     BY_NUMBER,
     COMMANDS,
     COUNTED_FROM,
+    Access,
+    Ack,
     Answer,
+    ClearPrefix,
     Command,
     CommandSpec,
     Copy,
     Count,
+    ExpireWith,
+    Get,
+    GetWith,
+    Put,
     Rename,
-    Right,
+    Scan,
     Scope,
     SetMany,
+    SetWith,
+    Swap,
+    Take,
+    TakeAny,
     Together,
 )
 from cairnkv.commands import queue_vocabulary as queue_vocabulary_module
@@ -34,7 +45,10 @@ from cairnkv.commands.grammar import KeyKind, Place, argument, command_spec
 from cairnkv.commands.vocabulary import KEY
 from cairnkv.engine import can_apply
 from cairnkv.limits import QUEUE_DB
+from cairnkv.session.resp.command_spec import RESP_COMMANDS
 from tests.support import strategies
+
+EVERY = Access.READ | Access.WRITE
 
 SPECS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
 
@@ -44,7 +58,7 @@ def test_declared_commands_are_registered_and_exported() -> None:
         thing
         for module in (vocabulary_module, queue_vocabulary_module)
         for _, thing in inspect.getmembers(module, inspect.isclass)
-        if issubclass(thing, Command) and thing is not Command
+        if issubclass(thing, Command) and hasattr(thing, "spec")
     }
     assert declared == set(COMMANDS)
     assert all(getattr(commands_module, command.__name__) is command for command in COMMANDS)
@@ -60,19 +74,19 @@ def undeclared() -> Iterator[None]:
 
 @pytest.mark.usefixtures("undeclared")
 def test_defaults_of_a_declaration_are_safe() -> None:
-    @command_spec(60_000, answer=Answer.OK)
+    @command_spec(60_000, answer=Answer.OK, redis=("set",))
     class ChangePair(Command):
         """Change two keys."""
 
         one: bytes = argument(KEY)
         other: bytes = argument(KEY)
 
-    @command_spec(60_001, answer=Answer.OK)
+    @command_spec(60_001, answer=Answer.OK, redis=("flushdb",))
     class ChangeTable(Command):
         """Change all keys."""
 
     spec = BY_NAME["CHANGE_PAIR"]
-    assert (spec.scope, spec.right, spec.key_fields) == (Scope.KEYS, Right.WRITE, ("one", "other"))
+    assert (spec.scope, spec.access, spec.key_fields) == (Scope.KEYS, EVERY, ("one", "other"))
     assert spec.reads
     assert spec.writes
     assert spec.grows
@@ -80,12 +94,14 @@ def test_defaults_of_a_declaration_are_safe() -> None:
     assert not spec.by_store
     assert BY_NUMBER[60_001].scope is Scope.TABLE
     assert ChangePair(b"a", b"b").places_read(3) == ((3, b"a"), (3, b"b"))
+    assert ChangePair(b"a", b"b").accesses() == ((b"a", EVERY), (b"b", EVERY))
+    assert ChangeTable().accesses() == ((b"", EVERY),)
 
 
 def test_a_taken_number_or_name_is_refused() -> None:
     for number, name in ((16, "Other"), (60_000, "SetWith")):
         with pytest.raises(ValueError, match="SET_WITH, number 16"):
-            command_spec(number, answer=Answer.OK)(type(name, (Command,), {"__annotations__": {}}))
+            command_spec(number, answer=Answer.OK, redis=("set",))(type(name, (Command,), {"__annotations__": {}}))
     assert 60_000 not in BY_NUMBER
 
 
@@ -99,10 +115,69 @@ def test_only_commands_that_change_a_part_of_a_value_resize_it() -> None:
     assert {spec.name for spec in BY_NUMBER.values() if spec.resizes} == {"APPEND", "SET_RANGE", "SET_BIT"}
 
 
-def test_rights_of_commands() -> None:
-    other = {spec.name: spec.right for spec in BY_NUMBER.values() if spec.right not in (Right.READ, Right.WRITE)}
-    assert other == {"PING": Right.NONE, "BACKUP": Right.ADMIN}
-    assert all((spec.right is Right.WRITE) == spec.writes for spec in BY_NUMBER.values())
+def test_every_command_declares_the_redis_commands_whose_rights_it_needs() -> None:
+    known = {spec.name for top in RESP_COMMANDS.values() for spec in (top, *top.subcommands.values())}
+    undeclared = {
+        spec.name: spec.redis for spec in BY_NUMBER.values() if not spec.redis or not known.issuperset(spec.redis)
+    }
+    assert undeclared == {}
+
+
+@given(strategies.commands())
+def test_every_command_knows_its_rights(command: Command) -> None:
+    parts = command.commands if isinstance(command, Together) else (command,)
+    needed = {name for part in (command, *parts) for name in part.spec.redis}
+    assert command.redis_names()
+    assert needed.issuperset(command.redis_names())
+    for part in parts:
+        access = [part.spec.access] * len(part.message_ids()) + [access for _, access in part.accesses()]
+        assert any(Access.WRITE in each for each in access) == part.spec.writes, "the right to write is for writes"
+        if part.spec.scope is Scope.NOTHING:
+            assert part.accesses() == part.message_ids() == ()
+        elif part.spec.scope is Scope.QUEUES:
+            assert part.accesses() or part.message_ids()
+            assert part.spec.access in (Access.READ, Access.WRITE)
+        elif part.named_keys():
+            assert {key for key, _ in part.accesses()} == set(part.named_keys())
+        else:
+            assert part.accesses()
+
+
+def test_access_to_keys_is_that_of_redis() -> None:
+    """ACCESS, and INSERT, UPDATE or DELETE in the key specifications of Redis. COPY and RENAME have a test below."""
+    of_keys: dict[Access, set[str]] = {}
+    for spec in BY_NUMBER.values():
+        if spec.scope is not Scope.QUEUES:
+            of_keys.setdefault(spec.access, set()).add(spec.name)
+    assert of_keys[Access.EXISTENCE] == {"EXISTS", "TTL", "DEADLINE"}
+    assert of_keys[Access.WRITE] == {
+        *("SET", "CLEAR", "SET_MANY", "CLEAR_MANY", "EXPIRE", "PERSIST", "CLEAR_ALL", "CLEAR_PREFIX", "EXPIRE_WITH"),
+        *("APPEND", "SET_RANGE", "SET_MANY_IF_ABSENT"),
+    }
+    assert of_keys[EVERY] == {
+        *("SET_WITH", "SWAP", "GET_WITH", "CLEAR_IF_EQUALS", "INCR", "SET_BIT", "INCR_FLOAT", "RENAME", "COPY"),
+    }
+
+
+def test_options_change_rights() -> None:
+    assert GetWith(b"k", clear=True).redis_names() == ("getdel",)
+    assert GetWith(b"k", ttl=1).redis_names() == ("getex",)
+    assert ExpireWith(b"k", 1, at=True).redis_names() == ("pexpireat",)
+    assert ExpireWith(b"k", 1).redis_names() == ("pexpire",)
+    assert Rename(b"k", b"l", if_absent=True).redis_names() == ("renamenx",)
+    assert Rename(b"k", b"l").redis_names() == ("rename",)
+    assert Rename(b"k", b"l").accesses() == ((b"k", EVERY), (b"l", Access.WRITE))
+    assert Copy(b"k", b"l").accesses() == ((b"k", Access.READ), (b"l", Access.WRITE))
+    assert SetWith(b"k", b"v").accesses() == ((b"k", Access.WRITE),)
+    assert SetWith(b"k", b"v", if_equals=b"w").accesses() == ((b"k", EVERY),)
+    assert Swap(b"k", b"v").accesses() == ((b"k", EVERY),)
+    assert Scan(0, 1, b"p:").accesses() == ((b"p:", Access.READ),)
+    assert ClearPrefix(b"p:", 0).accesses() == ((b"p:", Access.WRITE),)
+    assert Take(b"q", 1).accesses() == ((b"q", Access.WRITE),)
+    assert TakeAny(1, 0, 0, (b"q", b"r")).accesses() == ((b"q", Access.WRITE), (b"r", Access.WRITE))
+    assert Ack(((1, 2), (3, 4))).message_ids() == (1, 3)
+    assert Together((Get(b"k"), Put(b"q", b"m"))).redis_names() == ("multi", "exec", "get", "queue.put")
+    assert Together((Get(b"k"), Put(b"q", b"m"))).accesses() == ((b"k", Access.READ), (b"q", Access.WRITE))
 
 
 def test_numbers_and_names_are_unique() -> None:

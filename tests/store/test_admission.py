@@ -116,7 +116,7 @@ def test_growth_of_a_sum_is_at_most_one_digit() -> None:
     assert growth(database, Incr(b"a", -5)) == 1
 
 
-@command_spec(60_000, answer=Answer.NUMBER)
+@command_spec(60_000, answer=Answer.NUMBER, redis=("set",))
 class Prepend(Command):
     """Prepend a string to the values of keys. It expires in an hour."""
 

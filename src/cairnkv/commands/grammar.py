@@ -25,11 +25,11 @@ from cairnkv.records import record
 __all__ = [
     "BY_NAME",
     "BY_NUMBER",
+    "Access",
     "Answer",
     "ArgumentFault",
     "Command",
     "CommandSpec",
-    "Right",
     "Scope",
     "Step",
 ]
@@ -155,13 +155,13 @@ class Scope(enum.Enum):
     QUEUES = "the records of queues that `Command.places` returns"
 
 
-class Right(enum.Enum):
-    """The right that a client needs for a command."""
+class Access(enum.Flag):
+    """The access of a command to a key, for which its client needs a right."""
 
-    NONE = "none"
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
+    EXISTENCE = 0
+    """Whether the key exists, and its expiry: the right to read it or to write it is enough."""
+    READ = enum.auto()
+    WRITE = enum.auto()
 
 
 class Answer(enum.Enum):
@@ -181,7 +181,8 @@ class CommandSpec:
     writes: whether it may change the database.
     grows: whether it may make the database larger. A full store refuses it.
     reads: whether it may need the values of its keys, and not only their existence and expiry.
-    right: the right that a client needs for it.
+    redis: the names of the commands of Redis for which a client needs the right, in lower case.
+    access: its access to the keys or queues that it names, or to all keys.
     exclusive: groups of fields; a command may have at most one field of each group.
     key_fields: the fields that hold a key, keys, or pairs of key and value.
     resizes: whether it changes a part of its key's value, so that `Command.length_after` is its new length.
@@ -197,7 +198,8 @@ class CommandSpec:
     writes: bool
     grows: bool
     reads: bool
-    right: Right
+    redis: tuple[str, ...]
+    access: Access
     answer: Answer
     exclusive: tuple[tuple[str, ...], ...]
     by_store: bool
@@ -321,6 +323,23 @@ class Command:
         """Return those of `places` whose values the command needs."""
         return self.places(db) if self.spec.reads else ()
 
+    def redis_names(self) -> tuple[str, ...]:
+        """Return `CommandSpec.redis`. Overridden by commands whose options need different rights."""
+        return self.spec.redis
+
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        """Return the keys, and the prefixes of keys, for which the client needs a right; the empty prefix: all keys.
+
+        Names of queues are like keys.
+        """
+        if self.spec.scope is Scope.NOTHING:
+            return ()
+        return tuple([(key, self.spec.access) for key in self.named_keys() or (b"",)])
+
+    def message_ids(self) -> tuple[int, ...]:
+        """Return the messages to whose queues the command has `CommandSpec.access`."""
+        return ()
+
     def length_after(self, length: int) -> int:
         """Return the new length of a value of this length. Overridden by commands that change a part of a value."""
         return 0
@@ -413,11 +432,12 @@ def command_spec(
     number: int,
     *,
     answer: Answer,
+    redis: tuple[str, ...],
     scope: Scope | None = None,
     reads: bool = True,
     writes: bool = True,
     grows: bool | None = None,
-    right: Right | None = None,
+    access: Access | None = None,
     exclusive: tuple[tuple[str, ...], ...] = (),
     by_store: bool = False,
 ) -> Callable[[type[_C]], type[_C]]:
@@ -425,7 +445,7 @@ def command_spec(
 
     The name of the command is the name of the class in capitals: SetWith is SET_WITH. The defaults are safe for any
     command: it touches the keys among its fields, or the whole table if it has none; it reads and writes; it may make
-    the database larger if it writes; it needs the right to write, or to read if it does not write.
+    the database larger if it writes; it needs the right to read its keys if it reads, and to write them if it writes.
     """
 
     def declare(plain: type[_C]) -> type[_C]:
@@ -450,7 +470,8 @@ def command_spec(
             writes=writes,
             grows=larger,
             reads=reads,
-            right=right or (Right.WRITE if writes else Right.READ),
+            redis=redis,
+            access=Access(reads * Access.READ.value | writes * Access.WRITE.value) if access is None else access,
             answer=answer,
             exclusive=exclusive,
             by_store=by_store,

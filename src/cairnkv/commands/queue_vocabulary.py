@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 from cairnkv.commands.failures import BADARGS
 from cairnkv.commands.grammar import (
     BY_NUMBER,
+    Access,
     Answer,
     ArgumentFault,
     Command,
@@ -212,8 +213,22 @@ def _places_of_messages(messages: Iterable[int]) -> tuple[tuple[int, bytes], ...
     return tuple([(QUEUE_DB, message_key(message)) for message in messages])
 
 
-@command_spec(64, scope=Scope.QUEUES, reads=False, answer=Answer.ITEMS, exclusive=(("delay", "at"),))
-class Put(Command):
+class _OnQueues(Command):
+    """A command that names queues or messages. Each has `places`."""
+
+    __slots__ = ()
+
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return tuple([(key[1:], self.spec.access) for _, key in self.places(0) if key.startswith(QUEUES)])
+
+    def message_ids(self) -> tuple[int, ...]:
+        return tuple([int.from_bytes(key[1:]) for _, key in self.places(0) if key.startswith(MESSAGES)])
+
+
+@command_spec(
+    64, scope=Scope.QUEUES, reads=False, answer=Answer.ITEMS, exclusive=(("delay", "at"),), redis=("queue.put",)
+)
+class Put(_OnQueues):
     """Put a message into a queue. Returns the id of the message, and 1.
 
     delay: milliseconds until the message is ready. at: the same as a time in milliseconds since 1970.
@@ -243,8 +258,8 @@ class Put(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(65, scope=Scope.QUEUES, reads=False, answer=Answer.ITEMS)
-class PutMany(Command):
+@command_spec(65, scope=Scope.QUEUES, reads=False, answer=Answer.ITEMS, redis=("queue.putmany",))
+class PutMany(_OnQueues):
     """Put several messages into a queue: all or none. Returns the id of the first message, and their number.
 
     Their ids follow each other.
@@ -259,8 +274,8 @@ class PutMany(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(66, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
-class Take(Command):
+@command_spec(66, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS, redis=("queue.take",))
+class Take(_OnQueues):
     """Lease up to `count` ready messages of a queue. Returns a description of each.
 
     Seven strings describe a message: its id, the number of the lease, the number of the attempt, the milliseconds of
@@ -286,8 +301,8 @@ class Take(Command):
         return self.wait or 0
 
 
-@command_spec(67, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
-class TakeAny(Command):
+@command_spec(67, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS, redis=("queue.takeany",))
+class TakeAny(_OnQueues):
     """Lease up to `count` messages of the first of these queues that has ready ones. Returns a description of each.
 
     It is that of TAKE, after the name of the queue. The first milliseconds are those of a lease; with 0, it has the
@@ -307,8 +322,8 @@ class TakeAny(Command):
         return self.wait
 
 
-@command_spec(68, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
-class Ack(Command):
+@command_spec(68, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS, redis=("queue.ack",))
+class Ack(_OnQueues):
     """Delete messages whose work is done. Returns 1 for each, or 0 if this is not its newest lease.
 
     The lease may have ended, as long as no other TAKE has got the message.
@@ -327,8 +342,9 @@ class Ack(Command):
     grows=False,
     answer=Answer.NUMBER,
     exclusive=(("delay", "dead"), ("uncounted", "dead")),
+    redis=("queue.nack",),
 )
-class Nack(Command):
+class Nack(_OnQueues):
     """Return a message that was not processed. Returns 1, or 0 if this is not its newest lease.
 
     The message is ready again after the backoff of the queue, which grows with each attempt. It is dead if it has had
@@ -351,8 +367,8 @@ class Nack(Command):
         return _places_of_messages((self.message,))
 
 
-@command_spec(70, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
-class Extend(Command):
+@command_spec(70, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS, redis=("queue.extend",))
+class Extend(_OnQueues):
     """Set the end of leases to this many milliseconds from now. Returns 1 for each, or 0 if the lease has ended."""
 
     lease: int = argument(LEASE_TIME)
@@ -362,8 +378,10 @@ class Extend(Command):
         return _places_of_messages(message for message, _ in self.leases)
 
 
-@command_spec(71, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
-class Peek(Command):
+@command_spec(
+    71, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS, redis=("queue.peek",), access=Access.READ
+)
+class Peek(_OnQueues):
     """Return one slice of the messages of a queue in a state: the next cursor, then the description of each message.
 
     A description is that of LOOK. The first cursor is 0, and a next cursor of 0 is the end. The order is that of the
@@ -379,8 +397,10 @@ class Peek(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(72, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
-class Look(Command):
+@command_spec(
+    72, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS, redis=("queue.look",), access=Access.READ
+)
+class Look(_OnQueues):
     """Return the description of a message.
 
     It is 13 strings: its id, its queue, its state, its priority, the time at which its delay or lease ends or ended,
@@ -396,8 +416,8 @@ class Look(Command):
         return _places_of_messages((self.message,))
 
 
-@command_spec(73, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
-class Requeue(Command):
+@command_spec(73, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER, redis=("queue.requeue",))
+class Requeue(_OnQueues):
     """Make up to `count` delayed or dead messages of a queue ready, the oldest first. Returns their number.
 
     Their attempts count from 0, and dead messages that were requeued do not expire.
@@ -411,8 +431,8 @@ class Requeue(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(74, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
-class RequeueIds(Command):
+@command_spec(74, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER, redis=("queue.requeueids",))
+class RequeueIds(_OnQueues):
     """Make those messages ready that are delayed or dead, as REQUEUE does. Returns their number."""
 
     messages: tuple[int, ...] = rest(ID, most=TAKE_MAX)
@@ -421,8 +441,8 @@ class RequeueIds(Command):
         return _places_of_messages(self.messages)
 
 
-@command_spec(75, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER)
-class Remove(Command):
+@command_spec(75, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.NUMBER, redis=("queue.remove",))
+class Remove(_OnQueues):
     """Delete messages in any state. Returns the number of messages that existed.
 
     The ACK of a deleted message returns 0.
@@ -434,8 +454,8 @@ class Remove(Command):
         return _places_of_messages(self.messages)
 
 
-@command_spec(76, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS)
-class Purge(Command):
+@command_spec(76, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.ITEMS, redis=("queue.purge",))
+class Purge(_OnQueues):
     """Delete one slice of the messages of a queue in a state. Returns the next cursor, then the number of deleted ones.
 
     The cursors are those of PEEK. Each slice is atomic; the whole is not. `expired` deletes some of the expired
@@ -450,8 +470,8 @@ class Purge(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(77, scope=Scope.QUEUES, reads=False, answer=Answer.OK)
-class QueueSet(Command):
+@command_spec(77, scope=Scope.QUEUES, reads=False, answer=Answer.OK, redis=("queue.set",))
+class QueueSet(_OnQueues):
     """Change settings of a queue. Settings that are not given stay as they are. 0 means no limit, or never.
 
     lease: milliseconds of a lease. attempts: number of attempts before a message is dead.
@@ -483,8 +503,8 @@ class QueueSet(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(78, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.OK)
-class QueueDrop(Command):
+@command_spec(78, scope=Scope.QUEUES, reads=False, grows=False, answer=Answer.OK, redis=("queue.drop",))
+class QueueDrop(_OnQueues):
     """Delete an empty queue with its settings and totals."""
 
     queue: bytes = argument(QUEUE)
@@ -493,8 +513,10 @@ class QueueDrop(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(79, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
-class QueueStats(Command):
+@command_spec(
+    79, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS, redis=("queue.stats",), access=Access.READ
+)
+class QueueStats(_OnQueues):
     """Return the counts, totals and settings of a queue. All are exact.
 
     The reply has names and values, alternating. `oldest_ready_ms` is the time for which TAKE could already have
@@ -507,8 +529,10 @@ class QueueStats(Command):
         return _places_of_queues(self.queue)
 
 
-@command_spec(80, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS)
-class Queues(Command):
+@command_spec(
+    80, scope=Scope.QUEUES, reads=False, writes=False, answer=Answer.ITEMS, redis=("queue.list",), access=Access.READ
+)
+class Queues(_OnQueues):
     """Return one slice of the names of all queues: the next cursor, then the names.
 
     The first cursor is 0, and a next cursor of 0 is the end. The order is that of their creation.
@@ -520,8 +544,11 @@ class Queues(Command):
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return ((QUEUE_DB, COUNTERS),)
 
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return ((b"", self.spec.access),)
 
-@command_spec(81, scope=Scope.QUEUES, answer=Answer.ITEMS, by_store=True)
+
+@command_spec(81, scope=Scope.QUEUES, answer=Answer.ITEMS, by_store=True, redis=("multi", "exec"))
 class Together(Command):
     """Execute several commands on keys and queues as one: all of them, or none. Returns the payload of each reply.
 
@@ -537,3 +564,9 @@ class Together(Command):
 
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return tuple(place for command in self.commands for place in command.places_read(db))
+
+    def redis_names(self) -> tuple[str, ...]:
+        return (*self.spec.redis, *(name for command in self.commands for name in command.redis_names()))
+
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return tuple(access for command in self.commands for access in command.accesses())

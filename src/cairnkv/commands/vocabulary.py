@@ -10,12 +10,12 @@ keeps its meaning forever, because logs contain it.
 from typing import Final
 
 from cairnkv.commands.grammar import (
+    Access,
     Answer,
     Command,
     KeyKind,
     Kind,
     NumberKind,
-    Right,
     Scope,
     argument,
     command_spec,
@@ -52,7 +52,7 @@ DB: Final = NumberKind("database", 0, DATABASES - 1)
 KEPT: Final = NumberKind("backups", 1, BACKUPS_KEPT_MAX)
 
 
-@command_spec(0, writes=False, answer=Answer.BYTES)
+@command_spec(0, writes=False, answer=Answer.BYTES, redis=("get",))
 class Get(Command):
     """Return the value of a key.
 
@@ -62,7 +62,7 @@ class Get(Command):
     key: bytes = argument(KEY)
 
 
-@command_spec(1, reads=False, answer=Answer.OK)
+@command_spec(1, reads=False, answer=Answer.OK, redis=("set",))
 class Set(Command):
     """Store a value under a key, without expiry. It replaces any value and expiry of the key."""
 
@@ -70,14 +70,14 @@ class Set(Command):
     value: bytes = argument(VALUE)
 
 
-@command_spec(2, reads=False, grows=False, answer=Answer.OK)
+@command_spec(2, reads=False, grows=False, answer=Answer.OK, redis=("del",))
 class Clear(Command):
     """Delete a key. No effect if the key does not exist."""
 
     key: bytes = argument(KEY)
 
 
-@command_spec(3, scope=Scope.NOTHING, writes=False, right=Right.NONE, answer=Answer.BYTES)
+@command_spec(3, scope=Scope.NOTHING, writes=False, answer=Answer.BYTES, redis=("ping",))
 class Ping(Command):
     """Return the text, or PONG if the text is empty."""
 
@@ -87,7 +87,7 @@ class Ping(Command):
 _CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "at", "keep_ttl"))
 
 
-@command_spec(16, answer=Answer.NUMBER, exclusive=_CONDITIONS)
+@command_spec(16, answer=Answer.NUMBER, exclusive=_CONDITIONS, redis=("set",))
 class SetWith(Command):
     """Store a value under conditions. Returns 1 if it was stored, else 0.
 
@@ -109,8 +109,11 @@ class SetWith(Command):
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return () if self.if_equals is None else ((db, self.key),)
 
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return ((self.key, Access.WRITE if self.if_equals is None else Access.READ | Access.WRITE),)
 
-@command_spec(17, answer=Answer.BYTES, exclusive=_CONDITIONS)
+
+@command_spec(17, answer=Answer.BYTES, exclusive=_CONDITIONS, redis=("set",))
 class Swap(SetWith):
     """Store a value under the conditions of SET_WITH. Returns the previous value, whether or not it was replaced.
 
@@ -120,8 +123,11 @@ class Swap(SetWith):
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return ((db, self.key),)
 
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return ((self.key, Access.READ | Access.WRITE),)
 
-@command_spec(18, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist", "at"),))
+
+@command_spec(18, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist", "at"),), redis=("getdel", "getex"))
 class GetWith(Command):
     """Return the value of a key, and delete the key, change its expiry or remove its expiry.
 
@@ -135,8 +141,11 @@ class GetWith(Command):
     persist: bool = switch("PERSIST", default=False)
     at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
+    def redis_names(self) -> tuple[str, ...]:
+        return ("getdel",) if self.clear else ("getex",)
 
-@command_spec(19, grows=False, answer=Answer.NUMBER)
+
+@command_spec(19, grows=False, answer=Answer.NUMBER, redis=("delifeq",))
 class ClearIfEquals(Command):
     """Delete a key if it has this value. Returns 1 if it was deleted, else 0."""
 
@@ -144,21 +153,21 @@ class ClearIfEquals(Command):
     value: bytes = argument(VALUE)
 
 
-@command_spec(20, reads=False, writes=False, answer=Answer.NUMBER)
+@command_spec(20, reads=False, writes=False, answer=Answer.NUMBER, redis=("exists",))
 class Exists(Command):
     """Return the number of these keys that exist. A key that is named twice counts twice."""
 
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@command_spec(21, writes=False, answer=Answer.ITEMS)
+@command_spec(21, writes=False, answer=Answer.ITEMS, redis=("mget",))
 class GetMany(Command):
     """Return the values of several keys in their order, all of the same moment."""
 
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@command_spec(22, reads=False, answer=Answer.OK)
+@command_spec(22, reads=False, answer=Answer.OK, redis=("mset",))
 class SetMany(Command):
     """Store several values: all or none. With milliseconds 0 they do not expire."""
 
@@ -166,14 +175,14 @@ class SetMany(Command):
     pairs: tuple[tuple[bytes, bytes], ...] = rest(KEY, VALUE)
 
 
-@command_spec(23, reads=False, grows=False, answer=Answer.NUMBER)
+@command_spec(23, reads=False, grows=False, answer=Answer.NUMBER, redis=("del",))
 class ClearMany(Command):
     """Delete several keys. Returns the number of keys that existed."""
 
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@command_spec(24, answer=Answer.NUMBER)
+@command_spec(24, answer=Answer.NUMBER, redis=("incrby",))
 class Incr(Command):
     """Add n to a decimal integer. A missing key counts as 0. Returns the sum.
 
@@ -184,7 +193,7 @@ class Incr(Command):
     n: int = argument(AMOUNT)
 
 
-@command_spec(25, reads=False, writes=False, answer=Answer.NUMBER)
+@command_spec(25, reads=False, writes=False, answer=Answer.NUMBER, redis=("pttl",))
 class Ttl(Command):
     """Return the milliseconds until a key expires, or -1 if it has no expiry.
 
@@ -194,7 +203,7 @@ class Ttl(Command):
     key: bytes = argument(KEY)
 
 
-@command_spec(26, answer=Answer.NUMBER)
+@command_spec(26, answer=Answer.NUMBER, redis=("pexpire",), access=Access.WRITE)
 class Expire(Command):
     """Set the time to live of a key. Returns 1, or 0 if the key does not exist."""
 
@@ -202,14 +211,14 @@ class Expire(Command):
     ttl: int = argument(MILLISECONDS)
 
 
-@command_spec(27, grows=False, answer=Answer.NUMBER)
+@command_spec(27, grows=False, answer=Answer.NUMBER, redis=("persist",), access=Access.WRITE)
 class Persist(Command):
     """Remove the expiry of a key. Returns 1, or 0 if it had none or does not exist."""
 
     key: bytes = argument(KEY)
 
 
-@command_spec(28, writes=False, answer=Answer.ITEMS)
+@command_spec(28, writes=False, answer=Answer.ITEMS, redis=("scan",))
 class Scan(Command):
     """Return one slice of the keys with a prefix: the next cursor, then the keys.
 
@@ -222,18 +231,21 @@ class Scan(Command):
     count: int = argument(COUNT)
     prefix: bytes = argument(PREFIX)
 
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return ((self.prefix, Access.READ),)
 
-@command_spec(29, writes=False, answer=Answer.NUMBER)
+
+@command_spec(29, writes=False, answer=Answer.NUMBER, redis=("dbsize",))
 class Count(Command):
     """Return the exact number of keys, without expired keys."""
 
 
-@command_spec(30, grows=False, answer=Answer.OK)
+@command_spec(30, grows=False, answer=Answer.OK, redis=("flushdb",), access=Access.WRITE)
 class ClearAll(Command):
     """Delete all keys at once."""
 
 
-@command_spec(31, grows=False, answer=Answer.ITEMS)
+@command_spec(31, grows=False, answer=Answer.ITEMS, redis=("scan", "unlink"), access=Access.WRITE)
 class ClearPrefix(Command):
     """Delete one slice of the keys with a prefix. Returns the next cursor, then the number of deleted keys.
 
@@ -243,8 +255,11 @@ class ClearPrefix(Command):
     prefix: bytes = argument(PREFIX)
     cursor: int = argument(CURSOR)
 
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return ((self.prefix, Access.WRITE),)
 
-@command_spec(32, scope=Scope.NOTHING, writes=False, answer=Answer.ITEMS, by_store=True)
+
+@command_spec(32, scope=Scope.NOTHING, writes=False, answer=Answer.ITEMS, by_store=True, redis=("info",))
 class Info(Command):
     """Return information about the store: names and values, alternating.
 
@@ -256,6 +271,8 @@ class Info(Command):
     33,
     answer=Answer.NUMBER,
     exclusive=(("if_none", "if_some"), ("if_none", "if_later"), ("if_none", "if_sooner"), ("if_later", "if_sooner")),
+    redis=("pexpire", "pexpireat"),
+    access=Access.WRITE,
 )
 class ExpireWith(Command):
     """Set the expiry of a key under conditions. Returns 1, or 0 if they do not hold or the key does not exist.
@@ -273,8 +290,11 @@ class ExpireWith(Command):
     if_later: bool = switch("IFLATER", default=False)
     if_sooner: bool = switch("IFSOONER", default=False)
 
+    def redis_names(self) -> tuple[str, ...]:
+        return ("pexpireat",) if self.at else ("pexpire",)
 
-@command_spec(34, reads=False, writes=False, answer=Answer.NUMBER)
+
+@command_spec(34, reads=False, writes=False, answer=Answer.NUMBER, redis=("pexpiretime",))
 class Deadline(Command):
     """Return the expiry time of a key in milliseconds since 1970, or -1 if it has no expiry.
 
@@ -284,7 +304,7 @@ class Deadline(Command):
     key: bytes = argument(KEY)
 
 
-@command_spec(35, answer=Answer.NUMBER)
+@command_spec(35, answer=Answer.NUMBER, redis=("append",), access=Access.WRITE)
 class Append(Command):
     """Append a string to the value of a key. A missing key counts as an empty value. Returns the new length.
 
@@ -298,7 +318,7 @@ class Append(Command):
         return length + len(self.value)
 
 
-@command_spec(36, answer=Answer.NUMBER)
+@command_spec(36, answer=Answer.NUMBER, redis=("setrange",), access=Access.WRITE)
 class SetRange(Command):
     """Overwrite the value of a key from an offset on. Returns the new length.
 
@@ -314,7 +334,7 @@ class SetRange(Command):
         return max(length, self.offset + len(self.value)) if self.value else 0
 
 
-@command_spec(37, answer=Answer.NUMBER)
+@command_spec(37, answer=Answer.NUMBER, redis=("setbit",))
 class SetBit(Command):
     """Set one bit of the value of a key. Bit 0 is the highest bit of the first byte. Returns the previous bit.
 
@@ -329,7 +349,7 @@ class SetBit(Command):
         return max(length, self.offset // 8 + 1)
 
 
-@command_spec(38, answer=Answer.BYTES)
+@command_spec(38, answer=Answer.BYTES, redis=("incrbyfloat",))
 class IncrFloat(Command):
     """Add to a decimal number. A missing key counts as 0. Returns the sum.
 
@@ -340,7 +360,7 @@ class IncrFloat(Command):
     amount: bytes = argument(DECIMAL)
 
 
-@command_spec(39, answer=Answer.NUMBER)
+@command_spec(39, answer=Answer.NUMBER, redis=("rename", "renamenx"))
 class Rename(Command):
     """Rename a key. The target gets its value and expiry, and loses its own.
 
@@ -355,8 +375,14 @@ class Rename(Command):
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return ((db, self.source),)
 
+    def redis_names(self) -> tuple[str, ...]:
+        return ("renamenx",) if self.if_absent else ("rename",)
 
-@command_spec(40, answer=Answer.NUMBER)
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return (self.source, Access.READ | Access.WRITE), (self.target, Access.WRITE)
+
+
+@command_spec(40, answer=Answer.NUMBER, redis=("copy",))
 class Copy(Command):
     """Copy the value and the expiry of a key to another key. Returns 1.
 
@@ -375,15 +401,18 @@ class Copy(Command):
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         return ((db, self.source),)
 
+    def accesses(self) -> tuple[tuple[bytes, Access], ...]:
+        return (self.source, Access.READ), (self.target, Access.WRITE)
 
-@command_spec(41, reads=False, answer=Answer.NUMBER)
+
+@command_spec(41, reads=False, answer=Answer.NUMBER, redis=("msetnx",))
 class SetManyIfAbsent(Command):
     """Store several values if none of the keys exists. Returns 1, or 0 if some key exists."""
 
     pairs: tuple[tuple[bytes, bytes], ...] = rest(KEY, VALUE)
 
 
-@command_spec(42, writes=False, answer=Answer.BYTES, by_store=True)
+@command_spec(42, writes=False, answer=Answer.BYTES, by_store=True, redis=("randomkey",))
 class RandomKey(Command):
     """Return a random key.
 
@@ -391,7 +420,7 @@ class RandomKey(Command):
     """
 
 
-@command_spec(43, scope=Scope.NOTHING, writes=False, right=Right.ADMIN, answer=Answer.NUMBER, by_store=True)
+@command_spec(43, scope=Scope.NOTHING, writes=False, answer=Answer.NUMBER, by_store=True, redis=("bgsave",))
 class Backup(Command):
     """Begin a backup of a durable store. Returns the number of the backup. INFO shows its progress.
 

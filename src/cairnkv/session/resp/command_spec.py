@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
-from cairnkv.commands import Command, Failure, Reply, Right, Step, failures
+from cairnkv.commands import Command, Failure, Reply, Step, failures
 from cairnkv.commands.failures import Code
 from cairnkv.docstrings import docstring
 from cairnkv.limits import DATABASES, INTEGER_MAX, INTEGER_MIN, KEY_MAX
@@ -245,14 +245,6 @@ class RespCommandSpec:
     def fits(self, count: int) -> bool:
         """Return whether a request can have this number of strings, including the name."""
         return count == self.arity if self.arity >= 0 else count >= -self.arity
-
-    @property
-    def right(self) -> Right:
-        """The right that a client needs: that of the flags, else to write for a command on keys."""
-        for flag, right in (("admin", Right.ADMIN), ("write", Right.WRITE), ("readonly", Right.READ)):
-            if flag in self.flags:
-                return right
-        return Right.NONE if self.on_keys is None else Right.WRITE
 
     def keys_in(self, request: Sequence[bytes]) -> list[bytes]:
         """Return the keys among the strings of a request."""
