@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cairnkv.client.sync import Client
     from cairnkv.client.together import Together
     from cairnkv.errors import (
+        AccessDenied,
         AddressError,
         BadCommand,
         CairnError,
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
         IncompleteFrame,
         InternalError,
         LeaseLost,
+        LoginFailed,
         OptionError,
         OutcomeUnknown,
         PeerError,
         Refused,
         TimedOut,
         Unavailable,
+        UntrustedServer,
         WrongServer,
     )
     from cairnkv.installation import features
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
+    "AccessDenied",
     "AddressError",
     "BadCommand",
     "CairnError",
@@ -61,6 +65,7 @@ __all__ = [
     "Job",
     "KeyValue",
     "LeaseLost",
+    "LoginFailed",
     "OptionError",
     "OutcomeUnknown",
     "PeerError",
@@ -71,6 +76,7 @@ __all__ = [
     "TimedOut",
     "Together",
     "Unavailable",
+    "UntrustedServer",
     "Worker",
     "WrongServer",
     "__version__",

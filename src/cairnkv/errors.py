@@ -8,9 +8,12 @@
     │   └── BadCommand         the server refused an invalid command; `code` is the reason
     ├── PeerError          the other side broke the protocol; the connection is closed
     │   ├── IncompleteFrame    the end of a frame is missing
+    │   ├── UntrustedServer    the TLS certificate of the server is not valid for its address
     │   └── WrongServer        the server at the address has another protocol
     ├── Refused            the server did not execute the command; `code` is the reason, and `retry`
     │   │                  whether it may succeed later
+    │   ├── AccessDenied       the user has no right for the command or a key     (code NOPERM)
+    │   │   └── LoginFailed        the server requires a login (NOAUTH), or the user or the secret is wrong (WRONGPASS)
     │   └── LeaseLost          the lease of a job has ended, and another worker may have the message
     ├── Unavailable        no reply, and certainly no effect: safe to repeat (also a ConnectionError)
     │   └── TimedOut           the same after a timeout                       (also a TimeoutError)
@@ -23,7 +26,7 @@ the same call is safe to repeat and may succeed.
 
 from typing import ClassVar, Final
 
-from cairnkv.commands.failures import STALE, Code, Fault
+from cairnkv.commands.failures import NOAUTH, NOPERM, STALE, WRONGPASS, Code, Fault
 from cairnkv.commands.replies import Failure
 
 
@@ -77,6 +80,10 @@ class IncompleteFrame(PeerError):
     """The end of a frame is missing."""
 
 
+class UntrustedServer(PeerError):
+    """The TLS certificate of the server is not valid for its address, or no trusted authority has signed it."""
+
+
 class WrongServer(PeerError):
     """The server at the address has another protocol. A write that the client already sent raises `OutcomeUnknown`."""
 
@@ -85,6 +92,16 @@ class Refused(CairnError):
     """The server did not execute the command. `retry`: whether it may succeed later."""
 
     fault = Fault.SERVER
+
+
+class AccessDenied(Refused):
+    """The user as which the client is logged in has no right for the command, or for a key that it names."""
+
+    fault = Fault.CALLER
+
+
+class LoginFailed(AccessDenied):
+    """The server requires a login, or refused the user, the secret or the certificate of the client."""
 
 
 class LeaseLost(Refused):
@@ -114,6 +131,15 @@ class InternalError(CairnError):
     fault = Fault.US
 
 
+_BY_CODE: Final[dict[Code, type[CairnError]]] = {
+    NOAUTH: LoginFailed,
+    NOPERM: AccessDenied,
+    STALE: LeaseLost,
+    WRONGPASS: LoginFailed,
+}
+"""The classes of the errors that have one code or a few."""
+
+
 def error_of(failure: Failure, *, writes: bool) -> CairnError:
     """Return the exception for a failure reply. writes: whether the command may change the store.
 
@@ -124,8 +150,8 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
     code = failure.code
     if code.executed is None and writes:
         return OutcomeUnknown(failure.message, code=code)
-    if code is STALE:
-        return LeaseLost(failure.message, code=code)
+    if code in _BY_CODE:
+        return _BY_CODE[code](failure.message, code=code)
     by_fault: dict[Fault, type[CairnError]] = {
         Fault.CALLER: BadCommand,
         Fault.PEER: PeerError,

@@ -4,15 +4,24 @@ import pytest
 
 from cairnkv.commands import CODES, Code, Failure, Fault, failures
 from cairnkv.errors import (
+    AccessDenied,
     BadCommand,
     CairnError,
     InternalError,
     LeaseLost,
+    LoginFailed,
     OutcomeUnknown,
     PeerError,
     Refused,
     error_of,
 )
+
+BY_CODE = {
+    failures.STALE: LeaseLost,
+    failures.NOPERM: AccessDenied,
+    failures.NOAUTH: LoginFailed,
+    failures.WRONGPASS: LoginFailed,
+}
 
 ALL = [pytest.param(code, id=code.name) for code in CODES.values()]
 
@@ -57,5 +66,5 @@ class TestEachCode:
                     Fault.SERVER: Refused,
                     Fault.US: InternalError,
                 }
-                assert type(error) is (LeaseLost if code is failures.STALE else by_fault[code.fault])
+                assert type(error) is BY_CODE.get(code, by_fault[code.fault])
                 assert error.fault is code.fault

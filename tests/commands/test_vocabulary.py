@@ -210,9 +210,9 @@ def test_published_commands_keep_their_numbers() -> None:
     published = """
         SET_WITH SWAP GET_WITH CLEAR_IF_EQUALS EXISTS GET_MANY SET_MANY CLEAR_MANY INCR TTL EXPIRE PERSIST SCAN
         COUNT CLEAR_ALL CLEAR_PREFIX INFO EXPIRE_WITH DEADLINE APPEND SET_RANGE SET_BIT INCR_FLOAT RENAME COPY
-        SET_MANY_IF_ABSENT RANDOM_KEY BACKUP
+        SET_MANY_IF_ABSENT RANDOM_KEY BACKUP AUTH WHOAMI
     """
-    assert [BY_NUMBER[number].name for number in range(16, 44)] == published.split()
+    assert [BY_NUMBER[number].name for number in range(16, 46)] == published.split()
     of_queues = """
         PUT PUT_MANY TAKE TAKE_ANY ACK NACK EXTEND PEEK LOOK REQUEUE REQUEUE_IDS REMOVE PURGE QUEUE_SET QUEUE_DROP
         QUEUE_STATS QUEUES TOGETHER

@@ -133,8 +133,12 @@ TIMEOUT = Code(
 NOAUTH = Code(
     "NOAUTH",
     Fault.CALLER,
-    "The server requires a password, which only the Redis protocol can send. Nothing is executed.",
+    "The client is not logged in, and the server requires that. Nothing is executed.",
 )
+WRONGPASS = Code(
+    "WRONGPASS", Fault.CALLER, "AUTH names no enabled user, or the secret is wrong. The login does not change."
+)
+NOPERM = Code("NOPERM", Fault.CALLER, "The user has no right for the command, or for a key that it names.")
 UNDONE = Code(
     "UNDONE",
     Fault.SERVER,

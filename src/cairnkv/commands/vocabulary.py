@@ -35,6 +35,8 @@ VALUE: Final = Kind("value")
 PREFIX: Final = Kind("prefix")
 TEXT: Final = Kind("text")
 NAME: Final = Kind("name")
+USER: Final = Kind("user")
+SECRET: Final = Kind("secret")
 DECIMAL: Final = Kind("decimal")
 """A number with a fraction, as text. The operation checks it."""
 MILLISECONDS: Final = NumberKind("milliseconds", 1, TTL_MAX)
@@ -430,3 +432,22 @@ class Backup(Command):
 
     name: bytes = argument(NAME)
     keep: int | None = option("KEEP", KEPT, default=None)
+
+
+@command_spec(44, scope=Scope.NOTHING, writes=False, answer=Answer.OK, by_store=True, redis=("auth",))
+class Auth(Command):
+    """Log in as a user, with a password or a token of this user. The failure `WRONGPASS` does not tell which is wrong.
+
+    The login applies to this connection until it ends. A client may send it with its first commands, in one write.
+    """
+
+    user: bytes = argument(USER)
+    secret: bytes = argument(SECRET)
+
+    def __repr__(self) -> str:
+        return f"Auth(user={self.user!r}, secret=...)"
+
+
+@command_spec(45, scope=Scope.NOTHING, writes=False, answer=Answer.BYTES, by_store=True, redis=("ping",))
+class Whoami(Command):
+    """Return the name of the user as which the client is logged in."""

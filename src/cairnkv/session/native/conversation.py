@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import (
     NO_MEMORY,
+    OK,
+    Auth,
     Command,
     Failure,
     InMemory,
@@ -18,11 +20,12 @@ from cairnkv.commands import (
     Take,
     TakeAny,
     Together,
+    Whoami,
     failures,
 )
 from cairnkv.limits import VALUE_MAX
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, DecoderLimits, Request, StatusByte, Width, reply_parts
-from cairnkv.session.auth import Authentication
+from cairnkv.session.auth import DEFAULT_USER, Authentication
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
@@ -56,12 +59,12 @@ class NativeConversation(Conversation):
         frame_executor: "FrameExecutor | None",
         auth: Authentication,
     ) -> None:
-        """auth: if the server has a password, no command executes here: the protocol has no command to send one."""
         super().__init__(store, auth=auth, limits=limits)
         self._statuses = status_byte.value
         self._status_byte = status_byte
         self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
+        self._logged_in = False
 
     def next(self) -> QueuedReply | None:
         """Execute the next command."""
@@ -92,8 +95,12 @@ class NativeConversation(Conversation):
         return QueuedReply(failure, self._encode, closes=failure.code.closes)
 
     def _execute(self, request: Request) -> Reply | PendingReply:
+        if isinstance(request.command, Auth):
+            return self._log_in(request.command)
         if not self.authenticated:
-            return Failure(failures.NOAUTH, "this server requires a password, and only the Redis protocol can send one")
+            return Failure(failures.NOAUTH, "log in first: AUTH user secret")
+        if isinstance(request.command, Whoami):
+            return DEFAULT_USER
         try:
             if request.flags & _LOCAL_READ and not request.command.spec.writes:
                 return self.store.execute(request.command, local=self.own_writes.are_executed)
@@ -116,6 +123,11 @@ class NativeConversation(Conversation):
             logger.exception("%s failed", request.command.spec.name)
             return Failure(failures.INTERNAL, "the server's log has the details")
 
+    def _log_in(self, command: Auth) -> Reply:
+        accepted = self._auth.authenticate(command.user, command.secret)
+        self._logged_in = self._logged_in or accepted
+        return OK if accepted else Failure(failures.WRONGPASS, "wrong user or secret, or the user is disabled")
+
     def _encode(self, reply: Reply) -> Sequence[bytes]:
         head, payload = reply_parts(reply, self._status_byte, frame_limit=self.limits.frame)
         return (head, payload) if payload else (head,)
@@ -137,8 +149,8 @@ class NativeConversation(Conversation):
 
     @property
     def authenticated(self) -> bool:
-        """Whether the client may execute commands: the server has no password."""
-        return not self._auth.authenticator.required
+        """Whether the client may execute commands."""
+        return self._logged_in or not self._auth.authenticator.required
 
     def end(self) -> None:
         """Free the buffered bytes."""
