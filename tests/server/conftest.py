@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from cairnkv.server.loop import PolledLoop
+from cairnkv.server.loop import ClientSelector, PolledLoop
 from cairnkv.testing import RunningServer, running_server
 
 DESCRIPTORS = 8_192
@@ -35,7 +35,11 @@ def start() -> Iterator[Start]:
         yield lambda **settings: stack.enter_context(running_server(**settings))
 
 
-LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop, "polled": PolledLoop}
+def polled_loop() -> PolledLoop:
+    return PolledLoop(ClientSelector())
+
+
+LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop, "polled": polled_loop}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if isinstance(item, pytest.Function)
         and hasattr(item, "callspec")
-        and item.callspec.params.get("start_on_both") is PolledLoop
+        and item.callspec.params.get("start_on_both") is polled_loop
         and item.callspec.params.get("path_in_use") == "pure"
     ]
     items[:] = [item for item in items if item not in polled]
