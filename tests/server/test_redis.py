@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 import cairnkv
-from cairnkv.commands import Get, Ping
+from cairnkv.commands import Auth, Get, Ping, Whoami
 from cairnkv.limits import KIB, MIB
 from cairnkv.protocol import write_command
 from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
@@ -242,6 +242,9 @@ def test_password_protects_both_protocols(start_on_both: Start) -> None:
         assert redis.hear() == OK
         assert redis("GET k") is None
         assert failed_with(client.ask(Get(b"k")), "NOAUTH")
+        assert failed_with(client.ask(Auth(b"default", b"sesame")), "WRONGPASS")
+        assert client.ask(Auth(b"default", b"open sesame")).payload == b"OK"
+        assert client.ask(Whoami()).payload == b"default"
 
 
 def test_later_password_closes_native_connections_at_once(start_on_both: Start) -> None:
