@@ -12,6 +12,8 @@ SPREAD ?=
 SECONDS ?= 300
 PROTOCOL ?= both
 EXAMPLES ?= 5000
+# pytest's flag for tests that may run longer than pyproject.toml allows.
+UNLIMITED := -o faulthandler_timeout=0
 
 python := $(VENV)/bin/python
 # Stamps: make creates a virtual environment again if its stamp or its interpreter is missing.
@@ -40,22 +42,22 @@ test: $(dev)  ## run the whole test suite (TESTS=tests/protocol for a part)
 	@$(python) -m pytest $(SPREAD) $(TESTS)
 
 test-crash: $(dev)  ## kill durable stores, cut their power, let their system calls fail, damage their files (CRASHES=50, SEED=)
-	@CRASHES=$(or $(CRASHES),50) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s \
+	@CRASHES=$(or $(CRASHES),50) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s $(UNLIMITED) \
 		tests/storage/test_disk_crash.py tests/storage/test_disk_damage.py tests/power
 
 test-cluster: $(dev)  ## check the consistency of a cluster during each kind of fault (SECONDS=300 for each kind, SEED=)
-	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s -k "not queues" \
+	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s $(UNLIMITED) -k "not queues" \
 		tests/lab/consistency/test_cluster.py
 
 test-queues: $(dev)  ## check the queues of a server and of a cluster during each kind of fault (SECONDS=300 for each kind, SEED=)
-	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s -k queues \
+	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s $(UNLIMITED) -k queues \
 		tests/lab/consistency/queues/test_faults.py tests/lab/consistency/test_cluster.py
 
 test-clients: $(clients)  ## test Redis clients, redis-cli and redis-benchmark with cairnkv (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients
 
 test-differential: $(dev)  ## send the same random commands to redis-server and cairnkv, compare replies (EXAMPLES=5000)
-	@EXAMPLES=$(EXAMPLES) $(python) -m pytest tests/redis/test_differential.py
+	@EXAMPLES=$(EXAMPLES) $(python) -m pytest $(UNLIMITED) tests/redis/test_differential.py
 
 test-redis-suite: $(dev)  ## run the test suite of a checkout of Redis or Valkey with cairnkv (SUITE=DIR)
 	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis or Valkey: make test-redis-suite SUITE=DIR" >&2; exit 1; }

@@ -36,7 +36,10 @@ with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
-LONGEST: Final = ("tests/test_distributions.py", "tests/simulation/")
+LONGEST: Final = (
+    *("tests/test_distributions.py", "tests/simulation/"),
+    *("tests/lab/cluster/", "tests/lab/consistency/", "tests/replication/"),
+)
 """The files that take longest. They begin, so that no process is left with one of them at the end."""
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_missing_package_is_a_one_line_error_with_the_extra(
 def test_compiled_module_that_does_not_fit_is_a_one_line_error(tmp_path: Path) -> None:
     package = Path(cairnkv.__file__).parent
     shutil.copytree(package, tmp_path / "cairnkv", copy_function=os.symlink)
-    (module,) = (tmp_path / "cairnkv" / "engine").glob("queue_native.*.so")
+    module = tmp_path / "cairnkv" / "engine" / f"queue_native{EXTENSION_SUFFIXES[0]}"
     module.unlink()
     module.write_bytes(b"of another release")
     environment = {**os.environ, PURE_VARIABLE: "no", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
