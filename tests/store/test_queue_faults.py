@@ -31,6 +31,7 @@ from tests.support.store_modes import MODES, StoreInMode
 
 LEASE = 60_000
 MANY = 10_000
+MILLION = 1_000_000
 
 
 @pytest.fixture
@@ -122,10 +123,11 @@ def test_queue_at_its_limit_refuses_and_loses_nothing(store: StoreInMode) -> Non
     assert store.strings(Put(b"q", b"c"))[1] == b"1"
 
 
-def test_group_of_many_messages_beside_one_with_one() -> None:
+def test_group_of_many_messages_beside_one_with_one(path_in_use: str) -> None:
     store = StoreInMode("in memory", HandClock())
-    for _ in range(2 * MANY):
-        store.say(Put(b"q", b"", group=b"many"))
+    put = Put(b"q", b"", group=b"many")
+    for _ in range(MILLION if path_in_use == "native" else 2 * MANY):
+        store.say(put)
     alone = int(store.strings(Put(b"q", b"", group=b"alone"))[0])
     assert alone in [number for number, _ in store.taken(2)]
 
