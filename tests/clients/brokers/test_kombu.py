@@ -3,8 +3,9 @@
 import datetime
 import doctest
 import importlib
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -42,6 +43,21 @@ class Received:
 
     def cancel(self) -> None:
         self._consumer.cancel()
+
+
+class EventLoop:
+    """An event loop that watches one descriptor."""
+
+    def add_reader(self, descriptor: int, callback: Callable[..., object], *arguments: object) -> None:
+        self._descriptor, self._callback, self._arguments = descriptor, callback, arguments
+
+    def remove(self, descriptor: int) -> None:
+        assert descriptor == self._descriptor
+
+    def run_once(self) -> None:
+        readable, _, _ = select.select([self._descriptor], [], [], SECONDS)
+        assert readable, "the transport does not wake the loop"
+        self._callback(*self._arguments)
 
 
 def publish(connection: Any, queue: str, *bodies: object, **options: Any) -> None:
@@ -112,6 +128,26 @@ def test_cancelled_consumer_gets_no_more_messages(connection: Any, kv: cairnkv.C
         connection.drain_events(timeout=0)
     eventually(lambda: kv.queue("work").stats()["ready"] == 1, SECONDS)  # a TAKE may have been waiting
     assert kv.queue("work").peek()[0].attempts == 0
+
+
+def test_consumer_that_raises_delays_no_other_message(connection: Any, kv: cairnkv.Client[str, str]) -> None:
+    publish(connection, "work", *range(3))
+    bodies: list[object] = []
+
+    def receive(message: Any) -> None:
+        bodies.append(message.payload)
+        raise TimeoutError(f"the consumer fails with {message.payload}")
+
+    loop = EventLoop()
+    connection.connect()
+    connection.transport.register_with_event_loop(connection.connection, loop)
+    consumer = connection.channel().Consumer([kombu.Queue("work")], on_message=receive)
+    consumer.consume()
+    eventually(lambda: kv.queue("work").stats()["leased"] == 3, SECONDS)
+    while len(bodies) < 3:
+        with pytest.raises(TimeoutError, match="the consumer fails"):
+            loop.run_once()
+    assert bodies == [0, 1, 2]
 
 
 def test_eta_with_a_time_zone_is_a_delay(connection: Any, kv: cairnkv.Client[str, str]) -> None:

@@ -549,11 +549,17 @@ class Transport(virtual.Transport):
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Deliver the next message to its consumer. Raises `TimeoutError` if none comes in time."""
+        if not self._deliver_next(timeout):
+            raise TimeoutError("no message came")
+
+    def _deliver_next(self, timeout: float | None) -> bool:
+        """Deliver the next message to its consumer. Returns False if none comes in time."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: self._inbox, timeout):
-                raise TimeoutError("no message came")
+                return False
             channel, queue, tag = self._inbox.popleft()
         channel.deliver(queue, tag)
+        return True
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Make an event loop deliver the messages."""
@@ -575,9 +581,13 @@ class Transport(virtual.Transport):
     def _deliver_all(self, connection: Any, end: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(end, 4096)
-        with contextlib.suppress(TimeoutError):
-            while True:
-                self.drain_events(connection, timeout=0)
+        try:
+            while self._deliver_next(0):
+                pass
+        finally:
+            with self._arrived:
+                if self._inbox:  # a consumer has raised: the loop calls this again for the messages behind its own
+                    self._wake_loop()
 
 
 def _tag(job: Job[bytes]) -> str:
