@@ -39,6 +39,7 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, DecoderLimits, Response, ResponseDecoder, Width
 from cairnkv.replication.entries import ItemKind, items, parsed
 from cairnkv.replication.store import ReplicatedStore
+from cairnkv.session import Session
 from tests.support.cluster_twins import Clients, agree, live, twins
 from tests.support.lives import lively_queue_frame, on_redis
 from tests.support.paths import native_only
@@ -119,6 +120,35 @@ def test_commands_on_queues_are_proposed_as_batches(write: Callable[[Command], b
     executor = both[1].context.frame_executor(0) if write is on_redis else both[1].frame_executor
     assert executor is not None
     assert executor.commands == 18
+
+
+@pytest.mark.parametrize("leave", [Session.disconnected, Session.end_of_input])
+@pytest.mark.parametrize("write", [write_command, on_redis], ids=["native", "redis"])
+def test_take_of_a_client_that_has_left_gives_its_leases_back(
+    write: Callable[[Command], bytes], leave: Callable[[Session], None]
+) -> None:
+    both = twins(2, width=None, room=MIB)
+    for clients in both:
+        clients.say(0, write(Ping(b"x")))
+        clients.say(1, write(Ping(b"x")))
+        clients.say(1, write(PutMany(b"q", 0, 5, tuple(b"body %d" % number for number in range(4)))))
+        clients.deliver()
+        clients.say(0, write(Set(b"k", b"v")) + write(Take(b"q", 2)) + write(Set(b"n", b"1")) + write(Take(b"q", 1)))
+        clients.say(1, write(Take(b"q", 1)))
+        leave(clients.sessions[0])
+        clients.deliver()
+        queues = clients.node.running.queues
+        assert queues.index.counts(queues.now) == (3, 0, 1, 0)
+        messages = [queues.message(number) for number in range(2, 6)]
+        assert [message and (bool(message.lease), message.attempts) for message in messages] == [
+            (False, 0),
+            (False, 0),
+            (False, 0),
+            (True, 1),
+        ]
+        assert clients.node.running.databases[0].count() == 2, "its other commands are executed"
+        assert b"body" not in clients.heard[0]
+    agree(*both)
 
 
 def test_commands_are_proposed_as_batches() -> None:

@@ -461,6 +461,30 @@ def test_session_whose_input_ends_gives_the_lease_back(cluster: Cluster) -> None
     assert counts(cluster, one) == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["message-known-here", "message-known-elsewhere"])
+@pytest.mark.parametrize("command", [Take(b"q", 2), TakeAny(2, 0, 0, (b"none", b"q"))], ids=["take", "take-any"])
+def test_client_that_leaves_during_a_plain_take_gives_its_leases_back(
+    cluster: Cluster, command: Command, seen: bool
+) -> None:
+    one, other = cluster.nodes[:2]
+    other.execute(PutMany(b"q", 0, 0, (b"a", b"b", b"c")))
+    other.pump()
+    cluster.arrive()
+    other.follow()
+    if seen:
+        cluster.settle()
+    client, theirs = client_of(one), waiting(other, Take(b"late", 1, wait=WAIT_MAX))
+    client.send(Set(b"k", b"v"), command, Get(b"k"))
+    client.session.end_of_input()
+    cluster.settle()
+    heard = client.payloads()
+    cluster.settle()  # the last command waits for the execution of the TAKE
+    assert heard + client.payloads() == [b"OK", b"", b"v"]
+    assert counts(cluster, one) == [3, 0, 0, 0]
+    assert [attempts(cluster, one, number) for number in (2, 3, 4)] == [0, 0, 0]
+    assert theirs.reply is None
+
+
 def test_lease_that_cannot_be_given_back_is_given_back_later(cluster: Cluster) -> None:
     one, other = cluster.nodes[:2]
     waiter = waiting(one)

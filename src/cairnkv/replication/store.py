@@ -490,6 +490,10 @@ class ReplicatedStore:
         """End the wait of a TAKE, or give its leases back through the log; see `Store`."""
         self._takes.end(waiter, gives_back=gives_back)
 
+    def give_back(self, returns: Sequence[Step]) -> None:
+        """Give leases back that no client receives, through the log; see `Store`."""
+        self._takes.give_back(returns)
+
     def serve_waiters(self) -> None:
         """Do one bounded slice of the work for waiters; see `Store`."""
         self._takes.serve()

@@ -103,7 +103,7 @@ class WaitingTakes:
         if waiter.executed:
             if gives_back and (returns := waiter.leases):
                 waiter.withdraw()
-                self._give_back(returns)
+                self.give_back(returns)
             return
         self._waiters.remove(waiter)
         waiter.end = 0  # it does not return to its line
@@ -156,7 +156,7 @@ class WaitingTakes:
         self.serve()
         if self._unreturned:
             steps, self._unreturned = self._unreturned, []
-            self._give_back([step for step in steps if self._is_leased(step)])
+            self.give_back([step for step in steps if self._is_leased(step)])
 
     # -- queues ---------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class WaitingTakes:
         def execute(changes: Changes) -> Reply:
             reply = self._change(step, changes)
             if proposal.given_up:  # its client has left, or knows that the outcome is unknown
-                self._give_back(returns_of(waiter.command, reply))
+                self.give_back(returns_of(waiter.command, reply))
             return reply
 
         proposal = PendingProposal((command_item(step),), execute, cost=cost_of(self._queues, waiter.command))
@@ -285,7 +285,7 @@ class WaitingTakes:
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
-    def _give_back(self, steps: Sequence[Step]) -> None:
+    def give_back(self, steps: Sequence[Step]) -> None:
         """Give leases back. If that fails, `housekeep` repeats it."""
         if not steps:
             return

@@ -761,6 +761,8 @@ cdef class Transport:
         self._lost = self._closing = True
         self._poller._called = True
         self._unsent.clear()
+        for pending in self._pending:
+            (<PendingBatch>pending).abandoned = True
         self._pending.clear()
         self._when_released = None
         self._unsent_size = self._pending_size = 0

@@ -127,6 +127,7 @@ class QueuedReply:
 
     cost: the command's work, in commands of one key. closes: whether the conversation ends after this reply.
     size: bytes that it keeps in memory until it is encoded, besides those of its outcome.
+    take: the command, if its reply may have leases. If the client leaves before the execution, it gives them back.
     """
 
     outcome: Reply | PendingReply
@@ -134,6 +135,7 @@ class QueuedReply:
     cost: int = 1
     closes: bool = False
     size: int = 0
+    take: Command | None = None
 
 
 @dataclasses.dataclass(slots=True, frozen=True)

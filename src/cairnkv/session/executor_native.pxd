@@ -41,6 +41,7 @@ cdef struct Piece:
 cdef struct Scanned:
     # The description of a frame that was not executed.
     bint writes
+    bint takes  # whether it is a TAKE
     bint local  # whether a local read may answer it
     bint measures  # whether to compute `reply`
     Py_ssize_t reply  # estimated bytes of the reply
@@ -81,7 +82,7 @@ cdef class FrameExecutor:
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept
     cdef object limits(self)
-    cdef object left(self, object store, object changes, bytes frame)
+    cdef object left(self, object store, object changes, bytes frame, bint abandoned)
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept
 

@@ -299,8 +299,11 @@ cdef class FrameExecutor:
         """Return the limits of the client's decoder."""
         return DecoderLimits(self._conversation.string_max, self._conversation.frame_max)
 
-    cdef object left(self, object store, object changes, bytes frame):
-        """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""
+    cdef object left(self, object store, object changes, bytes frame, bint abandoned):
+        """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`.
+
+        abandoned: whether its client has left: a TAKE gives its leases back.
+        """
         raise NotImplementedError
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cairnkv.commands import Reply, Step, Take
+from cairnkv.commands import Command, Reply, Step, Take
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits, Request, StatusByte, Width, reply_parts
 from cairnkv.protocol.resp import RequestDecoder, Resp
 from cairnkv.session.conversation import QueuedReply, within_frame
 from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call
 from cairnkv.session.resp.values import bytes_of, shown
+from cairnkv.store import NO_MESSAGES, returns_of
 
 if TYPE_CHECKING:
     from cairnkv.replication.proposals import Changes
@@ -22,14 +23,21 @@ def execute_native_frame(
     width: Width,
     statuses: tuple[int, int],
     limits: DecoderLimits,
+    *,
+    abandoned: bool = False,
 ) -> QueuedReply:
-    """Execute a frame of the native protocol. Return its queued reply."""
+    """Execute a frame of the native protocol. Return its queued reply.
+
+    abandoned: whether its client has left: a TAKE gives its leases back.
+    """
     decoder = CommandDecoder(width=width, limits=limits)
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "the native path has scanned it"
     command = request.command
     outcome = store.execute_logged(Step(0, command), changes)
+    if abandoned:
+        outcome = _given_back(store, command, outcome)
 
     def encode(reply: Reply) -> Sequence[bytes]:
         if isinstance(command, Take):
@@ -40,9 +48,16 @@ def execute_native_frame(
 
 
 def execute_resp_request(
-    store: "ReplicatedStore", changes: "Changes", command: bytes, db: int, protocol: Resp, limits: DecoderLimits
+    store: "ReplicatedStore",
+    changes: "Changes",
+    command: bytes,
+    db: int,
+    protocol: Resp,
+    limits: DecoderLimits,
+    *,
+    abandoned: bool = False,
 ) -> QueuedReply:
-    """Execute a request of the Redis protocol. Return its queued reply."""
+    """Execute a request of the Redis protocol. Return its queued reply. abandoned: see above."""
     decoder = RequestDecoder(limits)
     decoder.feed(command)
     request = decoder.next()
@@ -52,6 +67,8 @@ def execute_resp_request(
     call = spec.on_keys(Arguments(spec.name, request[1:], db))
     assert isinstance(call, Call)
     outcome = store.execute_logged(Step(db, call.command), changes)
+    if abandoned:
+        outcome = _given_back(store, call.command, outcome)
 
     def encode(reply: Reply) -> Sequence[bytes]:
         if isinstance(call.command, Take):
@@ -59,3 +76,11 @@ def execute_resp_request(
         return bytes_of(shown(call.show, reply, call.errors), protocol, limits.frame)
 
     return QueuedReply(outcome, encode)
+
+
+def _given_back(store: "ReplicatedStore", command: Command, reply: Reply) -> Reply:
+    """Return the reply to a command whose client has left. A TAKE gives its leases back."""
+    if not isinstance(command, Take):
+        return reply
+    store.give_back(returns_of(command, reply))
+    return NO_MESSAGES

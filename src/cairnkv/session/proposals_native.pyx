@@ -43,6 +43,7 @@ cdef Py_ssize_t UNSENT_PAUSE = _UNSENT_PAUSE
 cdef enum:
     BATCH_BYTES_MAX = 262144  # maximum bytes of the frames of a batch: its execution takes some milliseconds
     COMMANDS_PER_COST = 8  # commands as work of one command of the pure path
+    GIVEN_BACK_MAX = 100  # TAKE commands of a client that has left whose leases it gives back: some milliseconds
 
 cdef object COMMANDS = ItemKind.COMMANDS
 
@@ -55,6 +56,7 @@ cdef struct Part:
     Py_ssize_t commands  # its work, in commands of one key
     Py_ssize_t expected  # bytes of the replies, as far as they are known
     bint writes
+    bint takes  # whether there are TAKE commands
     bint given_up  # whether its client got a failure
     Conversation conversation
 
@@ -111,8 +113,12 @@ cdef class ProposedBatch:
                 if self._is_void(begin):
                     begin += 1
                     continue
+                if self._is_abandoned(begin):
+                    self._execute_abandoned(pieces + begin, begin, changes)
+                    begin += 1
+                    continue
                 end = begin + 1
-                while end < self._count and not self._is_void(end):
+                while end < self._count and not self._is_void(end) and not self._is_abandoned(end):
                     end += 1
                 end = begin + self._executor.execute(pieces + begin, end - begin)
                 for at in range(begin, end):
@@ -127,6 +133,39 @@ cdef class ProposedBatch:
     cdef inline bint _is_void(self, int at) noexcept:
         """Whether a client got a failure and its commands change nothing."""
         return self._parts[at].given_up and not self._parts[at].writes
+
+    cdef inline bint _is_abandoned(self, int at) noexcept:
+        """Whether a client with TAKE commands has left."""
+        return self._parts[at].takes and (<PendingBatch>self._pending[at]).abandoned
+
+    cdef int _execute_abandoned(self, Piece *piece, int at, changes) except -1:
+        """Execute the frames of a client that has left. The pure path executes TAKE, up to a number."""
+        cdef Piece run
+        cdef Scanned found
+        cdef Py_ssize_t end, size
+        cdef int given_back = 0
+        found.measures = False
+        while piece.length:
+            self._executor._conversation = piece.conversation
+            end = 0
+            while end < piece.length:
+                size = self._executor.scan(piece.data + end, piece.length - end, &found)
+                if size == 0:
+                    raise AssertionError("a scanned frame is not complete")
+                if found.takes and given_back < GIVEN_BACK_MAX:
+                    given_back += 1
+                    break
+                end += size
+            if end:
+                run = piece[0]
+                run.length = end
+                self._executor.execute(&run, 1)
+                self._answer(at, run.replies_at, run.replies_size)
+                piece.data += run.done
+                piece.length -= run.done
+            if piece.length:
+                self._execute_left(piece, at, changes)
+        return 0
 
     cdef int _answer(self, int at, Py_ssize_t begin, Py_ssize_t size) except -1:
         if size and not self._parts[at].given_up:
@@ -151,7 +190,7 @@ cdef class ProposedBatch:
             size = self._executor.scan(piece.data, piece.length, &found)
             if size == 0:
                 raise AssertionError("a scanned frame is not complete")
-            queued = self._executor.left(self._store, changes, PyBytes_FromStringAndSize(<const char *>piece.data, size))
+            queued = self._executor.left(self._store, changes, PyBytes_FromStringAndSize(<const char *>piece.data, size), pending.abandoned)
             piece.data += size
             piece.length -= size
             if self._parts[at].given_up:
@@ -327,7 +366,7 @@ cdef class ProposingExecutor(FrameExecutor):
         found.measures = True
         part.data = piece.data + piece.done
         part.length = part.commands = part.expected = 0
-        part.writes = False
+        part.writes = part.takes = False
         while piece.done < piece.length and part.expected < UNSENT_PAUSE:
             size = self._executor.scan(piece.data + piece.done, piece.length - piece.done, &found)
             if size == 0 or (found.local and not waits):
@@ -341,6 +380,8 @@ cdef class ProposingExecutor(FrameExecutor):
             piece.commands += 1
             if found.writes:
                 part.writes = waits = True
+            if found.takes:
+                part.takes = True
         return False
 
     cdef ProposedBatch _made(self, Part *parts, int used, Py_ssize_t total, Py_ssize_t commands):

@@ -256,6 +256,7 @@ cdef bint scan_take(FrameExecutor self, const Strings *strings, Scanned *found) 
     cdef int64_t count, lease, wait
     if not _read_take(strings, &count, &lease, &wait) or wait:
         return False
+    found.takes = True
     if not found.measures:
         return True
     if not _fits(self, count):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import OK, Failure, Reply
+from cairnkv.commands import OK, Command, Failure, Reply
 from cairnkv.limits import (
     BYTES_PER_COST,
     COMMANDS_PER_SLICE,
@@ -33,7 +33,7 @@ from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativeP
 from cairnkv.session.native.conversation import NativeConversation
 from cairnkv.session.resp import commands as _commands  # noqa: F401  (registers them)
 from cairnkv.session.resp.conversation import RespConversation
-from cairnkv.store import PendingExecution, PendingReply, Store, Waiter, size_of
+from cairnkv.store import NO_MESSAGES, PendingExecution, PendingReply, Store, Waiter, returns_of, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -73,6 +73,16 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.FAILED, Event.ALL_SENT): State.DONE,
 }
 """All transitions. Any other event leaves the state as it is."""
+
+
+class BatchReply(PendingReply):
+    """In the place of a pending reply: a batch of the native path."""
+
+    __slots__ = ("batch",)
+
+    def __init__(self, batch: "PendingBatch") -> None:
+        super().__init__(OK)
+        self.batch = batch
 
 
 class Session:
@@ -426,7 +436,7 @@ class Session:
         for batch in batches:
             if not batch.executed:
                 self._any_conversation().own_writes.note_batch(batch)
-            pending = PendingReply(OK)
+            pending = BatchReply(batch)
             if batch.reply is not None:
                 pending.release()
             batch.on_ready = partial(self._released, pending)
@@ -493,8 +503,20 @@ class Session:
     def _end_waits(self, *, gives_back: bool) -> None:
         """End the waits of the client's TAKE commands. gives_back: also the leases whose replies are not sent yet."""
         for queued, _ in self._queued:
-            if isinstance(queued.outcome, Waiter):
-                self._store.end_take(queued.outcome, gives_back=gives_back)
+            outcome = queued.outcome
+            if isinstance(outcome, Waiter):
+                self._store.end_take(outcome, gives_back=gives_back)
+            elif gives_back and isinstance(outcome, BatchReply):
+                outcome.batch.abandoned = True
+            elif gives_back and queued.take is not None and isinstance(outcome, PendingReply) and not outcome.executed:
+                outcome.on_ready = partial(self._give_back, queued.take, outcome)
+                queued.outcome = NO_MESSAGES
+
+    def _give_back(self, take: Command, pending: PendingReply) -> None:
+        """Give back the leases in the reply to a TAKE that was not executed when its client left."""
+        assert pending.reply is not None
+        self._store.give_back(returns_of(take, pending.reply))
+        self._wake()
 
     def _on(self, event: Event) -> None:
         self.state = TRANSITIONS.get((self.state, event), self.state)

@@ -6,10 +6,11 @@ from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import LocalStore
 from cairnkv.store.pending import ITEM_BYTES, PendingExecution, PendingReply, size_of
 from cairnkv.store.value_cache import PendingRead
-from cairnkv.store.waiters import Waiter, returns_of
+from cairnkv.store.waiters import NO_MESSAGES, Waiter, returns_of
 
 __all__ = [
     "ITEM_BYTES",
+    "NO_MESSAGES",
     "Clock",
     "LocalStore",
     "PendingExecution",

@@ -155,6 +155,9 @@ class Store(Protocol):
         gives_back: the client receives no reply: if the TAKE is executed, give its leases back, uncounted.
         """
 
+    def give_back(self, returns: Sequence[Step]) -> None:
+        """Give leases back that no client receives. returns: from `returns_of`."""
+
     def serve_waiters(self) -> None:
         """Do one bounded slice of the work for waiters: execute TAKE for them, and end those whose time has come."""
 

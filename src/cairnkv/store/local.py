@@ -410,10 +410,15 @@ class LocalStore:
         if not waiter.executed:
             self.waiters.remove(waiter)
             self._end_empty(waiter)
-        elif gives_back and (steps := waiter.leases):
-            self._advance()
-            self._as_one_entry(steps, lambda: Replies(tuple(map(self._apply, steps))))
+        elif gives_back and (returns := waiter.leases):
+            self.give_back(returns)
             waiter.withdraw()
+
+    def give_back(self, returns: Sequence[Step]) -> None:
+        """Give leases back that no client receives; see `Store`."""
+        if returns:
+            self._advance()
+            self._as_one_entry(returns, lambda: Replies(tuple(map(self._apply, returns))))
 
     def _end_empty(self, waiter: Waiter) -> None:
         waiter.complete(self.gate.hold(NO_MESSAGES, self.gate.newest_for(Step(0, waiter.command))))

@@ -15,6 +15,7 @@ cdef class PendingBatch:
     cdef Py_ssize_t _charged  # bytes that it counts as while it waits
     cdef bint _awaits_execution  # whether the commands are not executed yet
     cdef readonly bint writes  # whether these include writes
+    cdef public bint abandoned
     cdef list _parts
     cdef Py_ssize_t kept  # bytes of replies that were added
     cdef int64_t _refused_from  # the entry that was refused

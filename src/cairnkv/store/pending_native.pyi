@@ -7,6 +7,7 @@ class PendingBatch:
     on_ready: Callable[[], None] | None
     reply: Reply | None
     writes: bool
+    abandoned: bool
     @property
     def size(self) -> int: ...
     @property

@@ -42,7 +42,8 @@ cdef class PendingBatch:
     """The interface of `PendingReply`, and `parts`.
 
     reply: None until the replies may leave; then OK, or the failure of some of them. on_ready: called once, then; None:
-    no receiver. writes: whether commands that are not executed yet include writes.
+    no receiver. writes: whether commands that are not executed yet include writes. abandoned: whether the client has
+    left before their execution, so that TAKE commands among them get no messages.
     """
 
     @property

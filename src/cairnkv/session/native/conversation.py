@@ -79,8 +79,9 @@ class NativeConversation(Conversation):
         if isinstance(outcome, Failure):
             return self.failure(outcome)
         cost = cost_of(command, outcome, made) + len(command.named_keys()) // ARGUMENTS_PER_COST
-        takes = isinstance(command, Take | TakeAny)
-        return QueuedReply(outcome, partial(self._encode_taken, command) if takes else self._encode, cost)
+        if isinstance(command, Take | TakeAny):
+            return QueuedReply(outcome, partial(self._encode_taken, command), cost, take=command)
+        return QueuedReply(outcome, self._encode, cost)
 
     def upcoming(self) -> tuple[list[Step], int]:
         """Return some of the commands that come next, and their bytes."""

@@ -113,6 +113,7 @@ cdef class NativeFrameExecutor(FrameExecutor):
         found.reply = 16  # of a short reply
         found.commands = 1
         found.writes = command.writes
+        found.takes = False
         found.local = data[0] == LOCAL_READ and not found.writes
         whole = command.scan(self, data + head, length - head, found)
         return head + whole if whole else 0
@@ -124,10 +125,11 @@ cdef class NativeFrameExecutor(FrameExecutor):
         memcpy(into + 1, data + 1 + left_out, length - 1 - left_out)
         return length - left_out
 
-    cdef object left(self, object store, object changes, bytes frame):
+    cdef object left(self, object store, object changes, bytes frame, bint abandoned):
         """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""
         statuses = self._conversation.success, self._conversation.failure
-        return execute_native_frame(store, changes, frame, self._conversation.width, statuses, self.limits())
+        return execute_native_frame(store, changes, frame, self._conversation.width, statuses, self.limits(),
+                                    abandoned=abandoned)
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:

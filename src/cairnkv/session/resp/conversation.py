@@ -256,7 +256,7 @@ class RespConversation(Conversation):
             encode: Encode = partial(self._encode_later, value, self.protocol)
             if silent:
                 encode = partial(_act, value) if value.acts else _encode_nothing
-            return QueuedReply(value.outcome, encode, value.cost + self.cost, closes, value.size)
+            return QueuedReply(value.outcome, encode, value.cost + self.cost, closes, value.size, value.take)
         if silent or value is NOTHING:
             return QueuedReply(0, _encode_nothing, 1 + self.cost, closes)
         # Encode it now: the size of a reply that waits behind others must be known.
@@ -343,8 +343,10 @@ class RespConversation(Conversation):
             outcome = self.store.execute(command, self.db, touch=touch, local=local)
         if writes:
             self.own_writes.note(outcome)
-        show = partial(self._show_taken, call) if isinstance(command, Take | TakeAny) else call.show
-        return Later(outcome, show, cost_of(command, outcome, made), call.errors)
+        cost = cost_of(command, outcome, made)
+        if isinstance(command, Take | TakeAny):
+            return Later(outcome, partial(self._show_taken, call), cost, call.errors, take=command)
+        return Later(outcome, call.show, cost, call.errors)
 
     def _show_taken(self, call: Call, reply: Reply) -> Value:
         return shown(call.show, self.within_frame(call.command, reply), call.errors)

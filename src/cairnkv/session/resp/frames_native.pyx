@@ -220,6 +220,7 @@ cdef class RespFrameExecutor(FrameExecutor):
         found.reply = 32
         found.commands = 1
         found.writes = command.writes
+        found.takes = False
         found.local = not found.writes and self._conversation.reads_locally
         return request.length if command.scan(self, &request, found) else 0
 
@@ -230,10 +231,11 @@ cdef class RespFrameExecutor(FrameExecutor):
         into[0] = into[1] = 0
         return command.write_logged(into, &request) - into
 
-    cdef object left(self, object store, object changes, bytes frame):
+    cdef object left(self, object store, object changes, bytes frame, bint abandoned):
         """Execute a scanned command on the pure path, at its place in the log. Return its `QueuedReply`."""
         protocol = self._conversation.width
-        return execute_resp_request(store, changes, frame, self._table._number, protocol, self.limits())
+        return execute_resp_request(store, changes, frame, self._table._number, protocol, self.limits(),
+                                    abandoned=abandoned)
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:

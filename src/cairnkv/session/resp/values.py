@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from cairnkv.commands import NO_MEMORY, Failure, Reply, failures
+from cairnkv.commands import NO_MEMORY, Command, Failure, Reply, failures
 from cairnkv.protocol.resp import Resp, TooLong, array_head, encode_parts
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import Errors, Value, error_of
@@ -50,6 +50,7 @@ class Later:
     errors: Errors | None = None
     size: int = 0  # bytes that are kept for `show`, besides the outcome
     acts: bool = False  # whether `show` must be called even if the client wants no replies
+    take: Command | None = None  # see `QueuedReply`
 
 
 class Job(abc.ABC):
