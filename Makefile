@@ -14,6 +14,9 @@ PROTOCOL ?= both
 EXAMPLES ?= 5000
 # pytest's flag for tests that may run longer than pyproject.toml allows.
 UNLIMITED := -o faulthandler_timeout=0
+CERTS ?= build/certs
+NAMES ?= localhost,127.0.0.1,::1
+CLIENTS ?= app
 
 python := $(VENV)/bin/python
 # Stamps: make creates a virtual environment again if its stamp or its interpreter is missing.
@@ -29,7 +32,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the path in use is", 
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-crash test-cluster test-queues test-clients test-differential test-redis-suite check format docs fuzz \
+.PHONY: help serve certs test test-crash test-cluster test-queues test-clients test-differential test-redis-suite check format docs fuzz \
 	simulate demo bench clean
 
 help:  ## list the targets
@@ -37,6 +40,9 @@ help:  ## list the targets
 
 serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 	@exec $(VENV)/bin/cairn serve --host $(HOST) --port $(PORT)
+
+certs:  ## make certificates for tests: an authority, a server, clients (CERTS=build/certs NAMES=localhost,127.0.0.1,::1 CLIENTS=app)
+	@$(PYTHON) tools/certs.py $(CERTS) --names $(NAMES) --clients $(CLIENTS)
 
 test: $(dev)  ## run the whole test suite (TESTS=tests/protocol for a part)
 	@$(python) -m pytest $(SPREAD) $(TESTS)
