@@ -117,6 +117,8 @@ INFO = {
         "cpu_system_seconds": "CPU time of the process in the kernel",
         "cpu_user_seconds": "CPU time of the process in user mode",
         "resident_bytes": "memory of the process",
+        "users": "number of users",
+        "users_digest": "beginning of the SHA-256 of all users; nodes with the same users have the same",
         "run_id": "40 hexadecimal digits, new at every start",
     },
     "durable store": {
@@ -270,7 +272,6 @@ REDIS_ABSENT = {
     "other commands on strings and bits": "LCS BITOP BITPOS BITFIELD BITFIELD_RO",
     "other commands on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
     "sharded channels": "SSUBSCRIBE SUNSUBSCRIBE SPUBLISH",
-    "users and permissions": "ACL",
     "several servers": "CLUSTER ASKING REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
     "disk": "BGREWRITEAOF",
     "diagnosis": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",

@@ -35,6 +35,7 @@ ends the drain."""
 def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProgress | None = None) -> None:
     """Serve until SIGINT, SIGTERM, SIGHUP or the command SHUTDOWN, then drain and return.
 
+    SIGHUP reloads the files of a server that has files to reload, and does not end it.
     ready: called with the readiness line when the server executes commands. progress: see `Server`.
     Raises `OptionError` if the server cannot listen, or cannot open its store.
     """
@@ -73,7 +74,9 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
             stopping.cancel()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores SIGHUP; keep it so
+    if server.reloads:
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
+    elif signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores SIGHUP; keep it so
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
@@ -92,7 +95,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
     with contextlib.suppress(asyncio.CancelledError):
         await stopping
     logger.info("stopped")
-    for number in numbers:
+    for number in {*numbers, signal.SIGHUP} if server.reloads else numbers:
         # At its end the loop restores the default handlers; a signal after that would kill this process.
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
@@ -109,7 +112,7 @@ def readiness(server: Server) -> str:
     runs_on = " on ".join(features().values())
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
     attempt = f"try: {called()} set greeting hello{elsewhere}"
-    if server.settings.password is not None:
+    if server.login_required:
         attempt = "clients must send a password, which only the Redis protocol can do"
     if server.broken:
         attempt = f"BROKEN ON PURPOSE, by {BREAK_VARIABLE}: {', '.join(server.broken)}"

@@ -36,7 +36,9 @@ from cairnkv.server.fair_share import Scheduler, first_to_pay
 from cairnkv.server.loop import Listener, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
+from cairnkv.server.users import ServerUsers
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
+from cairnkv.session.access.users import UsersRefused
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.storage import Storage
 from cairnkv.storage.base import LoggedProgress, StartProgress
@@ -60,6 +62,10 @@ HOUSEKEEPING_SECONDS: Final = 0.1
 
 HOUSEKEEPING_PAUSE: Final = 0.002
 """Seconds for clients between two slices of housekeeping."""
+
+
+DIGEST_SHOWN: Final = 16
+"""Characters of the digest of all users in INFO: enough to compare nodes."""
 
 
 class Server:
@@ -117,9 +123,17 @@ class Server:
         self._sweep_due = 0.0
         self._sweep_was_late = False
         self._frame_executor = native_frame_executor(self.store)
+        self._users = ServerUsers(settings)
         self._context: ServerContext[RespConversation] = ServerContext(
-            self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
+            self.store,
+            users=self._users.table,
+            options=ServerOptions(self),
+            shut_down=self._shut_down,
+            load_users=self._users.load if self._users.has_file else None,
+            save_users=self._users.save if self._users.has_file else None,
+            random_bytes=secrets.token_bytes,
         )
+        self._users.table.on_change.append(self._update_native_paths)
         if self.node is not None:
             self._context.pubsub.relay = self.node.publish_message
             self.node.on_message = self._context.pubsub.publish_here
@@ -234,13 +248,37 @@ class Server:
             fit = connections_that_fit(settings)
             if fit < settings.max_connections:
                 raise OptionError(f"this system allows open files for {fit:,} clients; raise ulimit -n for more")
+        if settings.password != before.password:
+            try:
+                self._users.set_password(settings.password)
+            except UsersRefused as refused:
+                raise OptionError(str(refused)) from None
         self.store.limit_memory(settings.memory_limit, settings.when_full)
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
         logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
-        self._context.authenticator.set_password(settings.password)
+        self._update_native_paths()
+
+    def _update_native_paths(self) -> None:
         for connection in self._connections:
             connection.update_native_path()
+
+    @property
+    def login_required(self) -> bool:
+        """Whether clients must authenticate before other commands."""
+        return self._users.table.required
+
+    @property
+    def reloads(self) -> bool:
+        """Whether the server has files that `reload` reads again."""
+        return self._users.has_file
+
+    def reload(self) -> None:
+        """Read the users file again. If it has an error, log the error and keep the users."""
+        try:
+            self._users.load()
+        except UsersRefused as refused:
+            logger.error("the users stay as they are: %s", refused)
 
     def request_stop(self) -> None:
         """Ask the caller of `stop_requested` to stop this server."""
@@ -463,6 +501,8 @@ class Server:
             ("connections_refused", self._refusals),
             ("unfinished_bytes", self._buffered_total),
             *_process_info(),
+            ("users", len(self._users.table)),
+            ("users_digest", self._users.table.digest[:DIGEST_SHOWN]),
             ("run_id", self._run_id),
         )
 

@@ -203,6 +203,11 @@ class Settings:
         "file",
         secret=True,
     )
+    users: str | None = _path(
+        "FILE",
+        "file with the users, their secrets and their rights (`cairn user`), for its owner only; SIGHUP and ACL LOAD "
+        "read it again",
+    )
     status_byte: StatusByte = _choice(
         StatusByte.ASCII, "the status byte of responses: ascii ('0' and '1') or binary (0x00 and 0x01)"
     )
@@ -321,11 +326,12 @@ class Settings:
             self._check_cluster()
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on: set unix to a path")
-        open_to_all = not self.insecure and self.password is None
+        open_to_all = not self.insecure and self.password is None and self.users is None
         if open_to_all and not self.no_tcp and not is_loopback(self.host):
             raise OptionError(
                 f"{self.host} is not a loopback address, and the server has no password: any client that reaches the "
-                "port can read and delete all data. Use --host 127.0.0.1, --password, or --insecure to allow it"
+                "port can read and delete all data. Use --host 127.0.0.1, --users or --password, or allow it with "
+                "--insecure"
             )
 
     def _check_cluster(self) -> None:

@@ -3,33 +3,34 @@
 Invariants: a new password applies to clients that connect later, and to clients that authenticate again.
 """
 
-import hmac
 from typing import Final
 
-DEFAULT_USER: Final = b"default"
-"""The name of the only user."""
+from cairnkv.session.access.users import DEFAULT_USER, Users, default_user, encoded
 
 
 class Authenticator:
-    """The password of a server."""
+    """The passwords of the users of a server."""
 
-    def __init__(self, password: str | None) -> None:
-        """password: None: clients need no password."""
-        self.set_password(password)
+    def __init__(self, users: Users) -> None:
+        self._users = users
 
     def set_password(self, password: str | None) -> None:
-        """Change the password; None: clients need none."""
-        self._password = password.encode("utf-8", "surrogateescape") if password else None
+        """Change the password of the user `default`; None: the user needs none."""
+        user = self._users.get(DEFAULT_USER) or default_user()
+        given = encoded(password)
+        self._users.set(user.changed(["nopass"] if given is None else ["resetpass", f">{password}"]))
 
     @property
     def required(self) -> bool:
         """Whether clients must authenticate."""
-        return self._password is not None
+        return self._users.required
 
     def accepts(self, user: bytes, password: bytes) -> bool:
         """Whether this user may authenticate with this password. The time does not depend on the password."""
-        right = hmac.compare_digest(password, self._password or b"") or self._password is None
-        return right and user == DEFAULT_USER
+        found = self._users.get(user)
+        if found is None or not found.enabled or found.certonly:
+            return False
+        return found.nopass or any(secret.is_digest and secret.matches(password) for secret in found.secrets)
 
 
 class Authentication:

@@ -9,6 +9,7 @@ Out of scope: the state of one conversation.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from cairnkv.session.access.users import Users, default_user, encoded
 from cairnkv.session.auth import Authenticator
 from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
@@ -81,16 +82,26 @@ class ServerContext(Generic[C]):
         self,
         store: Store,
         *,
+        users: Users | None = None,
         password: str | None = None,
         options: Options | None = None,
         shut_down: Callable[[], None] | None = None,
+        load_users: Callable[[], None] | None = None,
+        save_users: Callable[[], None] | None = None,
+        random_bytes: Callable[[int], bytes] | None = None,
     ) -> None:
-        """password: clients must send it before other commands; None: they need none.
+        """users: None: only the user `default`, with all rights and with `password`; None: clients need none.
 
         shut_down: stops the server; None: there is no server.
+        load_users, save_users: read the users file, and write it. They raise `UsersRefused`. None: there is no file.
+        random_bytes: returns bytes that cannot be guessed; None: there is no source of them.
         """
         self.store: Final = store
-        self.authenticator: Final = Authenticator(password)
+        self.users: Final = Users([default_user(encoded(password))]) if users is None else users
+        self.load_users: Final = load_users
+        self.save_users: Final = save_users
+        self.random_bytes: Final = random_bytes
+        self.authenticator: Final = Authenticator(self.users)
         self.pubsub: Final = PubSub()
         self.clients: Final[dict[int, C]] = {}
         self.options: Final[Options] = options or Options()

@@ -25,7 +25,8 @@ from cairnkv.commands import (
 )
 from cairnkv.limits import VALUE_MAX
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, DecoderLimits, Request, StatusByte, Width, reply_parts
-from cairnkv.session.auth import DEFAULT_USER, Authentication
+from cairnkv.session.access.users import DEFAULT_USER
+from cairnkv.session.auth import Authentication
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,

@@ -6,6 +6,7 @@ conversation or the server. The import of this package declares all commands in
 """
 
 from cairnkv.session.resp.commands import (  # noqa: F401
+    acl,
     administration,
     bits,
     clients,

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Verbatim
-from cairnkv.session.auth import DEFAULT_USER
+from cairnkv.session.access.users import DEFAULT_USER
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import (
     SYNTAX,

@@ -8,7 +8,7 @@ from typing import Final
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Resp, Simple
-from cairnkv.session.auth import DEFAULT_USER
+from cairnkv.session.access.users import DEFAULT_USER
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation, repeated, wrong_number
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.version import REDIS_VERSION, VERSION

@@ -97,7 +97,8 @@ def _server(conversation: RespConversation, facts: Facts) -> Lines:
         yield "uptime_in_seconds", facts["uptime_seconds"]
         yield "uptime_in_days", int(facts["uptime_seconds"]) // 86_400
     yield from _renamed(facts, {"path": "path", "mode": "mode", "addresses": "addresses"})
-    yield "password_wanted", int(conversation.context.authenticator.required)
+    yield "password_wanted", int(conversation.context.users.required)
+    yield from _renamed(facts, {"users_digest": "users_digest"})
 
 
 def _clients(conversation: RespConversation, facts: Facts) -> Lines:

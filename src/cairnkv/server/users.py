@@ -1,0 +1,93 @@
+"""The users of a running server: from its users file and its password.
+
+Invariants: the user `default` is in the users file, or has the server's password, or does not exist; without file and
+password it has all rights and needs no password. A reload changes all users, or none.
+
+Out of scope: the format of the file (`users_file`).
+"""
+
+import logging
+from collections.abc import Collection
+from typing import Final
+
+from cairnkv.errors import OptionError
+from cairnkv.server.settings import Settings, is_loopback
+from cairnkv.server.users_file import UsersFile, UsersFileError
+from cairnkv.session.access.users import DEFAULT_USER, User, Users, UsersRefused, default_user, encoded
+
+logger: Final = logging.getLogger("cairnkv.server")
+
+
+class ServerUsers:
+    """The table of the users, and the file that it came from."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `OptionError` if the file cannot be used."""
+        self._file = None if settings.users is None else UsersFile(settings.users)
+        self._settings = settings
+        self._password = settings.password
+        try:
+            users = self._wanted()
+            self._check(users)
+        except UsersRefused as refused:
+            raise OptionError(str(refused)) from None
+        self.table: Final = Users(users, check=self._check)
+        if self._file is not None and not any(user.is_administrator for user in users):
+            logger.warning("%s has no administrator: no client can change users (+@all makes one)", self._file.path)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a users file."""
+        return self._file is not None
+
+    def load(self) -> None:
+        """Read the users file again. Raises `UsersRefused`, and then nothing has changed."""
+        assert self._file is not None
+        self.table.replace(self._wanted())
+        logger.info("%s: %s users, digest %s", self._file.path, f"{len(self.table):,}", self.table.digest)
+
+    def save(self) -> None:
+        """Write the users file, without a user `default` that only has the server's password. Raises `UsersRefused`."""
+        assert self._file is not None
+        users = list(self.table)
+        if self._password is not None:
+            users = [user for user in users if user.name != DEFAULT_USER]
+        try:
+            self._file.save(users)
+        except UsersFileError as error:
+            logger.error("ACL SAVE: %s", error)
+            raise UsersRefused(str(error)) from None
+
+    def set_password(self, password: str | None) -> None:
+        """Change the password of the user `default`; None: the user needs none. Raises `UsersRefused`."""
+        user = self.table.get(DEFAULT_USER) or default_user()
+        self.table.set(user.changed(["nopass"] if not password else ["resetpass", f">{password}"]))
+
+    def _wanted(self) -> list[User]:
+        """Return the users of the file and of the password."""
+        if self._file is None:
+            return [default_user(encoded(self._password))]
+        try:
+            users = self._file.load()
+        except UsersFileError as error:
+            raise UsersRefused(str(error)) from None
+        if self._password is None:
+            return users
+        if any(user.name == DEFAULT_USER for user in users):
+            raise UsersRefused(
+                f"{self._file.path} has a user default, and the server has a password, which would be another one of "
+                "default: remove one of them"
+            )
+        return [*users, default_user(encoded(self._password))]
+
+    def _check(self, users: Collection[User]) -> None:
+        """Raise `UsersRefused` if any client on the network could do everything."""
+        settings = self._settings
+        if settings.insecure or settings.no_tcp or is_loopback(settings.host):
+            return
+        if any(user.name == DEFAULT_USER and user.enabled and user.nopass and user.rights.unlimited for user in users):
+            raise UsersRefused(
+                f"the user default has all rights and no password, and {settings.host} is not a loopback address: any "
+                "client that reaches the port could read and delete all data. Give default a password or fewer "
+                "rights, or start the server with --insecure"
+            )
