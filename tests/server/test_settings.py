@@ -70,8 +70,8 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
 }
 """Of each option, three texts and what they mean."""
 
-TOGETHER = {"cluster", "nats_cert", "nats_key"}
-"""Those that cannot stand alone."""
+TOGETHER = {"cluster", "nats_cert", "nats_key", "password_file"}
+"""Those that cannot stand alone. `test_secrets` tests `password_file`, which names a file that must exist."""
 
 
 def test_every_option_is_in_this_test() -> None:

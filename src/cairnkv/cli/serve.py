@@ -12,7 +12,7 @@ from cairnkv.cli.output import on_terminal
 from cairnkv.cli.progress import Bar
 from cairnkv.cli.progress import progress as shown
 from cairnkv.server.run import run as serve
-from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS, load
+from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS, load, readable_secrets
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -58,5 +58,6 @@ def run(name: str, arguments: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     with bars:
-        serve(settings, ready=ready, progress=progress if on_terminal(sys.stderr) else None)
+        shows = progress if on_terminal(sys.stderr) else None
+        serve(settings, ready=ready, progress=shows, warnings=readable_secrets(flags))
     return FOUND

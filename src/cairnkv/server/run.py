@@ -9,9 +9,10 @@ import dataclasses
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from cairnkv.server.descriptors import connections_that_fit
 from cairnkv.server.loop import new_event_loop
 from cairnkv.server.rate_limited_handler import RateLimitedHandler
 from cairnkv.server.server import Server
-from cairnkv.server.settings import BREAK_VARIABLE, Settings, ignored_variables
+from cairnkv.server.settings import BREAK_VARIABLE, Settings, has_secrets, ignored_variables
 from cairnkv.storage.base import StartProgress
 from cairnkv.version import VERSION
 
@@ -32,11 +33,18 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 ends the drain."""
 
 
-def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProgress | None = None) -> None:
+def run(
+    settings: Settings,
+    *,
+    ready: Callable[[str], None],
+    progress: StartProgress | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
     """Serve until SIGINT, SIGTERM, SIGHUP or the command SHUTDOWN, then drain and return.
 
     SIGHUP reloads the files of a server that has files to reload, and does not end it.
-    ready: called with the readiness line when the server executes commands. progress: see `Server`.
+    ready: called with the readiness line when the server executes commands. progress: see `Server`. warnings: about
+    the settings, to log.
     Raises `OptionError` if the server cannot listen, or cannot open its store.
     """
     logging.basicConfig(
@@ -46,6 +54,10 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProg
     )
     if (ignored := ignored_variables(os.environ)) is not None:
         logger.warning("%s", ignored)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    if has_secrets(settings):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain them
     fit = connections_that_fit(settings)
     if fit < settings.max_connections:
         logger.warning(

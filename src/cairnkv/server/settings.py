@@ -13,6 +13,7 @@ import enum
 import ipaddress
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,6 +48,9 @@ NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", BREAK_VARIABLE
 
 IGNORED_SHOWN: Final = 5
 """The maximum number of ignored variables that the warning names."""
+
+PASSWORD_LINE_MAX: Final = 4_096
+"""Maximum bytes of the line with the password in a file."""
 
 # -- kinds of values: text to value --------------------------------------------------------------------
 
@@ -203,6 +207,9 @@ class Settings:
         "file",
         secret=True,
     )
+    password_file: str | None = _path(
+        "FILE", "file whose first line is the password; its permissions must exclude other users"
+    )
     users: str | None = _path(
         "FILE",
         "file with the users, their secrets and their rights (`cairn user`), for its owner only; SIGHUP and ACL LOAD "
@@ -355,6 +362,33 @@ SECRETS: Final = frozenset(field.name for field in dataclasses.fields(Settings) 
 """Options whose values may contain passwords. They are shown nowhere."""
 
 
+SECRET_FILES: Final = frozenset({"nats_creds", "nats_key", "users"})
+"""Options that name files with secrets, which the server reads."""
+
+
+def has_secrets(settings: Settings) -> bool:
+    """Return whether a server with these settings has secrets in its memory."""
+    return any(getattr(settings, name) is not None for name in SECRETS | SECRET_FILES)
+
+
+def readable_secrets(flags: Mapping[str, str]) -> list[str]:
+    """Return a warning for each flag with a secret: all users of the computer can read the command line.
+
+    >>> readable_secrets({"password": "s3cret", "cluster": "nats://127.0.0.1:4222"})
+    ['all users of this computer can read --password: use CAIRNKV__PASSWORD, or password in the file of --config']
+    """
+    found = [
+        name
+        for name, mark in (("password", ""), ("cluster", "@"), ("nats_system", ":"))
+        if name in flags and mark in flags[name]
+    ]
+    return [
+        f"all users of this computer can read --{name.replace('_', '-')}: use {ENVIRONMENT_PREFIX}{name.upper()}, or "
+        f"{name.replace('_', '-')} in the file of --config"
+        for name in found
+    ]
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this computer can reach an address."""
     return host == "localhost" or ((address := _ip(host)) is not None and address.is_loopback)
@@ -388,6 +422,10 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
     for option, text in flags.items():
         values[option] = _parsed(option, _as_utf8(option, text), f"--{option.replace('_', '-')}")
         variables.pop(option, None)
+    if values.get("password_file") is not None:
+        if values.get("password") is not None:
+            raise OptionError("password and password-file exclude each other: a server has one password")
+        values["password"] = _password_in(Path(values["password_file"]))
     try:
         return Settings(**values)
     except OptionError as error:  # options that exclude each other
@@ -399,6 +437,23 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
 def _as_utf8(option: str, text: str) -> str:
     """Return a password as the UTF-8 text of the bytes that the user gave, in every locale; other options unchanged."""
     return os.fsencode(text).decode("utf-8", "surrogateescape") if option == "password" else text
+
+
+def _password_in(path: Path) -> str:
+    """Return the password in a file: its first line."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            line = file.readline(PASSWORD_LINE_MAX).rstrip(b"\r\n")
+    except OSError as error:
+        raise OptionError(f"password-file: cannot read the password: {os_error_text(error)}") from None
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise OptionError(
+            f"password-file: other users can use {path}, which has mode {mode:04o}; run: chmod 600 {path}"
+        )
+    if not line:
+        raise OptionError(f"password-file: the first line of {path} has to be the password, and is empty")
+    return line.decode("utf-8", "surrogateescape")
 
 
 def broken_on_purpose(environment: Mapping[str, str], *, allowed: bool) -> list[str]:
