@@ -94,9 +94,53 @@ REDIS_LINE_MAX: Final = 64 * KIB
 protocol gets an error after at most so many bytes."""
 
 UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
-UNAUTHENTICATED_BULK_MAX: Final = 16 * KIB
-"""Maximum arguments, and maximum bytes of an argument, of a client of the Redis protocol before a required
-authentication: enough for HELLO and AUTH, as in Redis."""
+"""Maximum arguments of a client of the Redis protocol that must log in first: enough for HELLO, as in Redis."""
+
+UNAUTHENTICATED_FRAME_MAX: Final = KIB
+"""Maximum bytes of a frame, and of a request of the Redis protocol, of a client that must log in first: enough for a
+user's name and a secret."""
+
+UNAUTHENTICATED_SHARE: Final = 4
+"""Unauthenticated clients have one place in so many of `--max-connections`, so that they cannot take all."""
+
+UNAUTHENTICATED_PER_ADDRESS_MAX: Final = 256
+"""Maximum unauthenticated clients of one address, or of one /64 network of IPv6: more than the threads of a program
+that connect at once."""
+
+UNAUTHENTICATED_BYTES_MAX: Final = 4 * MIB
+"""Maximum bytes of incomplete frames and unread replies of all unauthenticated clients together: a frame of the maximum
+length for each of 4,096 clients."""
+
+LOGIN_FAILURES_FREE: Final = 3
+"""Failed logins of an address and a user without a delay: people mistype."""
+
+LOGIN_DELAY: Final = 0.1
+LOGIN_DELAY_MAX: Final = 5.0
+"""Seconds that the next failed login waits; each further one waits twice as long, up to the maximum."""
+
+LOGIN_FAILURES_MAX: Final = 10
+"""Failed logins after which the server closes a connection."""
+
+LOGIN_FAILURES_KEPT: Final = 10_000
+"""Maximum pairs of an address and a user whose failed logins the server counts; the oldest are forgotten."""
+
+LOGIN_FAILURES_FORGOTTEN: Final = 900_000
+"""Milliseconds after the last failed login of an address and a user until the server forgets their number."""
+
+ACCESS_LOG_MAX: Final = 128
+"""Maximum entries of ACL LOG, as in Redis."""
+
+PASSWORDS_WAITING_MAX: Final = 64
+"""Maximum passwords that wait for their check at once: about two seconds of work."""
+
+PASSWORDS_KEPT_MAX: Final = 10_000
+"""Maximum passwords that the server accepts again without a slow check."""
+
+AUDIT_EVENTS_WAITING_MAX: Final = 10_000
+"""Maximum events that wait to be written to the audit log. The server counts further events and drops them."""
+
+LOGIN_TIMEOUT: Final = 10.0
+"""Seconds that a client has to log in: several round trips of a bad network, and the longest delay of a reply."""
 
 PATTERN_MAX: Final = KIB
 """Maximum bytes of a glob pattern. A match takes at most the length of the key times the length of the pattern: some

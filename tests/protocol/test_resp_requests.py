@@ -11,7 +11,7 @@ from cairnkv.limits import (
     REDIS_ARGUMENTS_MAX,
     REDIS_LINE_MAX,
     UNAUTHENTICATED_ARGUMENTS_MAX,
-    UNAUTHENTICATED_BULK_MAX,
+    UNAUTHENTICATED_FRAME_MAX,
     VALUE_MAX,
 )
 from cairnkv.protocol import DecoderLimits
@@ -331,10 +331,20 @@ class TestUnauthenticatedLimits:
         assert verdict(too_many, trusted=True) is None
 
     def test_of_a_string(self) -> None:
-        assert verdict(b"*1\r\n$%d\r\n" % UNAUTHENTICATED_BULK_MAX, trusted=False) is None
-        too_long = b"*1\r\n$%d\r\n" % (UNAUTHENTICATED_BULK_MAX + 1)
+        head = b"*1\r\n$1000\r\n"
+        assert verdict(head, trusted=False) is None
+        too_long = b"*1\r\n$%d\r\n" % (UNAUTHENTICATED_FRAME_MAX + 1)
         assert verdict(too_long, trusted=False) == "unauthenticated bulk length"
         assert verdict(too_long, trusted=True) is None
+
+    def test_of_a_request(self) -> None:
+        longest = UNAUTHENTICATED_FRAME_MAX - len(b"*1\r\n$1000\r\n\r\n")
+        assert events_of(request(bytes(longest)), trusted=False) == [[bytes(longest)]]
+        refusal = f"too big request, the limit is {UNAUTHENTICATED_FRAME_MAX:,} bytes"
+        assert verdict(b"*1\r\n$%d\r\n" % (longest + 1), trusted=False) == refusal
+        assert events_of(b"A" * (UNAUTHENTICATED_FRAME_MAX - 1) + b"\n", trusted=False) == [[b"A" * 1023]]
+        assert verdict(b"A" * UNAUTHENTICATED_FRAME_MAX, trusted=False) == refusal
+        assert verdict(b"A" * UNAUTHENTICATED_FRAME_MAX, trusted=True) is None
 
     def test_sizes_over_the_general_limit_get_the_general_error(self) -> None:
         assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1), trusted=False) == TOO_MANY

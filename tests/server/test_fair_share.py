@@ -106,13 +106,13 @@ def from_host(server: RunningServer, host: str) -> RawClient:
 
 def test_unfinished_frames_of_unauthenticated_clients_fail_first(start_on_both: Start) -> None:
     server = start_on_both(password=PASSWORD, max_value=MIB, max_frame=2 * MIB, max_unfinished=2 * MIB)
-    piece = b"$16000\r\n" + b"x" * 16_000 + b"\r\n"
+    piece = b"$90\r\n" + b"x" * 90 + b"\r\n"
     with authenticated(server) as honest, all_of(RawClient(server.address) for _ in range(24)) as strangers:
         for stranger in strangers:
-            stranger.send(b"*10\r\n" + piece * 5)
+            stranger.send(b"*10\r\n" + piece * 9)
         whole = request(b"SET", b"page", b"v" * (MIB - 100))
         honest.send(whole[: MIB // 2])
-        eventually(lambda: server.call(lambda: server.server._buffered_total) > MIB)
+        eventually(lambda: server.call(lambda: server.server._buffered_total) > MIB // 2 + 24 * 800)
         honest.send(whole[MIB // 2 :])
         assert honest.socket.recv(100) == b"+OK\r\n"
 
@@ -157,14 +157,18 @@ def test_unauthenticated_client_is_closed_for_the_next_client(
 ) -> None:
     """On a server with a password and the maximum number of clients. Authenticated clients stay connected."""
     caplog.set_level(logging.INFO)
-    server = start_on_both(password=PASSWORD, max_connections=3)
-    with authenticated(server) as first, RawClient(server.address) as stranger, RawClient(server.address):
-        eventually(lambda: server.call(lambda: len(server.server._admitted)) == 3)
+    server = start_on_both(password=PASSWORD, max_connections=8)
+    with (
+        all_of(authenticated(server) for _ in range(6)) as first,
+        RawClient(server.address) as stranger,
+        RawClient(server.address),
+    ):
+        eventually(lambda: server.call(lambda: len(server.server._admitted)) == 8)
         with authenticated(server) as second:
             stranger.send(b"PING\r\n")
             assert b"max number of clients" in stranger.socket.recv(KIB)
             with authenticated(server) as third:
-                for client in (first, second, third):
+                for client in (*first, second, third):
                     client.send(b"PING\r\n")
                     assert client.socket.recv(100) == b"+PONG\r\n"
                 with RawClient(server.address) as refused:

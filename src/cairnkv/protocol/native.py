@@ -42,7 +42,7 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.errors import IncompleteFrame, PeerError
-from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
+from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, UNAUTHENTICATED_FRAME_MAX, VALUE_MAX
 from cairnkv.records import record
 
 __all__ = [
@@ -238,8 +238,10 @@ class FrameDecoder(abc.ABC):
     _wanted: int
     """Buffer length that the next step needs."""
 
-    def __init__(self, limits: DecoderLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: DecoderLimits, *, trusted: bool = True) -> None:
+        """trusted: see the property."""
+        self._trusted_limits = limits
+        self.trusted = trusted
         self._start = 0  # beginning of the current frame in the buffer
         self._begin()
         self.consumed = 0
@@ -249,6 +251,20 @@ class FrameDecoder(abc.ABC):
     @abc.abstractmethod
     def _begin(self) -> None:
         """Begin a frame."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the client need not log in first. Else `UNAUTHENTICATED_FRAME_MAX` limits its frames."""
+        return self._trusted
+
+    @trusted.setter
+    def trusted(self, trusted: bool) -> None:
+        self._trusted = trusted
+        limits = self._trusted_limits
+        if not trusted:
+            most = UNAUTHENTICATED_FRAME_MAX
+            limits = DecoderLimits(value=min(most, limits.value), frame=min(most, limits.frame))
+        self._limits = limits
 
     @property
     @abc.abstractmethod
@@ -311,8 +327,10 @@ class CommandDecoder(FrameDecoder):
     failure whose code closes the connection, the decoder is `broken` and ignores more bytes.
     """
 
-    def __init__(self, *, width: Width | None = None, limits: DecoderLimits = DEFAULT_LIMITS) -> None:
-        """width: 2 or 4; None: the decoder detects it in the first frame.
+    def __init__(
+        self, *, width: Width | None = None, limits: DecoderLimits = DEFAULT_LIMITS, trusted: bool = True
+    ) -> None:
+        """width: 2 or 4; None: the decoder detects it in the first frame. trusted: see `FrameDecoder`.
 
         With 4, the decoder also reads a first frame whose number can only have two bytes: no number is above 65,535.
         """
@@ -321,7 +339,7 @@ class CommandDecoder(FrameDecoder):
         self._settled = not self._pinned_to_four  # False: the first number may have two bytes
         self._sure = width is not None  # False: a GET with an empty key may be a misread frame
         self._buffer: bytearray = bytearray()
-        super().__init__(limits)
+        super().__init__(limits, trusted=trusted)
 
     def _begin(self) -> None:
         self._at = self._start
@@ -351,7 +369,7 @@ class CommandDecoder(FrameDecoder):
 
     def copy(self, length: int) -> "CommandDecoder":
         """Return a new decoder with up to `length` of the pending bytes. Call it between two frames."""
-        ahead = CommandDecoder(width=self._width, limits=self._limits)
+        ahead = CommandDecoder(width=self._width, limits=self._limits)  # with those in force
         ahead._settled = self._settled
         ahead.feed(self._buffer[self._start : self._start + length])
         return ahead

@@ -19,13 +19,14 @@ from cairnkv.limits import (
     DISCARD_BYTES,
     DISCARD_TIMEOUT,
     KEEPALIVE_TIMEOUT,
+    LOGIN_TIMEOUT,
     READ_AHEAD_MAX,
     UNSENT_PAUSE,
 )
 from cairnkv.server.fair_share import UNIX, Scheduler, network_of
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
-from cairnkv.session import NativePathSettings, Peer, Session, State
+from cairnkv.session import CLIENT_LOGGER, NativePathSettings, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.server")
+client_logger: Final = logging.getLogger(CLIENT_LOGGER)
 
 REFUSAL_SECONDS: Final = 1.0
 """Seconds that the server waits for the first byte of a refused client, before it refuses in the native protocol."""
@@ -92,6 +94,7 @@ class Connection(asyncio.Protocol, Peer):
         self._took = self._heard  # when the client last received bytes, or there were none to receive
         self._frame_since: tuple[int, float] | None = None  # an incomplete frame: its begin, and since when
         self._connected_at = self._heard
+        self._stranger_since: float | None = None  # since when the client must log in
         self.name = "?"
         self.network = UNIX
         """The client's address for limits, by `network_of`."""
@@ -225,7 +228,7 @@ class Connection(asyncio.Protocol, Peer):
 
     def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Close at once, and log the reason. Unsent replies are lost."""
-        logger.log(level, "%s: closed: %s", self.name, reason)
+        client_logger.log(level, "%s: closed: %s", self.name, reason)
         self._aborted = True
         self._server.unsent(self, 0)
         self._transport.abort()
@@ -234,6 +237,10 @@ class Connection(asyncio.Protocol, Peer):
         """Close the connection if it has been idle, incomplete or stalled for too long. Called at intervals."""
         settings = self._server.settings
         self._heard = self.heard
+        if self.session.authenticated or self.session.refused or self._discarded is not None:
+            self._stranger_since = None
+        elif self._stranger_since is None:
+            self._stranger_since = now
         unsent = self._transport.get_write_buffer_size()
         if unsent < self._unsent_before:
             self._heard = now  # the client reads its replies, if slowly
@@ -246,7 +253,13 @@ class Connection(asyncio.Protocol, Peer):
         if quiet >= REFUSAL_SECONDS and self.session.refused:
             self.session.send_refusal()
             self._run_slice()
-        if unsent:
+        if self._stranger_since is not None and now - self._stranger_since >= LOGIN_TIMEOUT:
+            text = f"the client did not log in within {LOGIN_TIMEOUT:g} s"
+            if unsent:
+                self.abort(text, level=logging.INFO)
+            else:
+                self._time_out(text)
+        elif unsent:
             self._close_by = now + DISCARD_TIMEOUT
             if now - self._took >= settings.stall_timeout:
                 self.abort(f"the client read none of its {unsent:,} bytes of replies in {settings.stall_timeout:g} s")
@@ -263,7 +276,7 @@ class Connection(asyncio.Protocol, Peer):
         return self.session.may_idle or (self._polled is not None and self._polled.holds)
 
     def _time_out(self, text: str) -> None:
-        logger.info("%s: %s", self.name, text)
+        client_logger.info("%s: timed out: %s", self.name, text)
         self.fail(Failure(failures.TIMEOUT, text))
 
     # -- slices of work ---------------------------------------------------------------------------------------

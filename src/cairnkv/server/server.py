@@ -27,7 +27,7 @@ from urllib.parse import quote
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
-from cairnkv.limits import DISCARD_TIMEOUT, UNIX_PATH_MAX
+from cairnkv.limits import DISCARD_TIMEOUT, UNAUTHENTICATED_BYTES_MAX, UNIX_PATH_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
@@ -36,6 +36,7 @@ from cairnkv.server.fair_share import Scheduler, first_to_pay
 from cairnkv.server.loop import Listener, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
+from cairnkv.server.strangers import Strangers
 from cairnkv.server.users import ServerUsers
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.access.users import UsersRefused
@@ -114,7 +115,7 @@ class Server:
         self._admitted: set[Connection] = set()  # connections within the limit
         self._refused: dict[Connection, None] = {}  # refused connections that stay to read the reason, oldest first
         self._refused_max = refused_at_once()
-        self._unauthenticated: dict[Connection, None] = {}  # unauthenticated at connect, oldest first
+        self._strangers: Strangers[Connection] = Strangers()  # connections within the limit that must log in
         self._buffered: dict[Connection, int] = {}  # bytes that a session buffers
         self._buffered_total = 0
         self._unsent: dict[Connection, int] = {}  # unsent bytes at the last report
@@ -260,8 +261,9 @@ class Server:
         self._update_native_paths()
 
     def _update_native_paths(self) -> None:
-        for connection in self._connections:
+        for connection in list(self._connections):
             connection.update_native_path()
+            self._note_login(connection)
 
     @property
     def login_required(self) -> bool:
@@ -353,25 +355,41 @@ class Server:
         if len(self._admitted) >= self.settings.max_connections:
             text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
             failure = Failure(failures.BUSY, text)
-            oldest = self._oldest_unauthenticated()
+            oldest = self._strangers.pop_oldest()
             self._note_refusal(oldest or connection, text)
             if oldest is None:
                 return failure
             self._admitted.discard(oldest)
             oldest.refuse(failure)
         self._admitted.add(connection)
-        if self._context.authenticator.required:
-            self._unauthenticated[connection] = None
+        self._note_login(connection)
         return None
 
-    def _oldest_unauthenticated(self) -> Connection | None:
-        """Return the unauthenticated client that has been connected the longest, or None."""
-        while self._unauthenticated:
-            oldest = next(iter(self._unauthenticated))
-            del self._unauthenticated[oldest]
-            if not oldest.authenticated:
-                return oldest
-        return None
+    def _note_login(self, connection: Connection) -> None:
+        """Apply the limits on unauthenticated clients to a client that must log in, and to no other."""
+        if connection.authenticated:
+            if len(self._strangers):
+                self._strangers.remove(connection)
+        elif connection in self._admitted and connection not in self._strangers:
+            payer = self._strangers.add(connection, self.settings.max_connections)
+            if payer is not None:
+                text = "too many clients have not logged in, and this one has waited for longest"
+                self._note_refusal(payer, text)
+                self._admitted.discard(payer)
+                payer.refuse(Failure(failures.BUSY, text))
+
+    def _limit_strangers(self, connection: Connection) -> None:
+        """If unauthenticated clients use too much memory together, fail those that use most."""
+        if connection not in self._strangers:
+            return
+        used = self._buffered.get(connection, 0) + self._unsent.get(connection, 0)
+        for payer in self._strangers.use(connection, used):
+            text = f"clients that have not logged in use more than {UNAUTHENTICATED_BYTES_MAX:,} bytes together"
+            if self._unsent.get(payer):
+                payer.abort(text)
+            else:
+                logger.warning("%s: failed: %s", payer.name, text)
+                payer.fail(Failure(failures.BUSY, text))
 
     def _note_refusal(self, connection: Connection, text: str) -> None:
         """Record a refused client. If too many refused clients are connected, dismiss the oldest."""
@@ -390,14 +408,18 @@ class Server:
         self._connections.discard(connection)
         self._admitted.discard(connection)
         self._refused.pop(connection, None)
-        self._unauthenticated.pop(connection, None)
+        self._strangers.remove(connection)
         self.buffered(connection, 0)
         self.unsent(connection, 0)
         if self._stopping and not self._connections:
             self._all_gone.set()
 
     def buffered(self, connection: Connection, size: int) -> None:
-        """Record the bytes that a client's session buffers. If all clients exceed the limit, fail one client."""
+        """Record the bytes that a client's session buffers. If all clients exceed the limit, fail one client.
+
+        Called after each slice of a client, which may have logged in or out.
+        """
+        self._note_login(connection)
         before = self._buffered.get(connection, 0)
         if size == before:
             return
@@ -406,6 +428,7 @@ class Server:
             self._buffered[connection] = size
         else:
             del self._buffered[connection]
+        self._limit_strangers(connection)
         if size > before and self._buffered_total > self.settings.max_unfinished:
             payer = next(first_to_pay(self._buffered))
             text = (
@@ -426,6 +449,7 @@ class Server:
             self._unsent[connection] = size
         else:
             del self._unsent[connection]
+        self._limit_strangers(connection)
         if size > before and self._unsent_total > self.settings.max_unsent:
             self._check_unsent()
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+CLIENT_LOGGER: Final = "cairnkv.clients"
+"""The name of the logger for lines that a client can cause without a login. The server limits their rate."""
+
 
 class Peer:
     """The client of a conversation. Times in seconds; addresses as HOST:PORT, or a path and `:0`."""

@@ -146,7 +146,7 @@ def test_unauthenticated_client_has_small_limits(stranger: Chat) -> None:
     stranger.session.receive(b"*11\r\n")
     assert stranger.hear() == [Error("ERR Protocol error: unauthenticated multibulk length")]
     other = Chat(stranger)
-    other.session.receive(b"*2\r\n$4\r\nAUTH\r\n$16385\r\n")
+    other.session.receive(b"*2\r\n$4\r\nAUTH\r\n$1025\r\n")
     assert other.hear() == [Error("ERR Protocol error: unauthenticated bulk length")]
 
 

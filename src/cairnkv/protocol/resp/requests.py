@@ -17,7 +17,6 @@ from cairnkv.limits import (
     REDIS_ARGUMENTS_MAX,
     REDIS_LINE_MAX,
     UNAUTHENTICATED_ARGUMENTS_MAX,
-    UNAUTHENTICATED_BULK_MAX,
 )
 from cairnkv.protocol.native import COMPACTED_BYTES, DEFAULT_LIMITS, LONG_STRING, DecoderLimits, FrameDecoder
 
@@ -65,9 +64,7 @@ class RequestDecoder(FrameDecoder):
     fault, the decoder is `broken` and ignores more bytes."""
 
     def __init__(self, limits: DecoderLimits = DEFAULT_LIMITS, *, trusted: bool = True) -> None:
-        super().__init__(limits)
-        self.trusted = trusted
-        """Whether the client may send long requests; False before a required authentication."""
+        super().__init__(limits, trusted=trusted)
         # The received bytes without a copy; a bytearray only while a request is incomplete.
         self._buffer = b""
 
@@ -102,7 +99,7 @@ class RequestDecoder(FrameDecoder):
 
     def copy(self, length: int) -> "RequestDecoder":
         """Return a new decoder with up to `length` of the pending bytes. Call it between two requests."""
-        ahead = RequestDecoder(self._limits, trusted=self.trusted)
+        ahead = RequestDecoder(self._trusted_limits, trusted=self.trusted)
         ahead.feed(self._buffer[self._start : self._start + length])
         return ahead
 
@@ -247,9 +244,9 @@ class RequestDecoder(FrameDecoder):
             got = bytes(self._buffer[at : at + 1]).decode("utf-8", "surrogateescape")
             return self._refuse(f"expected '$', got '{got}'")
         length = _integer(self._buffer[at + 1 : end])
-        if length is None or not 0 <= length <= self._limits.value:
+        if length is None or not 0 <= length <= self._trusted_limits.value:
             return self._refuse("invalid bulk length")
-        if length > UNAUTHENTICATED_BULK_MAX and not self.trusted:
+        if length > self._limits.value:
             return self._refuse("unauthenticated bulk length")
         self._at = end + 2
         self._length = length

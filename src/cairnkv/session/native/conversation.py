@@ -61,14 +61,15 @@ class NativeConversation(Conversation):
         auth: Authentication,
     ) -> None:
         super().__init__(store, auth=auth, limits=limits)
+        self._logged_in = False
         self._statuses = status_byte.value
         self._status_byte = status_byte
-        self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits)
+        self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits, trusted=self.authenticated)
         self._frame_executor = frame_executor
-        self._logged_in = False
 
     def next(self) -> QueuedReply | None:
         """Execute the next command."""
+        self._decoder.trusted = self.authenticated
         request = self._decoder.next()
         if request is None:
             return None

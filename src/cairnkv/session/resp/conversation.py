@@ -20,7 +20,7 @@ from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
 from cairnkv.session.auth import Authentication
-from cairnkv.session.context import Peer, ServerContext
+from cairnkv.session.context import CLIENT_LOGGER, Peer, ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
 
 logger: Final = logging.getLogger("cairnkv.session")
+client_logger: Final = logging.getLogger(CLIENT_LOGGER)
 
 QUEUED: Final = Simple("QUEUED")
 
@@ -144,7 +145,7 @@ class RespConversation(Conversation):
         if request == []:
             return UNFINISHED
         if isinstance(request, ProtocolFault):
-            logger.info("%s: %s", self.peer.address, request.text)
+            client_logger.info("%s: refused: %s", self.peer.address, request.text)
             return QueuedReply(0, partial(self._encode, Error(request.text), self.protocol), closes=True)
         return self._queued_reply(request)
 
