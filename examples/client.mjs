@@ -1,12 +1,13 @@
 // A client of cairnkv in JavaScript: docs/protocol.md on one page, without dependencies. Needs node 18 or newer.
 //
 //   import { connect } from "./client.mjs";
-//   const kv = await connect("127.0.0.1", 6555);
+//   const kv = await connect("127.0.0.1", 6555);  // or connect(host, port, [user, secret])
 //   await kv.set("greeting", "hello");
 //   console.log(String(await kv.get("greeting")));  // null where there is no such key
 //
 // Or as a program: node client.mjs ping | get KEY | set KEY VALUE | clear KEY | incr KEY [N] | keys [PREFIX] |
-// call NUMBER [ARGUMENT...]. CAIRNKV_URL names the server. Exit codes: 0 for found, 1 for not found, 2 for an error.
+// call NUMBER [ARGUMENT...]. CAIRNKV_URL names the server, cairn://[USER:SECRET@]HOST:PORT. Exit codes: 0 for found,
+// 1 for not found, 2 for an error.
 
 import net from "node:net";
 import { pathToFileURL } from "node:url";
@@ -124,9 +125,15 @@ function checked(key) {
   return key;
 }
 
-export async function connect(host = "127.0.0.1", port = 6555) {
+export async function connect(host = "127.0.0.1", port = 6555, login = []) {
   const client = new Client(net.connect({ host, port, noDelay: true, keepAlive: true }));
-  await client.ping(); // PING as the first frame also fixes the width of command numbers
+  try {
+    // PING as a first frame also fixes the width of command numbers. AUTH (44) needs no round trip of its own.
+    await Promise.all([...(login.length ? [client.call(44, ...login)] : []), client.ping()]);
+  } catch (error) {
+    client.close();
+    throw error;
+  }
   return client;
 }
 
@@ -142,8 +149,9 @@ const USES = {
 };
 
 async function main([word, ...strings]) {
-  const { hostname, port } = new URL(process.env.CAIRNKV_URL ?? "cairn://127.0.0.1:6555");
-  const kv = await connect(hostname.replace(/^\[|\]$/g, ""), Number(port || 6555));
+  const { hostname, port, username, password } = new URL(process.env.CAIRNKV_URL ?? "cairn://127.0.0.1:6555");
+  const login = password ? [username || "default", password].map(decodeURIComponent) : [];
+  const kv = await connect(hostname.replace(/^\[|\]$/g, ""), Number(port || 6555), login);
   try {
     if (word === "keys") {
       for await (const key of kv.keys(...strings)) process.stdout.write(Buffer.concat([key, Buffer.from("\n")]));

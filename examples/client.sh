@@ -3,7 +3,7 @@
 #
 #   client.sh ping | get KEY | set KEY VALUE | clear KEY | incr KEY [N] | keys [PREFIX] | call NUMBER [ARGUMENT...]
 #
-# CAIRNKV_URL names the server: cairn://HOST:PORT. Exit codes: 0 for found, 1 for not found, 2 for an error.
+# CAIRNKV_URL names the server: cairn://[USER:SECRET@]HOST:PORT. Exit codes: 0 for found, 1 for not found, 2 for an error.
 # Arguments are shell words, so they hold no zero bytes; a value that is printed may hold any.
 set -euo pipefail
 export LC_ALL=C    # ${#text} counts bytes
@@ -61,8 +61,10 @@ keys() { # PREFIX: print the keys, slice by slice, until the cursor is 0 again
 # -- the command line --------------------------------------------------------------------------------------------------
 
 address=${CAIRNKV_URL:-cairn://127.0.0.1:6555}; address=${address#cairn://}; address=${address%%/*}
+login=${address%"${address##*@}"}; address=${address##*@}    # login: USER:SECRET@, or nothing
 port=${address##*:}; [ "$port" != "$address" ] || port=6555
 exec 3<>"/dev/tcp/${address%:*}/$port" || fail "cannot connect to $address"
+if [ -n "$login" ]; then login=${login%@}; send 44 "${login%%:*}" "${login#*:}"; print_reply >/dev/null; fi
 
 word=${1:-}; shift || true
 case $word-$# in

@@ -325,6 +325,9 @@ DEFAULT_URL: Final = f"cairn://127.0.0.1:{PORT}"
 UNIX_PATH_MAX: Final = 107 if sys.platform == "linux" else 103
 """Bytes in the path of a Unix socket (the system's sun_path, without its null character)."""
 
+CREDENTIALS_MAX: Final = 1_000
+"""Maximum bytes of a user and a secret together: AUTH must fit into a frame of 1 KiB, the maximum before a login."""
+
 CLIENT_TIMEOUT: Final = 5.0
 """Default for the seconds that a client waits for a reply."""
 

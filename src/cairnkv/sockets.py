@@ -4,6 +4,8 @@ A peer whose computer or network vanished does not close its connection, so only
 sends the probes; `limits` has the intervals.
 """
 
+import contextlib
+import os
 import socket
 from typing import Any, Final, Protocol
 
@@ -39,3 +41,12 @@ def set_tcp_options(connected: HasOptions, *, acknowledged_in: float | None = No
         connected.setsockopt(socket.IPPROTO_TCP, option, value)
     if acknowledged_in is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(acknowledged_in * 1000))
+
+
+def end_sending_below_tls(descriptor: int) -> None:
+    """End the sending of a TCP connection with TLS, which still receives.
+
+    Python's objects for TLS cannot end one direction alone. Frames have lengths, so the peer needs no end of TLS.
+    """
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as same:
+        same.shutdown(socket.SHUT_WR)

@@ -70,6 +70,17 @@ def test_example_client_stores_and_reads_values(run: Run) -> None:
     assert run("get", "greeting").returncode == 1
 
 
+def test_example_client_logs_in(program: list[str]) -> None:
+    with running_server(password="open-sesame") as server:
+        host = server.url.removeprefix("cairn://")
+        assert printed(run_at(f"cairn://default:open-sesame@{host}", program, "ping")) == "PONG\n"
+        for login, code in (("", b"NOAUTH"), ("default:barley@", b"WRONGPASS")):
+            ran = run_at(f"cairn://{login}{host}", program, "ping")
+            assert ran.returncode == 2
+            assert code in ran.stderr
+            assert b"barley" not in ran.stderr
+
+
 @pytest.mark.parametrize("value", ["", "é 日本語 😀", "a\nb\n", "-n", "%s \\x41", "x" * 100_000])
 def test_example_client_takes_any_text(run: Run, server: RunningServer, value: str) -> None:
     assert printed(run("set", "k", value)) == "OK\n"

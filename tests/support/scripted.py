@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -79,10 +80,10 @@ def is_probe(connected: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def scripted(*scripts: Script) -> Iterator[Scripted]:
+def scripted(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
     """Listen on a free port; the first client gets the first script, and so on, the last one all that follow.
 
-    A script that raises fails the test.
+    A script that raises fails the test. tls: the context of a server with TLS. A failed handshake is no conversation.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
@@ -102,10 +103,16 @@ def scripted(*scripts: Script) -> Iterator[Scripted]:
             with contextlib.suppress(OSError):
                 while True:
                     connected, _ = listener.accept()
-                    if is_probe(connected):
+                    if tls is None and is_probe(connected):
                         connected.close()
                         continue
                     connected.settimeout(PATIENCE)
+                    if tls is not None:
+                        try:
+                            connected = tls.wrap_socket(connected, server_side=True)
+                        except OSError:
+                            connected.close()
+                            continue
                     conversation = Conversation(connected)
                     script = scripts[min(len(server.conversations), len(scripts) - 1)]
                     server.conversations.append(conversation)

@@ -1,16 +1,21 @@
 """One GET of the native protocol without the client: `cairn get` starts faster, because it imports fewer modules.
 
-This module handles a plain address and a reply that is a value or "not found". For everything else it raises
-`NeedsClient`, and the client sends the GET again, which is safe because GET changes nothing. A test compares the bytes
-of this module with those of `cairnkv.protocol.native`.
+This module handles a plain address, a user and a secret without percent-encoding, and a reply that is a value or "not
+found". AUTH leaves with the GET in one write. For everything else this module raises `NeedsClient`, and the client
+sends the GET again, which is safe because GET changes nothing; not after a wrong secret, which would count twice. A
+test compares the bytes of this module with those of `cairnkv.protocol.native`.
 
 Out of scope: other commands, and other users than `cairn get`.
 """
 
+import os
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cairnkv.limits import FRAME_MAX, KEY_MAX, PORT
+from cairnkv.limits import CREDENTIALS_MAX, FRAME_MAX, KEY_MAX, PORT
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 TIMEOUT: Final = 0.25
 """Seconds to wait for the connection or the reply before the client takes over. Its own timeouts are longer."""
@@ -27,24 +32,37 @@ def request(key: bytes, *, local: bool = False) -> bytes:
     return (b"\1\0\0" if local else b"\0\0\0") + len(key).to_bytes(4, "big") + key
 
 
-def get(url: str, key: bytes, *, local: bool = False) -> bytes | None:
-    """Return the value of a key, or None if it is absent. Raises `NeedsClient`."""
+def login_request(login: bytes) -> bytes:
+    """Return the frame of AUTH for `user:secret`: flags, command number, count, and both with their lengths."""
+    user, colon, secret = login.partition(b":")
+    if not (colon and user and secret and len(login) <= CREDENTIALS_MAX):
+        raise NeedsClient
+    strings = b"".join(len(string).to_bytes(4, "big") + string for string in (user, secret))
+    return b"\0\0\x2c\0\0\0\2" + strings
+
+
+def get(url: str, key: bytes, *, local: bool = False, credentials: str | None = None) -> bytes | None:
+    """Return the value of a key, or None if it is absent. Raises `NeedsClient`.
+
+    credentials: the file with user and secret, for a URL without them.
+    """
     frame = request(key, local=local)
+    scheme, _, place = url.partition("://")
+    login, at, place = place.rpartition("@")
+    if "@" in login or not (login.isascii() and login.isprintable() and not any(map(login.__contains__, "%,/?# "))):
+        raise NeedsClient
     try:
-        with _connected(url) as connection:
+        begin = login_request(login.encode("ascii") if at else _first_line(credentials)) if at or credentials else b""
+        with _connected(scheme, place) as connection:
             connection.settimeout(TIMEOUT)
-            connection.sendall(frame)
+            connection.sendall(begin + frame)
             with connection.makefile("rb") as replies:
-                head = replies.read(6)
-                length = int.from_bytes(head[2:6], "big")
-                if len(head) < 6 or length > FRAME_MAX:
-                    raise NeedsClient
-                payload = replies.read(length)
+                if begin and (answer := _reply(replies)) not in _OK:
+                    raise _refused(*answer)
+                header, status, payload = _reply(replies)
     except (OSError, OverflowError):
         raise NeedsClient from None
-    if len(payload) < length:
-        raise NeedsClient
-    match head[0], head[1]:
+    match header, status:
         case 0, 0x00 | 0x30:
             return payload
         case 0x01, 0x01 | 0x31:
@@ -52,13 +70,47 @@ def get(url: str, key: bytes, *, local: bool = False) -> bytes | None:
     raise NeedsClient
 
 
+_OK: Final = ((0, 0x00, b"OK"), (0, 0x30, b"OK"))
+
+
+def _reply(replies: "BinaryIO") -> tuple[int, int, bytes]:
+    """Return the header, the status and the payload of a reply. Raises `NeedsClient`."""
+    head = replies.read(6)
+    length = int.from_bytes(head[2:6], "big")
+    if len(head) < 6 or length > FRAME_MAX:
+        raise NeedsClient
+    payload = replies.read(length)
+    if len(payload) < length:
+        raise NeedsClient
+    return head[0], head[1], payload
+
+
+def _refused(header: int, status: int, payload: bytes) -> Exception:
+    """Return the error for a failure of AUTH."""
+    if not payload.startswith(b"WRONGPASS "):
+        return NeedsClient()
+    from cairnkv.errors import LoginFailed  # a slow import that only an error needs
+
+    return LoginFailed(payload.decode("utf-8", "replace"))
+
+
+def _first_line(path: str | None) -> bytes:
+    """Return the first line of a file that only its owner may use. Raises OSError or `NeedsClient`."""
+    descriptor = os.open(path or "", os.O_RDONLY)
+    try:
+        if os.fstat(descriptor).st_mode & 0o077:
+            raise NeedsClient
+        return os.read(descriptor, 2 * CREDENTIALS_MAX).partition(b"\n")[0].rstrip(b"\r")
+    finally:
+        os.close(descriptor)
+
+
 def _literal(host: str) -> bool:
     return host == "localhost" or (host.count(".") == 3 and host.replace(".", "").isdecimal())
 
 
-def _connected(url: str) -> socket.socket:
-    """Connect to a URL with one numeric host, or with a path. Raises `NeedsClient` for any other URL."""
-    scheme, _, place = url.partition("://")
+def _connected(scheme: str, place: str) -> socket.socket:
+    """Connect to one numeric host, or to a path. Raises `NeedsClient` for any other place."""
     plain = place.isascii() and not any(map(place.__contains__, "%?@,[]"))
     if plain and scheme == "cairn":
         host, _, port = place.removesuffix("/").partition(":")

@@ -26,7 +26,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
             url = DEFAULT_URL
         try:
             if url:
-                return _show(options, fast_get.get(url, options.key, local=options.local))
+                credentials = os.environ.get("CAIRNKV__CREDENTIALS")
+                return _show(options, fast_get.get(url, options.key, local=options.local, credentials=credentials))
         except fast_get.NeedsClient:
             pass
     with client(options) as kv:

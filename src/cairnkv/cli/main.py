@@ -188,7 +188,11 @@ def suggestion(typed: str, known: Iterable[str]) -> str:
 
 
 def complain(text: str) -> int:
-    """Print an error as one line on standard error, and return the exit code of errors."""
+    """Print an error as one line on standard error, and return the exit code of errors. URLs have no secrets there."""
+    if "@" in text and "://" in text:
+        from cairnkv.client.address import without_secrets  # a slow import that few errors need
+
+        text = without_secrets(text)
     with contextlib.suppress(OSError):  # standard error may be a closed terminal, or on a full disk
         print(f"cairn: {' '.join(text.split())}", file=sys.stderr)
     return ERROR

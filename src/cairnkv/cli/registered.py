@@ -21,8 +21,8 @@ from cairnkv.commands.vocabulary import MILLISECONDS, MILLISECONDS_OR_NONE, NO_T
 if TYPE_CHECKING:
     from cairnkv.cli.arguments import Store
 
-COVERED: Final = ("CLEAR_MANY", "CLEAR_IF_EQUALS", "CLEAR_ALL", "CLEAR_PREFIX")
-"""Commands of the subcommand `clear`."""
+COVERED: Final = ("CLEAR_MANY", "CLEAR_IF_EQUALS", "CLEAR_ALL", "CLEAR_PREFIX", "AUTH")
+"""Commands of the subcommand `clear`, and AUTH: a client logs in as the user of its address."""
 
 TIMES: Final = (MILLISECONDS, MILLISECONDS_OR_NONE, TIME, UNIX_MILLISECONDS)
 """Kinds of arguments in milliseconds. Users write them with a unit."""

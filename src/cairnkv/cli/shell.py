@@ -25,7 +25,9 @@ from cairnkv.cli import get, queue, registered, store
 from cairnkv.cli.arguments import Parser, StoreCommand, client, execute, store_parser
 from cairnkv.cli.main import FOUND, SUBCOMMANDS, complain, suggestion
 from cairnkv.cli.output import RED, on_terminal, styled
+from cairnkv.client.address import without_secrets
 from cairnkv.errors import CairnError, CallerError
+from cairnkv.limits import DEFAULT_URL
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -174,7 +176,8 @@ def _run_script(kv: "Store") -> int:
 
 def _converse(kv: "Store", url: str | None) -> None:
     session = _session(_bulk_input())
-    print(f"cairn shell, {url or os.environ.get('CAIRNKV_URL') or 'cairn://127.0.0.1:6555'}; `help` lists the commands")
+    server = without_secrets(url or os.environ.get("CAIRNKV_URL") or DEFAULT_URL)
+    print(f"cairn shell, {server}; `help` lists the commands")
     while True:
         try:
             if not run_line(kv, session.prompt(PROMPT)):

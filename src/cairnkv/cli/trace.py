@@ -13,6 +13,7 @@ from cairnkv.cli.arguments import Parser, number
 from cairnkv.cli.main import FOUND
 from cairnkv.cli.output import BOLD, CYAN, GREEN, RED, YELLOW, coloured, styled
 from cairnkv.client.address import parse
+from cairnkv.client.login import tls_of
 from cairnkv.errors import CallerError
 from cairnkv.lab.trace.proxy import Proxy, Show
 from cairnkv.lab.trace.trace_format import SHOWN_BYTES, Line, Part
@@ -32,7 +33,9 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Relay connections until Ctrl-C."""
     parser = Parser(
         name,
-        description="Relay connections to a server and print every frame, in both directions, field by field.",
+        description="Relay connections to a server and print every frame, in both directions, field by field. To trace "
+        "TLS, name the server with cairns://: the connections of the clients, on a loopback address, have no TLS. A "
+        "client logs in as without the proxy; secrets are not printed.",
         example="cairn trace &\ncairn get greeting --url cairn://127.0.0.1:7000",
     )
     parser.add_argument(
@@ -50,7 +53,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
         raise CallerError(
             f"{host} is not a loopback address, and clients need not authenticate here; allow it with --insecure"
         )
-    proxy = Proxy(parse(options.to).endpoints, _printer(), shown_bytes=options.bytes)
+    to = parse(options.to)
+    proxy = Proxy(to.endpoints, _printer(), shown_bytes=options.bytes, tls=tls_of(to))
     asyncio.run(proxy.run(host, port))
     return FOUND
 

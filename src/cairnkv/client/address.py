@@ -1,12 +1,18 @@
 """Parses the address of a store.
 
-    cairn://HOST[:PORT][,HOST[:PORT]...][/?OPTION=VALUE&...]     TCP; the port is 6555; [::1] in brackets
-    cairn+unix:///PATH[?OPTION=VALUE&...]                        a Unix socket
+    cairn://[USER:SECRET@]HOST[:PORT][,HOST[:PORT]...][/?OPTION=VALUE&...]  TCP; the port is 6555; [::1] in brackets
+    cairns://...                                                            the same with TLS
+    cairn+unix://[USER:SECRET@]/PATH[?OPTION=VALUE&...]                     a Unix socket
 
 Several hosts are nodes of one cluster; a client uses one at a time (`endpoints`). Options: `timeout` and
 `connect_timeout`, durations such as 2, 2s or 500ms; `attempts`; `order` of the hosts: `random` (default: each client
-shuffles them, so that clients spread over the nodes) or `given`. Keywords of `connect` override these options. Unknown
-options, and repeated options or hosts, are errors. `cairns://` (TLS) and user:password@ are reserved, and errors.
+shuffles them, so that clients spread over the nodes) or `given`; with TLS, the files `ca`, `cert` and `key`. Keywords
+of `connect` override these options. Unknown options, and repeated options or hosts, are errors.
+
+A user, a secret and the path of a file are percent-encoded. An address without a user has the credentials in the file
+that CAIRNKV__CREDENTIALS names, if any.
+
+Invariants: no error shows a secret, also if the address is malformed.
 """
 
 import os
@@ -15,9 +21,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
-from cairnkv.errors import AddressError
+from cairnkv.client.credentials import DEFAULT_USER, Credentials, credentials_of_environment
+from cairnkv.errors import AddressError, OptionError
 from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT, UNIX_PATH_MAX
-from cairnkv.records import record
+from cairnkv.records import record, replace
 from cairnkv.units import duration
 
 Seconds: TypeAlias = float | timedelta | str
@@ -49,6 +56,25 @@ _HOST: Final = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s\0:,;/\[\]@?#]+))(?::(?P<port>[0-9]{1,5}))?"
 )
 
+_IPV6: Final = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*")
+
+
+@record
+class TlsFiles:
+    """The files that a client uses for TLS.
+
+    ca: certificates of trusted authorities; None: those of the system. cert: the client's certificate and its chain.
+    key: the private key of `cert`; None: it is in the same file.
+    """
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is not None and self.cert is None:
+            raise AddressError("the option key needs the option cert: a key belongs to a certificate")
+
 
 @record
 class Address:
@@ -59,6 +85,8 @@ class Address:
     connect_timeout: maximum seconds until one endpoint accepts; with several endpoints, until it answers a PING.
     attempts: how often the client tries a call that is safe to repeat. Each further endpoint adds one.
     order: the order of several endpoints, "random" or "given".
+    credentials: the user and the secret of the login; None: the client does not log in.
+    tls: the files for TLS; None: the connections have no TLS.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -66,6 +94,8 @@ class Address:
     connect_timeout: float = CONNECT_TIMEOUT
     attempts: int = CLIENT_ATTEMPTS
     order: str = "random"
+    credentials: Credentials | None = None
+    tls: TlsFiles | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "connect_timeout"):
@@ -81,6 +111,11 @@ class Address:
         names = [shown(endpoint).lower() for endpoint in self.endpoints]
         if twice := {name for name in names if names.count(name) > 1}:
             raise AddressError(f"an address names each host once; it has {', '.join(sorted(twice))} several times")
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether each connection logs in: with AUTH, or with a certificate."""
+        return self.credentials is not None or (self.tls is not None and self.tls.cert is not None)
 
     def __str__(self) -> str:
         return ",".join(shown(endpoint) for endpoint in self.endpoints)
@@ -104,12 +139,31 @@ def parse(url: str | None = None, **keywords: Seconds | None) -> Address:
     >>> parse("cairn://a,b:7000/?timeout=2").endpoints
     (('a', 6555), ('b', 7000))
     """
+    address = _parsed_or_default(url, keywords)
+    if address.credentials is None and (found := credentials_of_environment()) is not None:
+        return replace(address, credentials=found)
+    return address
+
+
+def _parsed_or_default(url: str | None, keywords: Mapping[str, Seconds | None]) -> Address:
     if url or not (given := url_of_environment()):
         return _parsed(url or DEFAULT_URL, keywords)
     try:
         return _parsed(given, keywords)
     except AddressError as error:
         raise AddressError(f"the variable {URL_VARIABLE}: {error}") from None
+
+
+_LOGIN: Final = re.compile(r"://(?:([^:@/?#\s]*):)?\S*@")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which the URLs have no secrets.
+
+    >>> without_secrets("cannot reach cairn://app:s3cret@db1")
+    'cannot reach cairn://app:***@db1'
+    """
+    return _LOGIN.sub(lambda match: "://***@" if match[1] is None else f"://{match[1]}:***@", text)
 
 
 def url_of_environment() -> str | None:
@@ -124,27 +178,85 @@ def url_of_environment() -> str | None:
     return None
 
 
+SCHEMES: Final = "cairn://, cairns:// or cairn+unix://"
+
+
 def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
     if not isinstance(url, str):
-        raise AddressError(f"an address is text such as {DEFAULT_URL}, not {url!r:.80}")
+        raise AddressError(f"an address is text such as {DEFAULT_URL}, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise AddressError(f"an address begins with cairn:// or cairn+unix://, not {url!r}; try cairn://{url}")
+        shown_url = _without_login(url)
+        raise AddressError(f"an address begins with {SCHEMES}, not {shown_url!r}; try cairn://{shown_url}")
+    login, rest = _split(scheme, rest)
     rest, _, query = rest.partition("?")
-    if scheme == "cairn":
-        endpoints = _hosts(rest, url)
+    tls = scheme == "cairns"
+    if scheme in ("cairn", "cairns"):
+        endpoints = _hosts(rest, scheme)
     elif scheme == "cairn+unix":
         if not rest.startswith("/") or rest == "/":
-            raise AddressError(f"a Unix socket's address has three slashes, cairn+unix:///run/cairn.sock; not {url!r}")
+            raise AddressError(
+                f"a Unix socket's address has three slashes, cairn+unix:///run/cairn.sock; not {_without_login(rest)!r}"
+            )
         endpoints = (_socket(rest),)
-    elif scheme == "cairns":
-        raise AddressError("cairns:// is reserved for TLS, which this version does not support; use cairn://")
     else:
-        raise AddressError(f"an address begins with cairn:// or cairn+unix://, not {scheme}://")
-    options = {**_options(query), **{name: value for name, value in keywords.items() if value is not None}}
+        raise AddressError(f"an address begins with {SCHEMES}, not {_without_login(scheme)}://")
+    options = {**_options(query, tls=tls), **{name: value for name, value in keywords.items() if value is not None}}
     for name in options.keys() & {"timeout", "connect_timeout"}:
         options[name] = _duration(name, options[name])
-    return Address(endpoints, **options)
+    files = {name: options.pop(name) for name in _FILES if name in options}
+    return Address(
+        endpoints,
+        **options,
+        credentials=None if login is None else _credentials(login),
+        tls=TlsFiles(**files) if tls else None,
+    )
+
+
+_RAW: Final = "write @ as %40, / as %2F, ? as %3F, # as %23, a comma as %2C and % as %25"
+
+
+def _split(scheme: str, rest: str) -> tuple[str | None, str]:
+    """Return the user with the secret, or None, and the rest of an address behind its scheme."""
+    end = re.search(r"[/?#]", rest)
+    authority, tail = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    login, at, place = authority.rpartition("@")
+    if "@" in login or "," in login or ("@" in tail and not (scheme == "cairn+unix" and not place)):
+        raise AddressError(
+            "an address has one @: USER:SECRET@ before its first host applies to all hosts; in other places, and in "
+            f"user and secret, {_RAW}"
+        )
+    return login if at else None, place + tail
+
+
+def _credentials(login: str) -> Credentials:
+    from urllib.parse import unquote_to_bytes  # a slow import that only such an address needs
+
+    user, colon, secret = login.partition(":")
+    if not colon:
+        raise AddressError("a user has a secret: USER:SECRET@ before the first host")
+    if re.search("%(?![0-9A-Fa-f]{2})", login):
+        raise AddressError(f"in user and secret, {_RAW}")
+    try:
+        return Credentials(unquote_to_bytes(os.fsencode(user)) or DEFAULT_USER, unquote_to_bytes(os.fsencode(secret)))
+    except UnicodeEncodeError:
+        raise AddressError("user or secret has characters without a UTF-8 encoding") from None
+
+
+def _without_login(text: str) -> str:
+    """Return a malformed address or a part of it for an error, without anything that may be a secret."""
+    _, at, hosts = text.rpartition("@")
+    return ("***@" if at else "") + ",".join(map(_shown_host, hosts.split(",")))
+
+
+def _shown_host(text: str) -> str:
+    """Return a malformed host for an error: without the text behind its colon, unless it is a port or an IPv6 address.
+
+    A user may have forgotten the host behind user:secret.
+    """
+    if ":" not in text or _HOST.fullmatch(text) or _IPV6.fullmatch(text):
+        return text
+    return f"{text.partition(':')[0]}:***"
 
 
 def _socket(rest: str) -> str:
@@ -164,33 +276,33 @@ def _socket(rest: str) -> str:
     return path
 
 
-def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:
-    if "@" in rest:
-        raise AddressError("an address with user and password is reserved; this version has no authentication")
+def _hosts(rest: str, scheme: str) -> tuple[Endpoint, ...]:
     if "://" in rest:
-        raise AddressError(f"several hosts are one address, cairn://HOST,HOST, without a second ://; not {url!r}")
+        raise AddressError(f"several hosts are one address, {scheme}://HOST,HOST, without a second ://")
     hosts, slash, path = rest.partition("/")
-    if path:
-        raise AddressError(f"an address has no path: {slash + path!r} in {url!r}")
     endpoints: list[Endpoint] = []
     for text in hosts.split(","):
         match = _HOST.fullmatch(text)
         port = int(match["port"] or PORT) if match else 0
         if match is None or not 1 <= port <= 65_535:
-            raise AddressError(f"{text!r} is no HOST or HOST:PORT, in {url!r}{_hint(text, hosts)}")
+            raise AddressError(f"{_shown_host(text)!r} is no HOST or HOST:PORT{_hint(text, hosts)}")
         endpoints.append((match["v6"] or match["name"], port))
+    if path:
+        raise AddressError(f"an address has no path: {slash + path!r}")
     return tuple(endpoints)
 
 
 def _hint(text: str, hosts: str) -> str:
     if text != text.strip():
         return "; between hosts is a comma without blanks"
-    if text.count(":") > 1:
+    if _IPV6.fullmatch(text):
         return f"; an IPv6 address is in brackets, [{text}]"
     return "; hosts have one comma between them" if not text and hosts else ""
 
 
 _OPTIONS: Final = ("timeout", "connect_timeout", "attempts", "order")
+_FILES: Final = ("ca", "cert", "key")
+"""The options of cairns:// that other addresses do not have."""
 
 
 def _duration(name: str, given: Seconds) -> float:
@@ -200,15 +312,31 @@ def _duration(name: str, given: Seconds) -> float:
         raise AddressError(f"{name} is {error}") from None
 
 
-def _options(query: str) -> dict[str, Any]:
+def _options(query: str, *, tls: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    known = (*_OPTIONS, *_FILES) if tls else _OPTIONS
     for part in filter(None, query.split("&")):
         name, _, text = part.partition("=")
-        if name not in _OPTIONS:
-            raise AddressError(f"an address has the options {', '.join(_OPTIONS)}; there is no {name!r}")
+        if name in _FILES and not tls:
+            raise AddressError(f"the option {name} is for TLS: the address begins with cairns://")
+        if name not in known:
+            raise AddressError(f"an address has the options {', '.join(known)}; there is no {name!r}")
         if name in options:
             raise AddressError(f"an address has each option once; it has {name} several times")
         if name == "attempts" and not re.fullmatch(r"-?[0-9]{1,12}", text):  # int() takes digits of all scripts
             raise AddressError(f"the option {name} is a whole number, not {text!r}")
-        options[name] = int(text) if name == "attempts" else text
+        options[name] = int(text) if name == "attempts" else _path(name, text) if name in _FILES else text
     return options
+
+
+def _path(name: str, text: str) -> str:
+    """Return the path of a file, with `~` expanded."""
+    # Slow imports, which only such an address needs.
+    from urllib.parse import unquote_to_bytes
+
+    from cairnkv.paths import path_text
+
+    try:
+        return path_text(os.fsdecode(unquote_to_bytes(os.fsencode(text))))
+    except OptionError as error:
+        raise AddressError(f"the option {name} has to be {error}") from None

@@ -23,12 +23,14 @@ class Endpoints:
     """The endpoints of an address, in the order in which one client tries them.
 
     several: whether there are several endpoints. attempts: the maximum number of attempts of a call.
-    pings_first: whether a connection begins with a PING.
+    pings_first: whether a connection begins with a PING, behind AUTH if the client logs in.
     """
 
     def __init__(self, address: Address) -> None:
         self._order = list(address.endpoints)
-        self.several = self.pings_first = len(self._order) > 1
+        self.several = len(self._order) > 1
+        # With TLS 1.3, the first reply tells whether the server accepts the client's certificate.
+        self.pings_first = self.several or address.credentials is not None or address.tls is not None
         self.attempts = address.attempts + len(self._order) - 1
         self._connect_timeout = address.connect_timeout
         self._share = min(address.connect_timeout, address.timeout / len(self._order))

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeAlias
 
 from cairnkv.client.calls import Call, Calls, Durability, K, NotCopied, T, V, with_leeway
 from cairnkv.commands import Failure, InMemory, Reply
+from cairnkv.commands.failures import NOAUTH
 from cairnkv.errors import CairnError, CallerError, Unavailable, error_of
 
 
@@ -35,6 +36,11 @@ class Pending(Generic[T]):
     def unharmed(self) -> bool:
         """Whether another node may execute the command: this one has not, or the command only reads."""
         return self.refused_here is not None or (self._reply is None and isinstance(self._error, Unavailable))
+
+    @property
+    def not_logged_in(self) -> bool:
+        """Whether the command failed because the connection is not logged in."""
+        return isinstance(self._reply, Failure) and self._reply.code is NOAUTH
 
     @property
     def error(self) -> CairnError | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict, TypeVar
 
+from cairnkv.client.address import without_secrets
 from cairnkv.client.calls import K, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.embedded import Embedded
@@ -76,7 +77,8 @@ def new_store(
     if path is not None and not isinstance(place, str | os.PathLike):
         raise OptionError(f"path is a directory, as text or a path, or None for a store in memory; not {place!r:.80}")
     if isinstance(place, str) and "://" in place:
-        raise OptionError(f"{place!r:.80} is an address: cairnkv.connect takes it; cairnkv.open takes a directory")
+        shown = without_secrets(place)
+        raise OptionError(f"{shown!r:.80} is an address: cairnkv.connect takes it; cairnkv.open takes a directory")
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     clock = checked_clock(clock)

@@ -26,14 +26,16 @@ from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.credentials import Credentials
 from cairnkv.client.dialing import connected_to, dial
 from cairnkv.client.endpoints import Endpoints
-from cairnkv.client.exchange import GreenLine, Line, ReplyDecoder, command_parts, parts_with
+from cairnkv.client.exchange import GreenLine, Line, PureLine, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
+from cairnkv.client.login import check_greeting, greeting, no_answer, not_logged_in, tls_of
 from cairnkv.client.pending import AnyPending
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.process import replaced
-from cairnkv.client.retry import NO_ANSWER, lost, not_reached, pause_before, worth_repeating
+from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
 from cairnkv.client.wrong_server import (
     LINES,
     PROBE,
@@ -44,11 +46,14 @@ from cairnkv.client.wrong_server import (
     wrong_server,
     wrong_server_by_probe,
 )
-from cairnkv.commands import Command, Failure, Ping, Reply
-from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable, WrongServer
+from cairnkv.commands import Command, Failure, Reply
+from cairnkv.commands.failures import NOAUTH
+from cairnkv.errors import AccessDenied, CairnError, CallerError, PeerError, TimedOut, Unavailable, WrongServer
 from cairnkv.records import replace
+from cairnkv.sockets import end_sending_below_tls
 
 if TYPE_CHECKING:
+    from cairnkv.client.tls import Tls, TlsLine
     from cairnkv.storage import BackupResult
 
 FINAL_FAILURE_BYTES: Final = 64 * 1024
@@ -86,6 +91,7 @@ class Client(KeyValue[K, V]):
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values)
         self._address = address
+        self._tls = tls_of(address)
         self._begin()
         self._generation = process.generation
         self._endpoints = Endpoints(address)
@@ -164,6 +170,7 @@ class Client(KeyValue[K, V]):
             now = time.monotonic()
             at_once = reply.code.elsewhere and self._endpoints.fresh(now)
             if not (at_once or worth_repeating(reply)) or not self._may_retry(attempt, deadline, at_once=at_once):
+                reply = not_logged_in(reply, self._address.credentials)
                 return call.result(self._endpoints.with_other_failures(reply, now))
 
     def _take(self, call: Call[T]) -> T:
@@ -347,7 +354,7 @@ class Client(KeyValue[K, V]):
         if self._endpoints.several and failure.code.elsewhere:
             self._leave(connection, failure.message)
             return False
-        if failure.code.closes:
+        if failure.code.closes or (failure.code is NOAUTH and self._address.logs_in):  # the next one logs in again
             connection.close()
             return False
         return True
@@ -386,19 +393,24 @@ class Client(KeyValue[K, V]):
         """Return a new connection, to the first endpoint that accepts."""
         endpoints = self._endpoints
         in_order = endpoints.in_order(time.monotonic())
+        refusal: CairnError | None = None
         for tried, endpoint in enumerate(in_order):
             now = time.monotonic()
             if now >= deadline:
                 raise TimedOut(f"no time was left to connect to {endpoints.all_failures(now)}")
             try:
-                connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_order) - tried))
+                connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_order) - tried), self._tls)
                 if endpoints.pings_first or self._takes_only:  # the reply to TAKE may come late
-                    connection.ping_first()
-            except OSError as error:
+                    connection.greet(self._address.credentials)
+            except (OSError, PeerError, AccessDenied) as error:
                 endpoints.add_failure(endpoint, _why(error), time.monotonic())
+                if isinstance(error, AccessDenied) or (isinstance(error, PeerError) and not endpoints.several):
+                    refusal = error
             else:
                 endpoints.prefer(endpoint)
                 return connection
+        if refusal is not None:
+            raise refusal
         raise Unavailable(f"cannot connect to {endpoints.all_failures(time.monotonic())}")
 
     def _after_fork(self) -> None:
@@ -494,7 +506,10 @@ class Client(KeyValue[K, V]):
                 pending.fail(lost(pending.call.command.spec, connection.name, why, timed_out=False))
             raise
         else:
-            turn.connection = connection
+            if window[-1].not_logged_in and self._address.logs_in:
+                connection.close()
+            else:
+                turn.connection = connection
 
 
 _IN_TURN: Final = frozenset((Client._exchange_in_turn.__code__, Client._execute_all.__code__))
@@ -519,13 +534,11 @@ class _Turn:
             self.connection = None
 
 
-_GREETING: Final = Ping(b"")
-
-
 class _Connection:
     """A connection to an endpoint."""
 
-    def __init__(self, endpoint: Endpoint, connect_timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, connect_timeout: float, tls: "Tls | None" = None) -> None:
+        """Raises OSError; PeerError or `AccessDenied` if TLS refuses the server or the server refuses the client."""
         self.endpoint = endpoint
         self.name = shown(endpoint)
         self._greet_until = time.monotonic() + connect_timeout
@@ -534,7 +547,11 @@ class _Connection:
         else:
             self._socket = dial(*endpoint, connect_timeout)
         self._is_green = replaced("socket") is not None
-        self._line = GreenLine(self._socket) if self._is_green else Line(self._socket)
+        self._tls_line: TlsLine | None = None
+        if tls is None or isinstance(endpoint, str):
+            self._line: PureLine = GreenLine(self._socket) if self._is_green else Line(self._socket)
+        else:
+            self._begin_tls(tls, endpoint[0])
         self._decoder = ReplyDecoder()
         self._answered = False
         self._owes = False  # whether the reply to a probe is still missing
@@ -547,25 +564,51 @@ class _Connection:
             self._poll = select.poll()
             self._poll.register(self._socket, select.POLLIN)
 
-    def ping_first(self) -> None:
-        """Send a PING and read its reply: the system accepts connections for a server that hangs.
+    def _begin_tls(self, tls: "Tls", host: str) -> None:
+        from cairnkv.client.tls import TlsLine, handshake_error  # imported before
 
-        Raises OSError, and closes the connection, if there is no reply.
-        """
         try:
-            self.send(command_parts(_GREETING), self._greet_until)
-            reply = self.receive(_GREETING, self._greet_until)
-            if isinstance(reply, Failure) and reply.code.closes:
-                raise ConnectionRefusedError(reply.message)
-        except PeerError as error:
-            self.close()
-            raise ConnectionRefusedError(str(error)) from None
+            self._socket = tls.handshake(self._socket, host, max(self._greet_until - time.monotonic(), 0.001))
+        except OSError as error:
+            raise handshake_error(error, self.name) from None
+        self._line = self._tls_line = TlsLine(self._socket)
+
+    def greet(self, credentials: Credentials | None) -> None:
+        """Log in and send a PING, in one write, and read the replies: the system accepts for a server that hangs.
+
+        Raises OSError, PeerError or `AccessDenied`, and closes the connection, if that fails.
+        """
+        commands = greeting(credentials)
+        try:
+            self.send([part for command in commands for part in command_parts(command)], self._greet_until)
+            for command in commands:
+                check_greeting(command, self.receive(command, self._greet_until), self.name)
         except (BlockingIOError, TimeoutError):
             self.close()
-            raise TimeoutError(NO_ANSWER) from None
+            raise no_answer(credentials) from None
+        except OSError as error:
+            refusal = self._refusal_of_tls(error)
+            self.close()
+            raise refusal from None
         except BaseException:
             self.close()
             raise
+
+    def _refusal_of_tls(self, error: OSError) -> Exception:
+        """Return the error for a failure of the first commands. With TLS 1.3, a server refuses a certificate after it.
+
+        If sending failed, the reason may have arrived.
+        """
+        if self._tls_line is None or isinstance(error, ConnectionRefusedError):
+            return error
+        from cairnkv.client.tls import handshake_error, is_alert  # imported before
+
+        try:
+            self._tls_line.receive(self._greet_until)
+        except OSError as reason:
+            if is_alert(reason):
+                error = reason
+        return handshake_error(error, self.name)
 
     def is_good(self) -> bool:
         """Return whether the connection is usable: no unexpected bytes and, after some quiet time, no end."""
@@ -574,6 +617,8 @@ class _Connection:
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or self._is_quiet()
 
     def _is_quiet(self) -> bool:
+        if self._tls_line is not None:
+            return self._tls_line.is_quiet()
         if not self._is_green:
             return not self._poll.poll(0)
         try:  # eventlet has no poll
@@ -602,14 +647,22 @@ class _Connection:
 
     def _first_bytes(self, until: float) -> bytes:
         """Return the first bytes that the server sends. Raises `WrongServer` if they are of another protocol."""
+        data = self._line.receive(until) if self._tls_line is not None else self._first_or_probe(until)
+        if (wrong := wrong_server(data, self.name)) is not None:
+            raise wrong
+        self._answered = True
+        return data
+
+    def _first_or_probe(self, until: float) -> bytes:
+        """Return the first bytes. Probes a silent server, and one that closes the connection."""
         try:
-            data = self._line.receive(probe_at(until, time.monotonic()))
+            return self._line.receive(probe_at(until, time.monotonic()))
         except (BlockingIOError, TimeoutError):
             self._owes = True
             self.send(command_parts(LINES), until)
             if (wrong := wrong_server_by_probe(self._probe(PROBE, until), self.name)) is not None:
                 raise wrong from None
-            data = self._line.receive(until)
+            return self._line.receive(until)
         except OSError:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(
@@ -618,10 +671,6 @@ class _Connection:
             if (wrong := wrong_server_by_probe(self._probe(TLS_PROBE, until), self.name)) is not None:
                 raise wrong from None
             raise
-        if (wrong := wrong_server(data, self.name)) is not None:
-            raise wrong
-        self._answered = True
-        return data
 
     def _probe(self, data: bytes, until: float) -> bytes:
         """Return the reply to a probe on a second connection, or nothing if no reply comes soon."""
@@ -645,6 +694,9 @@ class _Connection:
     def end_sending(self) -> None:
         """Let the server end a TAKE that waits, from any thread. The reply still arrives."""
         self._ended_sending = True
+        if self._tls_line is not None:
+            end_sending_below_tls(self._socket.fileno())
+            return
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 

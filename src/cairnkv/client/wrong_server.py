@@ -32,6 +32,8 @@ PROBE_SHARE: Final = 0.1
 FLAGS_MAX: Final = b"\x0f"
 """The largest header that a reply may have."""
 
+TLS_SERVER: Final = "a TLS server"
+
 _OURS: Final = re.compile(rb"cairnkv_version")
 
 _HTTP_2: Final = re.compile(rb"\0\0[\x06\x0c\x12\x18\x1e\x24]\x04\0\0\0\0\0")
@@ -42,7 +44,7 @@ _KINDS: Final = tuple(
     for pattern, kind in (
         (_HTTP_2.pattern, "an HTTP/2 server"),
         (rb"HTTP/|<!DOCTYPE|<html", "an HTTP server"),
-        (rb"[\x14-\x17]\x03[\0-\x04]", "a TLS server"),
+        (rb"[\x14-\x17]\x03[\0-\x04]", TLS_SERVER),
         (rb"SSH-", "an SSH server"),
         (rb"ERROR\r\n|(CLIENT|SERVER)_ERROR |\x81.{5}", "a memcached server"),
         (rb"INFO \{|-ERR '", "a NATS server"),
@@ -68,7 +70,8 @@ def wrong_server(data: bytes, where: str) -> WrongServer | None:
     kind = next((kind for pattern, kind in _KINDS if pattern.match(data)), None)
     if kind is None:
         return None
-    return WrongServer(f"{where} is {kind}, not cairnkv: its first bytes are {data[:24]!r}")
+    hint = "; for cairnkv with TLS, use an address cairns://" if kind == TLS_SERVER else ""
+    return WrongServer(f"{where} is {kind}, not cairnkv: its first bytes are {data[:24]!r}{hint}")
 
 
 def wrong_server_by_probe(answer: bytes, where: str) -> WrongServer | None:

@@ -43,8 +43,8 @@ CONFIG_VARIABLE: Final = "CAIRNKV__CONFIG"
 BREAK_VARIABLE: Final = "CAIRNKV__BREAK"
 """The variable that injects faults into a node, for tests. Its value is a comma-separated list of names."""
 
-NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", BREAK_VARIABLE})
-"""Variables with the prefix that are not options of the server."""
+NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", BREAK_VARIABLE, "CAIRNKV__CREDENTIALS"})
+"""Variables with the prefix that are not options of the server. The last one is of clients."""
 
 IGNORED_SHOWN: Final = 5
 """The maximum number of ignored variables that the warning names."""

@@ -19,10 +19,12 @@ from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.endpoints import Endpoints
+from cairnkv.client.login import no_answer, not_logged_in, tls_of
 from cairnkv.client.pending import AnyPending
-from cairnkv.client.retry import NO_ANSWER, pause_before, worth_repeating
+from cairnkv.client.retry import pause_before, worth_repeating
 from cairnkv.commands import Failure, Reply
-from cairnkv.errors import CairnError, CallerError, Unavailable
+from cairnkv.commands.failures import NOAUTH
+from cairnkv.errors import AccessDenied, CairnError, CallerError, PeerError, Unavailable
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Client(AsyncKeyValue[K, V]):
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values)
         self._address = address
+        self._tls = tls_of(address)
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # of the connection, in the process of this generation
@@ -125,10 +128,12 @@ class Client(AsyncKeyValue[K, V]):
             if self._endpoints.misread(call.command, reply):
                 connection.close(MISREAD)
                 continue
-            if elsewhere := self._endpoints.several and reply.code.elsewhere:
+            elsewhere = self._endpoints.several and reply.code.elsewhere
+            if elsewhere or (reply.code is NOAUTH and self._address.logs_in):  # the next one logs in again
                 self._leave(connection, reply.message)
             at_once = elsewhere and self._endpoints.fresh(loop.time())
             if not (at_once or worth_repeating(reply)) or not await self._may_retry(attempt, deadline, at_once=at_once):
+                reply = not_logged_in(reply, self._address.credentials)
                 return call.result(self._endpoints.with_other_failures(reply, loop.time()))
 
     async def _take(self, call: Call[T]) -> T:
@@ -199,7 +204,10 @@ class Client(AsyncKeyValue[K, V]):
                     await self._execute_all(pending)
                     return
                 one.settle(reply)
-                if self._endpoints.several and isinstance(reply, Failure) and reply.code.elsewhere:
+                if isinstance(reply, Failure) and (
+                    (self._endpoints.several and reply.code.elsewhere)
+                    or (reply.code is NOAUTH and self._address.logs_in)
+                ):
                     self._leave(connection, reply.message)
 
     async def _may_retry(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
@@ -269,33 +277,38 @@ class Client(AsyncKeyValue[K, V]):
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
         until = loop.time() + self._address.timeout
         in_order = endpoints.in_order(loop.time())
+        refusal: CairnError | None = None
         for tried, endpoint in enumerate(in_order):
             try:
                 connection = await self._try(endpoint, until, len(in_order) - tried)
-            except OSError as error:
-                why = error.strerror or str(error) or type(error).__name__
+            except (OSError, PeerError, AccessDenied) as error:
+                why = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 endpoints.add_failure(endpoint, why, loop.time())
+                if isinstance(error, AccessDenied) or (isinstance(error, PeerError) and not endpoints.several):
+                    refusal = error
             else:
                 endpoints.prefer(endpoint)
                 self._connection = connection
                 return connection
+        if refusal is not None:
+            raise refusal
         raise Unavailable(f"cannot connect to {endpoints.all_failures(loop.time())}")
 
     async def _try(self, endpoint: Endpoint, until: float, untried: int) -> Connection:
-        """Return a connection to an endpoint. Raises OSError."""
+        """Return a connection to an endpoint. Raises OSError, PeerError or `AccessDenied`."""
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
         timeout = endpoints.timeout(until - loop.time(), untried)
         silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None
         deadline = loop.time() + timeout
-        connection = await open_connection(endpoint, timeout, self._address.timeout, silence)
+        connection = await open_connection(endpoint, timeout, self._address.timeout, silence, self._tls)
         if not endpoints.pings_first and not self._takes_only:  # the reply to TAKE may come late
             return connection
         try:
             async with asyncio.timeout_at(deadline):
-                await connection.ping_first(deadline)
+                await connection.greet(self._address.credentials, deadline)
         except BaseException as error:
             connection.close("its first PING failed")
             if isinstance(error, TimeoutError):
-                raise TimeoutError(NO_ANSWER) from None
+                raise no_answer(self._address.credentials) from None
             raise
         return connection

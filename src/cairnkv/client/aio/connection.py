@@ -11,11 +11,13 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from cairnkv.client.address import Endpoint, shown
 from cairnkv.client.aio.dialing import dial_async
+from cairnkv.client.credentials import Credentials
 from cairnkv.client.exchange import ReplyDecoder, command_parts, parts_with
+from cairnkv.client.login import check_greeting, greeting
 from cairnkv.client.retry import lost, not_reached
 from cairnkv.client.wrong_server import (
     LINES,
@@ -27,11 +29,15 @@ from cairnkv.client.wrong_server import (
     wrong_server,
     wrong_server_by_probe,
 )
-from cairnkv.commands import Command, Failure, Ping
+from cairnkv.commands import Command, Failure, Reply
 from cairnkv.errors import PeerError, Unavailable, WrongServer
 from cairnkv.installation import native_path_in_use
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
 from cairnkv.protocol.native import CommandFlag
+from cairnkv.sockets import end_sending_below_tls
+
+if TYPE_CHECKING:
+    from cairnkv.client.tls import Tls
 
 if TYPE_CHECKING or not native_path_in_use():
     from cairnkv.client.aio.reply_future import ReplyFuture, Waking
@@ -76,8 +82,10 @@ class Connection(asyncio.Protocol):
         endpoint: Endpoint,
         timeout: float,
         silence: Silence | None = None,
+        *,
+        tls: bool = False,
     ) -> None:
-        """silence: None if there is only one endpoint."""
+        """silence: None if there is only one endpoint. tls: whether the transport has TLS."""
         self.endpoint = endpoint
         self.name = shown(endpoint)
         self.usable = True
@@ -85,6 +93,8 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._timeout = timeout
         self._silence = silence
+        self._tls = tls
+        self._lost_by: Exception | None = None
         self._retired = False
         self._transport: asyncio.Transport
         self._decoder = ReplyDecoder()
@@ -131,7 +141,11 @@ class Connection(asyncio.Protocol):
     def end_sending(self) -> None:
         """Let the server end a TAKE that waits. The reply still arrives, and the connection accepts no more calls."""
         self.retire()
-        if self.owes:
+        if not self.owes:
+            return
+        if self._tls:
+            end_sending_below_tls(self._transport.get_extra_info("socket").fileno())
+        else:
             self._transport.write_eof()
 
     def submit(self, command: Command, deadline: float, flag: CommandFlag | None = None) -> ReplyFuture:
@@ -155,12 +169,28 @@ class Connection(asyncio.Protocol):
             self._check_later()
         return future
 
-    async def ping_first(self, deadline: float) -> None:
-        """Send a PING and await its reply: the system accepts connections for a server that hangs. Raises OSError."""
+    async def greet(self, credentials: Credentials | None, deadline: float) -> None:
+        """Log in and send a PING, in one write, and await the replies: the system accepts for a server that hangs.
+
+        Raises OSError, PeerError or `AccessDenied`.
+        """
+        commands = greeting(credentials)
+        sent = [self.submit(command, deadline) for command in commands]
         try:
-            await self.submit(Ping(b""), deadline)
-        except (Unavailable, WrongServer):
-            raise ConnectionResetError(self.ended if self._wrong is None else str(self._wrong)) from None
+            outcomes = [await _outcome(future) for future in sent]
+        finally:
+            for future in sent:
+                future.cancel()  # after a timeout
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if isinstance(outcome, Unavailable):
+                if self._tls and isinstance(self._lost_by, OSError):
+                    from cairnkv.client.tls import handshake_error  # imported before
+
+                    raise handshake_error(self._lost_by, self.name)
+                raise ConnectionResetError(self.ended)
+            if isinstance(outcome, PeerError):
+                raise outcome
+            check_greeting(command, outcome, self.name)
         if not self.usable:  # the reply was a failure that ends the connection
             raise ConnectionRefusedError(self.ended)
 
@@ -281,10 +311,11 @@ class Connection(asyncio.Protocol):
         self._let_in()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and self._slots:
+        self._lost_by = exc
+        if exc is not None and self._slots and not self._tls:
             self._read_final_failure()
         why = f"connection lost ({exc or 'the server closed it'})"
-        if self.usable and not self._answered and self._slots:
+        if self.usable and not self._answered and self._slots and not self._tls:
             self.usable = False
             self.ended = why
             self._probing = self._loop.create_task(self._probe_closed(why))
@@ -352,7 +383,8 @@ class Connection(asyncio.Protocol):
         self._end_if_interrupted()
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
-        if not self._answered and self._probing is None and self._slots and now >= self._probe_at():
+        silent = not (self._answered or self._tls) and self._probing is None
+        if silent and self._slots and now >= self._probe_at():
             self._probing = self._loop.create_task(self._probe_silent())
         if any(self._heard + self._timeout < slot.deadline <= now for slot in self._slots):
             self._transport.abort()
@@ -416,17 +448,25 @@ class Connection(asyncio.Protocol):
         self._let_in()
 
 
+async def _outcome(future: ReplyFuture) -> Reply | Unavailable | PeerError:
+    try:
+        return await future
+    except (Unavailable, PeerError) as error:
+        return error
+
+
 async def open_connection(
-    endpoint: Endpoint, seconds: float, call_timeout: float, silence: Silence | None = None
+    endpoint: Endpoint, seconds: float, call_timeout: float, silence: Silence | None = None, tls: "Tls | None" = None
 ) -> Connection:
-    """Connect to an endpoint within some seconds. Raises OSError.
+    """Connect to an endpoint within some seconds. Raises OSError; PeerError or `AccessDenied` for a failure of TLS.
 
     call_timeout: the timeout of each call in seconds.
     """
     loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
 
     def connection() -> Connection:
-        return Connection(loop, endpoint, call_timeout, silence)
+        return Connection(loop, endpoint, call_timeout, silence, tls=tls is not None)
 
     if isinstance(endpoint, str):
         try:
@@ -436,7 +476,32 @@ async def open_connection(
             raise TimeoutError("timed out") from None
     connected = await dial_async(*endpoint, seconds)
     try:
-        return (await loop.create_connection(connection, sock=connected))[1]
+        if tls is None:
+            return (await loop.create_connection(connection, sock=connected))[1]
+        return await secured(tls, connection, connected, endpoint, until)
     except BaseException:
         connected.close()
         raise
+
+
+_ProtocolT = TypeVar("_ProtocolT", bound=asyncio.Protocol)
+
+
+async def secured(
+    tls: "Tls", protocol: Callable[[], _ProtocolT], connected: socket.socket, endpoint: tuple[str, int], until: float
+) -> _ProtocolT:
+    """Return the protocol of a connected socket after a handshake, until a time of the loop.
+
+    Raises the errors of `open_connection`.
+    """
+    from cairnkv.client.tls import handshake_error  # imported before
+
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout_at(until):
+            made = await loop.create_connection(
+                protocol, sock=connected, ssl=tls.context(), server_hostname=endpoint[0]
+            )
+    except OSError as error:
+        raise handshake_error(error, shown(endpoint)) from None
+    return made[1]

@@ -14,8 +14,8 @@ from celery.app.backends import BACKEND_ALIASES
 from celery.backends.base import KeyValueStoreBackend
 from celery.states import SUCCESS
 
-from cairnkv.client.address import Seconds
-from cairnkv.client.brokers.kombu import SCHEME, store_url
+from cairnkv.client.address import Seconds, without_secrets
+from cairnkv.client.brokers.kombu import SCHEME, SECURE_SCHEME, store_url
 from cairnkv.client.entry import connect
 from cairnkv.client.sync import Client
 from cairnkv.errors import OutcomeUnknown, Unavailable
@@ -101,11 +101,12 @@ class Backend(KeyValueStoreBackend):
             self._kv.persist(key)
 
     def as_uri(self, include_password: bool = False) -> str:
-        """Return the URL of the store for a logger."""
-        return store_url(self.url) or DEFAULT_URL
+        """Return the URL of the store, for a logger without the secret."""
+        url = store_url(self.url) or DEFAULT_URL
+        return url if include_password else without_secrets(url)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         return super().__reduce__(args, {**(kwargs or {}), "url": self.url})
 
 
-BACKEND_ALIASES[SCHEME] = f"{__name__}:Backend"
+BACKEND_ALIASES[SCHEME] = BACKEND_ALIASES[SECURE_SCHEME] = f"{__name__}:Backend"

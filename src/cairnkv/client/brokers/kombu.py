@@ -1,7 +1,7 @@
 """A transport of kombu, the messaging library of Celery, over the queues of a store.
 
-Importing this module makes `cairn://` URLs known to kombu. The queues of kombu are queues of the store, with the same
-names. Exchanges (direct, topic, fanout) are bindings that the store keeps as keys.
+Importing this module makes `cairn://` and `cairns://` URLs known to kombu. The queues of kombu are queues of the store,
+with the same names. Exchanges (direct, topic, fanout) are bindings that the store keeps as keys.
 
 Options (`transport_options`, in Celery `broker_transport_options`): `lease`, the time of leases; default: that of each
 queue.
@@ -29,6 +29,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.json import dumps, loads
 
+from cairnkv.client.address import without_secrets
 from cairnkv.client.brokers.keeper import Keeper
 from cairnkv.client.entry import connect
 from cairnkv.client.queue.calls import lease_milliseconds, take_any
@@ -43,6 +44,8 @@ from cairnkv.version import VERSION
 logger: Final = logging.getLogger("cairnkv.brokers")
 
 SCHEME: Final = "cairn"
+SECURE_SCHEME: Final = "cairns"
+"""The scheme of URLs with TLS."""
 
 WAIT_SECONDS: Final = 2.0
 """Seconds that one TAKE waits for messages."""
@@ -497,8 +500,9 @@ class Transport(virtual.Transport):
         return VERSION
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return a URL for a logger. The URLs of stores have no passwords."""
-        return store_url(uri) or DEFAULT_URL
+        """Return a URL, for a logger without the secret."""
+        url = store_url(uri) or DEFAULT_URL
+        return url if include_password else without_secrets(url)
 
     def is_mine(self) -> bool:
         """Return whether this process made the connection, and is no fork of that process."""
@@ -615,4 +619,4 @@ def _ready_at(headers: Mapping[str, Any]) -> float | None:
     return min(moment.timestamp(), time.time() + DELAY_SECONDS)
 
 
-TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
+TRANSPORT_ALIASES[SCHEME] = TRANSPORT_ALIASES[SECURE_SCHEME] = f"{__name__}:Transport"

@@ -19,6 +19,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from cairnkv.commands import BY_NUMBER, COUNTED_FROM, Answer, CommandSpec
 from cairnkv.commands.grammar import Kind, Place
+from cairnkv.commands.vocabulary import SECRET
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX
 from cairnkv.protocol.native import (
     LENGTH,
@@ -51,6 +52,7 @@ class Field:
     size: the number of all its bytes.
     meaning: an explanation; empty for a string.
     end: number of bytes at its end that terminate the string and are not a part of it.
+    secret: whether it is a password or a token, which must not be shown.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Field:
     size: int
     meaning: str = ""
     end: int = 0
+    secret: bool = False
 
     @property
     def text(self) -> bytes:
@@ -212,8 +215,8 @@ class Dissector(abc.ABC, Generic[_CommandT]):
         self._add(Field(name, data, LENGTH.size, meaning))
         return int(length)
 
-    def _string(self, name: str, length: int, *, end: int = 0) -> Generator[None, None, bytes]:
-        """Add a string as a field, unless it is empty, and return its kept part. end: see `Field`."""
+    def _string(self, name: str, length: int, *, end: int = 0, secret: bool = False) -> Generator[None, None, bytes]:
+        """Add a string as a field, unless it is empty, and return its kept part. end, secret: see `Field`."""
         kept = bytearray()
         size = 0
         while size < length:
@@ -222,11 +225,11 @@ class Dissector(abc.ABC, Generic[_CommandT]):
             size += len(piece)
             kept += piece[: self._kept_bytes - len(kept)]
             if size < length:
-                self._partial = Field(name, bytes(kept), size) if size else None
+                self._partial = Field(name, bytes(kept), size, secret=secret) if size else None
                 yield
         self._partial = None
         if length:
-            self._add(Field(name, bytes(kept), length, end=end))
+            self._add(Field(name, bytes(kept), length, end=end, secret=secret))
         return bytes(kept[: length - end])
 
 
@@ -265,7 +268,7 @@ class CommandDissector(Dissector[CommandSpec | None]):
         length = yield from self._length(f"{name} length")
         if is_key and length > KEY_MAX:
             raise Undelimited(f"a key of {length:,} bytes exceeds the limit of {KEY_MAX:,}")
-        return (yield from self._string(name, length))
+        return (yield from self._string(name, length, secret=name == SECRET.placeholder))
 
     def _detect_width(self) -> Generator[None, None, None]:
         """Detect the width of command numbers with a server's decoder."""

@@ -9,15 +9,20 @@ Out of scope: the meaning of the bytes (`trace_format`).
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.client.address import Endpoint, shown
 from cairnkv.client.aio.dialing import dial_async
-from cairnkv.errors import CallerError, Unavailable
+from cairnkv.errors import CairnError, CallerError, Unavailable
 from cairnkv.lab.trace.trace_format import ConnectionTrace, Line, Side
 from cairnkv.limits import CONNECT_TIMEOUT
+from cairnkv.sockets import end_sending_below_tls
+
+if TYPE_CHECKING:
+    from cairnkv.client.tls import Tls
 
 READ_BYTES: Final = 64 * 1024
 """Maximum bytes of one read."""
@@ -31,8 +36,10 @@ Show = Callable[[Iterable[Line]], None]
 class Proxy:
     """Listens, and connects each client to the server."""
 
-    def __init__(self, to: Sequence[Endpoint], show: Show, *, shown_bytes: int) -> None:
+    def __init__(self, to: Sequence[Endpoint], show: Show, *, shown_bytes: int, tls: "Tls | None" = None) -> None:
+        """tls: the TLS of the connections to the server. Those of clients have none."""
         self._to = to
+        self._tls = tls
         self._show = show
         self._shown_bytes = shown_bytes
         self._count = 0
@@ -54,7 +61,7 @@ class Proxy:
             raise CallerError(f"cannot listen on {shown((host, port))}: {error.strerror}") from None
         async with listener:
             here = shown(listener.sockets[0].getsockname()[:2])
-            to = shown(self._to[0])
+            to = f"{shown(self._to[0])}{' with TLS' if self._tls is not None else ''}"
             print(f"tracing cairn://{here} to {to}; try: cairn ping --url cairn://{here}", flush=True)
             await self._stop.wait()
             for task in self._open:  # first, because from Python 3.12 on the end of the listener waits for its clients
@@ -73,7 +80,7 @@ class Proxy:
             if len(self._open) > CONNECTIONS_MAX:
                 connection.remark(f"refused: {CONNECTIONS_MAX} connections are open")
             else:
-                await connection.run(reader, writer, self._to)
+                await connection.run(reader, writer, self._to, self._tls)
         except asyncio.CancelledError:
             pass  # by `run`
         except OSError as error:  # the output is closed
@@ -93,11 +100,15 @@ class _Traced:
         self._began = time.monotonic()
 
     async def run(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, endpoints: Sequence[Endpoint]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        endpoints: Sequence[Endpoint],
+        tls: "Tls | None",
     ) -> None:
         """Relay bytes in both directions until both sides have ended. Raises `OSError` if the output is closed."""
         try:
-            server_reader, server_writer = await _connect(endpoints)
+            server_reader, server_writer = await _connect(endpoints, tls)
         except Unavailable as error:
             self.remark(str(error))
             return
@@ -130,6 +141,8 @@ class _Traced:
             writer.write_eof()
         self._show(self._trace.closed(side, self._now()))
         await _flushed(writer)
+        if not writer.can_write_eof() and not writer.transport.is_closing():
+            end_sending_below_tls(writer.get_extra_info("socket").fileno())
 
     def remark(self, text: str) -> None:
         """Show an error of the connection."""
@@ -156,7 +169,9 @@ async def _flushed(writer: asyncio.StreamWriter) -> None:
     await _drained(writer)
 
 
-async def _connect(endpoints: Sequence[Endpoint]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(
+    endpoints: Sequence[Endpoint], tls: "Tls | None"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to the first endpoint that accepts the connection."""
     problems = []
     for endpoint in endpoints:
@@ -164,7 +179,24 @@ async def _connect(endpoints: Sequence[Endpoint]) -> tuple[asyncio.StreamReader,
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if isinstance(endpoint, str):
                     return await asyncio.open_unix_connection(endpoint)
-                return await asyncio.open_connection(sock=await dial_async(*endpoint, CONNECT_TIMEOUT))
+                connected = await dial_async(*endpoint, CONNECT_TIMEOUT)
+                if tls is None:
+                    return await asyncio.open_connection(sock=connected)
+                return await _with_tls(tls, connected, endpoint)
         except OSError as error:  # TimeoutError is one
             problems.append(f"{shown(endpoint)}: {error.strerror or str(error) or 'timed out'}")
+        except CairnError as error:
+            problems.append(str(error))
     raise Unavailable(f"cannot connect to {'; '.join(problems)}")
+
+
+async def _with_tls(
+    tls: "Tls", connected: socket.socket, endpoint: tuple[str, int]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    from cairnkv.client.tls import handshake_error  # imported before
+
+    try:
+        return await asyncio.open_connection(sock=connected, ssl=tls.context(), server_hostname=endpoint[0])
+    except OSError as error:
+        connected.close()
+        raise handshake_error(error, shown(endpoint)) from None

@@ -28,6 +28,9 @@ TITLE_BYTES: Final = 32
 SUBSCRIBING: Final = frozenset({"SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"})
 """Commands with one message per channel instead of a reply."""
 
+BEGINNING: Final = 3
+"""The first arguments of a command, which tell whether others are secrets."""
+
 OF_CHANNELS: Final = frozenset({*(name.lower().encode() for name in SUBSCRIBING), b"message", b"pmessage"})
 """The first items of the arrays that the server sends about channels."""
 
@@ -69,12 +72,12 @@ class _RedisDissector(Dissector[str]):
             yield
         return (yield from self._take(end + 1))
 
-    def _line_field(self, name: str, line: bytes, *, meaning: str = "", skipped: int = 0) -> None:
+    def _line_field(self, name: str, line: bytes, *, meaning: str = "", skipped: int = 0, secret: bool = False) -> None:
         """Add a line as a field. skipped: bytes at its beginning that are not a part of its text."""
         end = len(line) - len(line.rstrip(b"\r\n"))
         text = line[skipped : len(line) - end]
         kept = line[: max(self._kept_bytes, 1)]
-        self._add(Field(name, kept, len(line), meaning or _shown(text), end))
+        self._add(Field(name, kept, len(line), meaning or _shown(text), end, secret))
 
     def _number(self, name: str, line: bytes, what: str) -> int:
         """Add a line with a length or a count as a field, and return the number."""
@@ -96,7 +99,8 @@ class RedisCommandDissector(_RedisDissector):
         if line[:1] != b"*":
             arguments = line.split()
             self._title = _name(arguments[0]) if arguments else "an empty line"
-            self._line_field("inline command" if arguments else "line end", line)
+            secret = any(_is_secret(arguments, position) for position in range(len(arguments)))
+            self._line_field("inline command" if arguments else "line end", line, secret=secret)
             self._record(arguments)
             return
         self._title = "no command"
@@ -111,8 +115,9 @@ class RedisCommandDissector(_RedisDissector):
             length = self._number(f"{name} length", head, "byte")
             if length < 0:
                 raise Undelimited("an argument has no length")
-            text = yield from self._string(name, length + 2, end=2)  # with CR LF
-            if position < 2:
+            secret = _is_secret(beginning, position)
+            text = yield from self._string(name, length + 2, end=2, secret=secret)  # with CR LF
+            if position < BEGINNING:
                 beginning.append(text)
             if not position:
                 self._title = _name(text)
@@ -186,6 +191,24 @@ class RedisReplyDissector(_RedisDissector):
                     while (yield from self._value(item, depth + 1)):
                         pass
         return mark == "|"
+
+
+def _is_secret(arguments: list[bytes], position: int) -> bool:
+    """Return whether an argument may be a secret. arguments: the first ones, with the name of the command.
+
+    Of AUTH, HELLO, ACL and CONFIG SET, more arguments count as secrets than there are.
+    """
+    first = [argument.upper() for argument in arguments[:BEGINNING]]
+    match first:
+        case [b"AUTH", *_]:
+            return position > 0
+        case [b"HELLO", *_]:
+            return position > 2
+        case [b"ACL", b"SETUSER", *_]:
+            return position > 2
+        case [b"CONFIG", b"SET", *names]:
+            return position > 2 and (position > BEGINNING or any(b"PASS" in name for name in names))
+    return False
 
 
 def _name(command: bytes) -> str:

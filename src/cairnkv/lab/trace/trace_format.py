@@ -7,7 +7,7 @@
         key         67 72 65 65 74 69 6e 67  greeting
 
 Invariants: the lines of a frame, one for each field, come when the frame is complete. Long fields are abbreviated, with
-their size. All bytes of the connection are escaped.
+their size. All bytes of the connection are escaped. The secrets of AUTH and of similar commands are not shown.
 
 Out of scope: the fields of a frame (`cairnkv.lab.trace.native_dissector`, `cairnkv.lab.trace.resp_dissector`), and
 sockets (`proxy`).
@@ -131,6 +131,9 @@ class ConnectionTrace:
     def _table(self, frame: Frame) -> Iterator[Line]:
         rows = []
         for field in frame.fields:
+            if field.secret:
+                rows.append((field.name, "…", f"{counted(field.size - field.end, 'byte')}, not shown"))
+                continue
             shown = field.data[: self._shown_bytes]
             rows.append((field.name, shown.hex(" ") + (" …" if field.size > len(shown) else ""), self._meaning(field)))
         names, hexes = (max(len(row[column]) for row in rows) for column in (0, 1))

@@ -1,0 +1,71 @@
+"""The beginning of a connection: TLS, and the first commands: AUTH, if the address has a user, and a PING.
+
+A client sends both commands in one write, at the beginning of each connection, also after the loss of another one and
+to another node. It sends AUTH at no other time.
+
+Out of scope: the user and the secret (`credentials`), and sockets (`sync`, `aio.connection`).
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from cairnkv.client.address import Address
+from cairnkv.client.credentials import CREDENTIALS_VARIABLE, Credentials
+from cairnkv.client.retry import NO_ANSWER
+from cairnkv.commands import Auth, Command, Failure, Ping, Reply, failures
+from cairnkv.errors import LoginFailed
+
+if TYPE_CHECKING:
+    from cairnkv.client.tls import Tls
+
+GREETING: Final = Ping(b"")
+
+_REFUSALS: Final = (
+    failures.WRONGPASS,
+    failures.NOPERM,
+    failures.NOAUTH,
+    failures.NOCOMMAND,
+    failures.BADARGS,
+)
+"""The codes of a failure of AUTH that another attempt gets again."""
+
+
+def greeting(credentials: Credentials | None) -> list[Command]:
+    """Return the first commands of a connection."""
+    return [GREETING] if credentials is None else [Auth(credentials.user, credentials.secret), GREETING]
+
+
+def check_greeting(command: Command, reply: Reply, where: str) -> None:
+    """Check the reply to one of the first commands. Raises `LoginFailed`, or OSError if another attempt may succeed."""
+    if not isinstance(reply, Failure):
+        return
+    if isinstance(command, Auth):
+        if reply.code in _REFUSALS:
+            user = command.user.decode("utf-8", "backslashreplace")
+            raise LoginFailed(f"{reply.code.name} login as {user!r} at {where}: {reply.text}", code=reply.code)
+        raise ConnectionRefusedError(reply.message)
+    if reply.code.closes:
+        raise ConnectionRefusedError(reply.message)
+
+
+def no_answer(credentials: Credentials | None) -> TimeoutError:
+    """Return the error for a server that does not reply to the first commands in time."""
+    return TimeoutError(
+        NO_ANSWER if credentials is None else f"{NO_ANSWER} the login, or delays it after failed logins"
+    )
+
+
+def not_logged_in(failure: Failure, credentials: Credentials | None) -> Failure:
+    """Return a failure NOAUTH with a hint for its reader if the address has no user; other failures unchanged."""
+    if failure.code is not failures.NOAUTH or credentials is not None:
+        return failure
+    hint = f"the address has no user: use cairn://USER:SECRET@HOST, or the variable {CREDENTIALS_VARIABLE}"
+    return Failure(failure.code, f"{failure.text}; {hint}")
+
+
+def tls_of(address: Address) -> "Tls | None":
+    """Return the TLS of an address, if it has TLS. Raises `AddressError` if a file is unreadable or does not fit."""
+    if address.tls is None:
+        return None
+    from cairnkv.client.tls import Tls  # a slow import
+
+    return Tls(address.tls)
