@@ -17,6 +17,8 @@ from cairnkv.cli.cluster import _ACTIONS
 from cairnkv.lab.cluster import LocalCluster
 from cairnkv.lab.cluster.state import load
 from tests.cli.conftest import SECONDS, Call
+from tests.support.raw import eventually
+from tests.support.raw_resp import Peer
 
 UP = [sys.executable, "-m", "tests.lab.cluster.stand_in", "cluster", "up"]
 
@@ -152,6 +154,29 @@ def test_status_prints_json(up: tuple[Path, list[str]], cairn_here: Call) -> Non
     assert (described["name"], described["namespaces"]) == ("cairn", False)
     assert b"password" not in said.out
     assert not re.search(rb"nats://[^\"]*@", said.out)
+
+
+def test_status_shows_nodes_with_different_users(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+    """The processes of this cluster are servers without a log, so one of them can have another user."""
+    directory = up[0]
+    addresses = LocalCluster.at(directory).addresses
+    assert len({digest_of(address) for address in addresses}) == 1
+    assert "users" not in cairn_here("cluster", "status", "--dir", str(directory)).out.decode()
+    host, _, port = addresses[1].removeprefix("cairn://").rpartition(":")
+    with Peer((host, int(port))) as client:
+        assert client.ask(b"ACL", b"SETUSER", b"new", b"on") == b"+OK\r\n"
+        other = digest_of(addresses[1])
+        text = f"the users of the nodes differ (node-1 and node-3: {digest_of(addresses[0])}; node-2: {other})"
+        eventually(lambda: text in cairn_here("cluster", "status", "--dir", str(directory)).out.decode())
+        described = json.loads(cairn_here("cluster", "status", "--json", "--dir", str(directory)).out)
+        assert described["hosts"][1]["node"]["users"] == other
+        assert client.ask(b"ACL", b"DELUSER", b"new") == b":1\r\n"
+    eventually(lambda: "users" not in cairn_here("cluster", "status", "--dir", str(directory)).out.decode())
+
+
+def digest_of(address: str) -> object:
+    with cairnkv.connect(address) as node:
+        return node.info()["users_digest"]
 
 
 def test_second_up_is_refused(up: tuple[Path, list[str]], cairn_here: Call) -> None:

@@ -215,6 +215,20 @@ def _show(cluster: "LocalCluster") -> None:
     print(styled(f"{heading}  state", BOLD))
     for line, (host, process) in zip(lines, shown, strict=True):
         print(f"{line}  {_state(host, process)}")
+    if differing := _differing_users(cluster):
+        print(styled(differing, RED))
+
+
+def _differing_users(cluster: "LocalCluster") -> str:
+    """Return a text about nodes that have different users, or an empty text."""
+    nodes: dict[str, list[str]] = {}
+    for host in cluster.hosts:
+        if host.node.users:
+            nodes.setdefault(host.node.users, []).append(host.node.name)
+    if len(nodes) <= 1:
+        return ""
+    groups = "; ".join(f"{' and '.join(names)}: {digest}" for digest, names in nodes.items())
+    return f"the users of the nodes differ ({groups}): give all nodes the same users file, and send SIGHUP to each"
 
 
 def _state(host: "Host", process: "Process") -> str:

@@ -204,6 +204,15 @@ def test_state_of_a_node_is_in_the_status_and_in_events(
         cluster.start("node-2")
 
 
+def test_digests_of_users_are_in_the_status(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = dict(zip(cluster.addresses, ("aa", "bb", "aa"), strict=True))
+    monkeypatch.setattr(watch, "probe_node", lambda address: Health(State.READY, users=digests[address]))
+    eventually(lambda: [one.node.users for one in cluster.hosts] == ["aa", "bb", "aa"])
+    assert [one.node.state for one in cluster.hosts] == [State.READY] * 3
+    cluster.kill("node-2")
+    assert process(cluster, "node-2").users == ""
+
+
 def test_hanging_node_is_silent(cluster: LocalCluster, told: Told) -> None:
     pid = process(cluster, "node-1").pid
     assert pid is not None

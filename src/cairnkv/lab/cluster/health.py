@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import cairnkv
 from cairnkv.lab.cluster.hosts import State
-from cairnkv.records import record
+from cairnkv.records import record, replace
 from cairnkv.replication.store import Remedy
 
 PROBE_TIMEOUT: Final = 1.0
@@ -25,11 +25,15 @@ little over 1,000."""
 
 @record
 class Health:
-    """state: READY, or the reason why the node is not ready. why: details, or empty. remedy: for a stopped node."""
+    """state: READY, or the reason why the node is not ready. why: details, or empty. remedy: for a stopped node.
+
+    users: the digest of the node's users, or empty if it is unknown.
+    """
 
     state: State
     why: str = ""
     remedy: Remedy = Remedy.RESTART
+    users: str = ""
 
 
 READY: Final = Health(State.READY)
@@ -42,7 +46,7 @@ def health(info: Mapping[str, Any]) -> Health:
     """Return the health for a node's INFO. A node without a cluster is ready.
 
     >>> health({"cluster": "shop", "loading": 0, "quorum": 0, "stopped": "", "local_reads_behind_ms": 70_000})
-    Health(state=<State.NO_QUORUM: 'no quorum'>, why='', remedy=<Remedy.RESTART: 'restart'>)
+    Health(state=<State.NO_QUORUM: 'no quorum'>, why='', remedy=<Remedy.RESTART: 'restart'>, users='')
     """
     if "cluster" not in info:
         return READY
@@ -81,7 +85,8 @@ def probe(address: str) -> Health:
     """Return the health of the node at an address. A node that refuses INFO counts as ready."""
     try:
         with cairnkv.connect(address, timeout=PROBE_TIMEOUT, connect_timeout=PROBE_TIMEOUT, attempts=1) as node:
-            return health(node.info())
+            info = node.info()
+            return replace(health(info), users=str(info.get("users_digest", "")))
     except (cairnkv.Unavailable, cairnkv.OutcomeUnknown, OSError):
         return UNRESPONSIVE
     except cairnkv.CairnError:

@@ -59,7 +59,7 @@ class State(enum.Enum):
 @record
 class Process:
     """A store node or a NATS server. address: cairn://HOST:PORT or nats://HOST:PORT. restarts: the number of automatic
-    restarts. why: the reason for the state, or for the last restart."""
+    restarts. why: the reason for the state, or for the last restart. users: the digest of a node's users, or empty."""
 
     name: str
     role: Role
@@ -69,6 +69,7 @@ class Process:
     pid: int | None = None
     restarts: int = 0
     why: str = ""
+    users: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

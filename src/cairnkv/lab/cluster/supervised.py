@@ -101,9 +101,10 @@ class Supervised:
             state = State.FAILED  # `Restarts` has not seen the end yet
         why = self.why
         joining = state is State.STARTING and self.health.state is State.JOINING
-        if self.health != READY and (state is State.READY or joining):
+        if self.health.state is not State.READY and (state is State.READY or joining):
             state, why = self.health.state, self.reason or why
-        return Process(self.name, self.role, self.host, self.address, state, pid, self.restarts, why)
+        users = self.health.users if self.state is State.READY else ""
+        return Process(self.name, self.role, self.host, self.address, state, pid, self.restarts, why, users)
 
     # -- transitions ----------------------------------------------------------------------------------------------
 
