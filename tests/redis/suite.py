@@ -11,9 +11,10 @@ A test that fails since it needs something that is not there (another data type,
 as not applicable, with that reason, and the unit is run again without it, so that what it left behind spoils no other.
 So is one during which the unit ended or stood still. Rounds are bounded.
 
-Tests that were not run are counted too: with what the suite itself says of them. Two changes to the suite: before each
+Tests that were not run are counted too: with what the suite itself says of them. Changes to the suite: before each
 file it calls FUNCTION FLUSH to clean up, and here it may fail, for a server without functions; so may its own helper
-that sets the configuration between tests.
+that sets the configuration between tests. The first group of tests of unit/acl and unit/acl-v2 also runs with an
+external server.
 
 `--record` keeps the count for docs/redis.md: numbers, and the names of those tests that fail.
 """
@@ -42,7 +43,7 @@ from tests.support.targets import Target
 UNITS = (
     "unit/type/string", "unit/type/incr", "unit/expire", "unit/keyspace", "unit/scan", "unit/protocol", "unit/multi",
     "unit/pubsub", "unit/auth", "unit/introspection", "unit/introspection-2", "unit/info", "unit/info-command",
-    "unit/other", "unit/quit", "unit/bitops",
+    "unit/other", "unit/quit", "unit/bitops", "unit/acl", "unit/acl-v2",
 )  # fmt: skip
 """The units that concern what we have."""
 
@@ -209,7 +210,7 @@ def run_round(copy: Path, name: str, target: Target, *, skipped: Iterable[str]) 
     """Run a unit once."""
     file = copy / "skipped"
     file.write_text("\n".join(skipped))
-    command = ["./runtest", "--host", target.host, "--port", str(target.port), "--single", name, "--durability"]
+    command = ["./runtest", "--host", target.host, "--port", str(target.port), "--single", name, "--durable"]
     command += ["--clients", "1", "--timeout", str(STILL_SECONDS), "--skipfile", str(file), "--ignore-encoding"]
     command += ["--ignore-digest", "--tags", " ".join(f"-{tag}" for tag in DENIED_TAGS)]
     process = subprocess.Popen(
@@ -288,6 +289,9 @@ def copied(suite: Path) -> Iterator[Path]:
         support = copy / "tests" / "support"
         _replace(support / "server.tcl", "\n    r function flush\n", "\n    catch {r function flush}\n")
         _replace(support / "util.tcl", "    set mayfail 0\n", "    set mayfail 1\n")
+        for unit in (copy / "tests" / "unit").glob("acl*.tcl"):
+            # The first group needs no files of the server, so it runs with an external one, too.
+            _replace(unit, 'start_server {tags {"acl external:skip"}} {', 'start_server {tags {"acl"}} {')
         yield copy
 
 

@@ -12,6 +12,13 @@ from tests.redis.suite import counted, run_unit, suite_version, understood
 from tests.support.targets import Target
 
 RUNTEST = r"""#!/bin/sh
+for flag in "$@"; do
+  case "$flag" in
+    --host | --port | --single | --durable | --clients | --timeout | --skipfile) ;;
+    --ignore-encoding | --ignore-digest | --tags) ;;
+    --*) echo "Wrong argument: $flag"; exit 1 ;;
+  esac
+done
 while [ "$1" != --skipfile ]; do shift; done
 skipped() { grep -qxF "$1" "$file"; }
 file=$2
