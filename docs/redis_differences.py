@@ -162,4 +162,25 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "clients between two such commands. The time of each command is proportional to the value's length.",
         "A value must not change while the server sends or writes its bytes.",
     ),
+    Difference(
+        "A pattern of keys or channels in an ACL rule is a prefix and a final `*`. There are no selectors, and no "
+        "`+command|argument`.",
+        "The server compares the beginnings of keys only, so a user with prefixes costs little.",
+        Shown(("ACL SETUSER x ~a?b",), b"+OK", b"-ERR Error in ACL SETUSER modifier '~a?b': a pattern is a prefix"),
+    ),
+    Difference(
+        "Every user that has logged in may use `AUTH`, `HELLO`, `PING`, `INFO`, `COMMAND`, `QUIT`, `RESET` and "
+        "`ACL WHOAMI`. Commands on a whole database need the rules `~*`, and `SCAN` and `KEYS` need a pattern within a "
+        "prefix of the user.",
+        "Client libraries send the first group at each connect. `SCAN` would show keys that the user may not read.",
+    ),
+    Difference(
+        "The last user that can log in and has all commands cannot be removed, disabled or reduced.",
+        "No client could undo that change.",
+    ),
+    Difference(
+        "In a users file without a user `default`, there is none, and clients must log in. Redis makes one without a "
+        "password. A line of `ACL LIST` has no `sanitize-payload`, which is about `RESTORE`.",
+        "A forgotten line must not open the server.",
+    ),
 )

@@ -22,6 +22,7 @@ from cairnkv.lab.consistency.keys.checks import Kind
 from cairnkv.lab.consistency.queues.checks import Kind as QueueKind
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
+from cairnkv.session.access.categories import names_by_category
 from cairnkv.session.resp import command_spec
 from cairnkv.session.resp.command_spec import RespCommandSpec
 
@@ -297,6 +298,17 @@ def redis_commands() -> str:
     )
 
 
+def categories() -> str:
+    """Return the table of the categories of commands."""
+    found = {category: " ".join(sorted(commands)) for category, commands in names_by_category().items()}
+    empty = ", ".join(f"`@{category}`" for category, commands in found.items() if not commands)
+    return table(
+        ("category", "commands"),
+        *((f"`@{category}`", _cell(commands)) for category, commands in found.items() if commands),
+        (empty, "none: categories of Redis without commands here"),
+    )
+
+
 def _redis_name(spec: RespCommandSpec) -> str:
     return f"`{spec.name.upper().replace('|', ' ')}`"
 
@@ -552,6 +564,7 @@ def partition() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "clients": clients,
     "commands": commands,
+    "categories": categories,
     "failures": failures,
     "headlines": headlines,
     "info": info,

@@ -162,6 +162,7 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
 
 
 _EXTRAS: Final = {
+    "argon2": "auth",
     "msgpack": "msgpack",
     "nats": "cluster",
     "nkeys": "cluster",

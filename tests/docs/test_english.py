@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cairnkv.cli import cluster, queue
+from cairnkv.cli import cluster, queue, user
 from cairnkv.cli.backup import RUNNING_CHECKS
 from cairnkv.cli.main import SUBCOMMANDS, main
 from cairnkv.session.resp import command_spec
@@ -78,6 +78,8 @@ def commands() -> Iterator[list[str]]:
         yield [name]
     for action in cluster._ACTIONS:
         yield ["cluster", action]
+    for action in user.ACTIONS:
+        yield ["user", action]
     for action in (*queue.ACTIONS, "work"):
         yield ["queue", action]
     for check in RUNNING_CHECKS:

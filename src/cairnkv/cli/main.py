@@ -41,6 +41,7 @@ SUBCOMMANDS: Final = {
     "check": ("backup", "check a store on disk for damage, or a running store for consistency"),
     "repair": ("backup", "copy the readable records of a damaged store to a new store"),
     "cluster": ("cluster", "run a local test cluster and inject faults"),
+    "user": ("user", "add, list, change and remove the users of a server"),
     "shell": ("shell", "enter commands interactively"),
     "trace": ("trace", "relay connections to a server and print every frame"),
 }
