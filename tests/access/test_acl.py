@@ -10,6 +10,7 @@ from cairnkv.protocol.resp import OK, Error
 from cairnkv.session.access.categories import CATEGORIES
 from cairnkv.session.access.users import UsersRefused
 from cairnkv.session.context import ServerContext
+from cairnkv.session.resp.commands.acl import RULES_MAX
 from tests.session.resp.chat import Chat
 
 
@@ -74,6 +75,11 @@ class TestUsers:
         assert reply.text.endswith(f"': {reason}")
         assert "absent" not in reply.text
         assert chat("ACL USERS") == [b"default"]
+
+    def test_number_of_rules_at_once_is_limited(self, chat: Chat) -> None:
+        assert chat("ACL SETUSER app" + " on" * RULES_MAX) == OK
+        assert chat("ACL SETUSER app" + " off" * (RULES_MAX + 1)) == Error("ERR more than 1024 rules at once")
+        assert chat("ACL GETUSER app")[:2] == [b"flags", [b"on"]]
 
     def test_names_of_users_have_no_spaces(self, chat: Chat) -> None:
         text = "ERR Usernames can't contain spaces or null characters"

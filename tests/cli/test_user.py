@@ -264,6 +264,25 @@ class TestList:
             assert terminal.wait() == 0
 
 
+def test_terminal_asks_for_a_password_twice(file: Path) -> None:
+    with Terminal("user", "add", "app", "--password") as terminal:
+        terminal.expect("password: ")
+        terminal.type("s3cret\r")
+        terminal.expect("the same again: ")
+        terminal.type("other\r")
+        terminal.expect("the two passwords differ; nothing is changed")
+        assert terminal.wait() == 2
+    assert not file.exists()
+    with Terminal("user", "add", "app", "--password") as terminal:
+        terminal.expect("password: ")
+        terminal.type("s3cret\r")
+        shown = terminal.expect("the same again: ")
+        terminal.type("s3cret\r")
+        assert terminal.wait() == 0
+        assert "s3cret" not in shown + terminal.screen
+    assert user(file).secrets[0].text.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
 def test_terminal_shows_the_token_with_a_note(file: Path) -> None:
     with Terminal("user", "add", "app") as terminal:
         terminal.expect("a running server reads it after SIGHUP or ACL LOAD")

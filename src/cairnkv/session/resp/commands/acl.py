@@ -95,6 +95,8 @@ def acl_setuser(conversation: RespConversation, arguments: Arguments) -> Value:
         except ValueError as error:
             raise Refusal(f"ERR {error}") from None
         user = User(name)
+    if len(arguments) > RULES_MAX:
+        raise Refusal(f"ERR more than {RULES_MAX} rules at once")
     rules = [rule.decode("utf-8", "surrogateescape") for rule in arguments.rest()]
     conversation.costs(COST_OF_RULE * len(rules))
     try:
@@ -104,6 +106,9 @@ def acl_setuser(conversation: RespConversation, arguments: Arguments) -> Value:
     _change(lambda: users.set(user))
     return OK
 
+
+RULES_MAX: Final = 1_024
+"""Maximum number of rules in one ACL SETUSER: tens of milliseconds of work."""
 
 COST_OF_RULE: Final = 32
 """The work of a rule, in commands of one key: it computes the names of all allowed commands."""
