@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import cairnkv
 from cairnkv.cli import fast_get
-from cairnkv.commands import MISSING, Failure, Get, Reply, failures
+from cairnkv.commands import MISSING, Auth, Failure, Get, Reply, failures
+from cairnkv.errors import LoginFailed
 from cairnkv.protocol.native import CommandFlag, StatusByte, reply_parts, write_command
 from cairnkv.testing import running_server
 from tests.cli.conftest import Call, cairn_process
@@ -53,6 +55,43 @@ def test_simple_commands_import_nothing_of_other_commands(url: str, arguments: l
 def test_built_in_frame_equals_that_of_the_codec(key: bytes) -> None:
     assert fast_get.request(key) == write_command(Get(key))
     assert fast_get.request(key, local=True) == write_command(Get(key), flags=CommandFlag.LOCAL_READ)
+
+
+@pytest.mark.parametrize("login", [b"app:s3cret", b"a:b:c", b"a:\xff", b"a:" + b"x" * 997])
+def test_built_in_login_equals_that_of_the_codec(login: bytes) -> None:
+    user, _, secret = login.partition(b":")
+    assert fast_get.login_request(login) == write_command(Auth(user, secret))
+
+
+@pytest.mark.parametrize("login", [b"", b"app", b":s3cret", b"app:", b"a:" + b"x" * 1_000])
+def test_unusual_login_is_left_to_the_client(login: bytes) -> None:
+    with pytest.raises(fast_get.NeedsClient):
+        fast_get.login_request(login)
+
+
+def test_login_uses_the_fast_path(tmp_path: Path) -> None:
+    with running_server(password="s3cret/@") as server:
+        path = tmp_path / "credentials"
+        path.touch(0o600)
+        path.write_text("default:s3cret/@\n")
+        with cairnkv.connect(server.url.replace("//", "//default:s3cret%2F%40@")) as kv:
+            kv.set("k", "v")
+        assert fast_get.get(server.url, b"k", credentials=str(path)) == b"v"
+        for credentials in (None, str(tmp_path / "missing")):
+            with pytest.raises(fast_get.NeedsClient):
+                fast_get.get(server.url, b"k", credentials=credentials)
+        path.chmod(0o640)
+        with pytest.raises(fast_get.NeedsClient):
+            fast_get.get(server.url, b"k", credentials=str(path))
+
+
+def test_refused_login_is_an_error_of_the_fast_path() -> None:
+    with running_server(password="s3cret") as server:
+        host = server.url.removeprefix("cairn://")
+        assert fast_get.get(f"cairn://default:s3cret@{host}", b"k") is None
+        with pytest.raises(LoginFailed, match="WRONGPASS") as caught:
+            fast_get.get(f"cairn://default:wrong-one@{host}", b"k")
+        assert "wrong-one" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 65_536])
@@ -99,6 +138,10 @@ def test_any_other_reply_is_left_to_the_client(reply: bytes) -> None:
         "cairn://127.0.0.1:x",
         "cairn://127.0.0.1/?timeout=1",
         "cairn://user@127.0.0.1",
+        "cairn://user:a%20b@127.0.0.1",
+        "cairn://user:é@127.0.0.1",
+        "cairn://user:a@b@127.0.0.1",
+        "cairn+unix:///run/a@b",
         "cairn+unix://relative",
         "cairn+unix:///nowhere/at/all",
         "cairns://127.0.0.1",

@@ -6,18 +6,23 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 
 import cairnkv
-from cairnkv.commands import Get, Ping, Set
+from cairnkv.commands import OK, Get, Ping, Set
 from cairnkv.protocol.native import write_command
 from cairnkv.testing import running_server
 from tests.cli.conftest import SECONDS, Call, cairn_process, command
 from tests.cli.terminal import Terminal
+from tests.client.test_sync import answer_everything
+from tests.support.scripted import Conversation, scripted
 
 
 class Tracing:
@@ -363,3 +368,43 @@ def test_redis_cli_works_through_trace(url: str, version: str) -> None:
         lines = trace.lines_up_to("status, to SET")
     assert any(line.endswith(": SET, 27 bytes") for line in lines)
     assert not any("in no frame" in line or "is unknown" in line for line in lines)
+
+
+def test_trace_connects_to_a_server_with_tls(tmp_path: Path) -> None:
+    """The clients connect without TLS. The end of a client ends its connection to the server."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    ended = threading.Event()
+
+    def serve(conversation: Conversation) -> None:
+        assert conversation.command() is not None
+        conversation.say(OK)
+        answer_everything(conversation)
+        ended.set()
+
+    with (
+        scripted(serve, tls=context) as server,
+        tracing(f"cairns://localhost:{server.port}/?ca={tmp_path / 'ca.pem'}") as trace,
+    ):
+        url = trace.url.replace("cairn://", "cairn://app:s3cret@")
+        with cairnkv.connect(url) as kv:
+            assert kv.get("greeting") == "greeting"
+        lines = "\n".join(trace.lines_up_to("#1 server, .* closed its side"))
+        assert ended.wait(SECONDS)
+        assert trace.end() == 0
+    assert "AUTH, 24 bytes" in lines
+    assert "6 bytes, not shown" in lines
+    assert "success, to GET" in lines
+    assert "s3cret" not in lines
+
+
+def test_trace_shows_why_it_does_not_trust_a_server() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with scripted(answer_everything, tls=context) as server, tracing(f"cairns://localhost:{server.port}") as trace:
+        with trace.connect() as client:
+            assert client.recv(1) == b""
+        assert "is not valid" in trace.lines_up_to("#1, ")[-1]
+        assert trace.end() == 0

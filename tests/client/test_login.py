@@ -367,3 +367,16 @@ def test_wrong_secret_counts_once_on_the_command_line() -> None:
         assert ran.returncode == 2
         assert "WRONGPASS" in ran.stderr
         assert len(server.conversations) == 1
+
+
+def test_consistency_check_refuses_a_secret_in_its_addresses() -> None:
+    """The history of a run contains the addresses."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "cairnkv", "check", "consistency", "cairn://app:s3cret@127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2
+    assert "CAIRNKV__CREDENTIALS" in ran.stderr
+    assert "s3cret" not in ran.stderr

@@ -18,7 +18,7 @@ import cairnkv
 import cairnkv.client.sync as sync_module
 from cairnkv.client.address import TlsFiles
 from cairnkv.client.tls import Tls
-from cairnkv.commands import OK, Auth, Get, Ping, Set
+from cairnkv.commands import OK, Auth, Get, Items, Ping, Set, Take, TakeAny
 from cairnkv.errors import AddressError
 from cairnkv.protocol.native import write_command
 from cairnkv.testing import running_server
@@ -370,30 +370,38 @@ def test_quiet_connection_is_used_again_and_a_closed_one_is_not(
         assert len(server.conversations) == 2
 
 
-def test_waiting_take_ends_although_tls_has_no_half_close(authority: Authority) -> None:
-    """The end of a worker ends its TAKE. The reply still arrives."""
+def test_stopped_worker_ends_its_take_although_tls_has_no_half_close(authority: Authority) -> None:
+    """The reply still arrives, so no lease is lost."""
     waits = threading.Event()
+    ended = threading.Event()
 
     def serve_take(conversation: Conversation) -> None:
-        for reply in (b"PONG", None):
-            assert conversation.command() is not None
-            if reply is not None:
-                conversation.say(reply)
-        waits.set()
-        assert conversation.command() is None, "the client has ended its side"
-        conversation.raw(bytes.fromhex("00 30 00 00 00 00"))
+        took = False
+        while (request := conversation.command()) is not None:
+            if isinstance(request.command, Take | TakeAny):
+                took = True
+                waits.set()
+            else:
+                conversation.say(b"PONG" if isinstance(request.command, Ping) else OK)
+        if took:
+            conversation.say(Items(()))
+            ended.set()
+
+    def run(worker: cairnkv.Worker[object]) -> None:
+        worker.run()
 
     with (
         scripted(serve_take, tls=authority.server()) as server,
         cairnkv.connect(authority.url(server), timeout=30) as kv,
     ):
-        found: list[object] = []
-        taker = threading.Thread(target=lambda: found.append(kv.queue("q").take(wait=0.001)))
-        taker.start()
+        worker = kv.queue("q").worker(lambda job: None)
+        running = threading.Thread(target=run, args=(worker,))
+        running.start()
         assert waits.wait(30)
-        kv._end_takes()
-        taker.join(30)
-        assert found == [None]
+        worker.stop()
+        assert ended.wait(30)
+        running.join(30)
+        assert not running.is_alive()
 
 
 def test_command_line_uses_tls(authority: Authority) -> None:

@@ -254,12 +254,23 @@ def _rate(text: str) -> float | None:
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    """Return each address of a list as a URL. Raises `AddressError`."""
+    """Return each address of a list as a URL. Raises `AddressError`, also for a secret: histories contain the URLs."""
+    from urllib.parse import quote
+
     from cairnkv.client.address import parse, shown
+    from cairnkv.errors import AddressError
+    from cairnkv.records import fields_of
 
     text = text if "://" in text else f"cairn://{text}"
+    scheme, _, rest = text.partition("://")
+    address = parse(text)
+    if "@" in rest.partition("/")[0]:
+        raise AddressError("a history contains the addresses; set CAIRNKV__CREDENTIALS instead of user and secret")
+    files = fields_of(address.tls) if address.tls is not None else {}
+    options = "&".join(f"{name}={quote(path)}" for name, path in files.items() if path is not None)
     return tuple(
-        text if isinstance(endpoint, str) else f"cairn://{shown(endpoint)}" for endpoint in parse(text).endpoints
+        text if isinstance(endpoint, str) else f"{scheme}://{shown(endpoint)}{'/?' if options else ''}{options}"
+        for endpoint in address.endpoints
     )
 
 

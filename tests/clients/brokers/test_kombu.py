@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import cairnkv
+from cairnkv.testing import running_server
 from tests.clients.brokers.programs import SECONDS
 from tests.support.raw import eventually
 
@@ -255,3 +256,27 @@ def test_connection_to_no_server_is_a_connection_error() -> None:
     with pytest.raises(kombu.exceptions.OperationalError):
         connection.ensure_connection(max_retries=1, interval_start=0)
     assert connection.as_uri() == f"cairn://127.0.0.1:{port}/?attempts=1"
+
+
+def test_connection_logs_in_and_its_url_for_loggers_hides_the_secret() -> None:
+    with running_server(password="s3cret") as server:
+        host = server.url.removeprefix("cairn://")
+        with kombu.Connection(f"cairn://default:s3cret@{host}") as connection:
+            with connection.SimpleQueue("simple") as queue:
+                queue.put("picture")
+                message = queue.get(timeout=SECONDS)
+                assert message.payload == "picture"
+                message.ack()
+            assert connection.as_uri() == f"cairn://default:***@{host}"
+            assert connection.as_uri(include_password=True) == f"cairn://default:s3cret@{host}"
+            assert "s3cret" not in repr(connection)
+        wrong = kombu.Connection(f"cairn://default:wrong-one@{host}")
+        with pytest.raises(cairnkv.LoginFailed) as caught:
+            wrong.connect()
+        assert "wrong-one" not in str(caught.value)
+
+
+def test_urls_with_tls_are_known() -> None:
+    connection = kombu.Connection("cairns://app:s3cret@db1/?ca=/etc/ca.pem")
+    assert connection.as_uri() == "cairns://app:***@db1/?ca=/etc/ca.pem"
+    assert type(connection.transport).__module__ == "cairnkv.client.brokers.kombu"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cairnkv.commands import Get, GetMany, Set
+from cairnkv.commands import Auth, Get, GetMany, Set
 from cairnkv.lab.trace.trace_format import DETAILED_FIELDS, RAW_LINES, ConnectionTrace, Line, Side
 from cairnkv.protocol.native import Response, write_command, write_response
 
@@ -118,3 +118,42 @@ def test_unfinished_frame_is_shown_at_the_end() -> None:
     assert heading == "#1 client, 1.000 s: GET, 12 bytes, not finished"
     assert key.split() == ["key", "67", "72", "65", "65", "74", "greet"]
     assert closed == "#1 client, 1.000 s: closed its side"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        write_command(Auth(b"app", b"s3cret")),
+        b"AUTH s3cret\r\n",
+        b"auth app s3cret\r\n",
+        b"HELLO 3 AUTH app s3cret\r\n",
+        b"*2\r\n$4\r\nAUTH\r\n$6\r\ns3cret\r\n",
+        b"*3\r\n$4\r\nauth\r\n$3\r\napp\r\n$6\r\ns3cret\r\n",
+        b"*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$6\r\ns3cret\r\n",
+        b"*4\r\n$3\r\nACL\r\n$7\r\nSETUSER\r\n$3\r\napp\r\n$7\r\n>s3cret\r\n",
+        b"*4\r\n$6\r\nCONFIG\r\n$3\r\nset\r\n$11\r\nrequirepass\r\n$6\r\ns3cret\r\n",
+        b"*6\r\n$6\r\nCONFIG\r\n$3\r\nSET\r\n$7\r\ntimeout\r\n$1\r\n3\r\n$11\r\nrequirepass\r\n$6\r\ns3cret\r\n",
+    ],
+)
+def test_secrets_are_not_shown(data: bytes) -> None:
+    at = data.index(b"s3cret")
+    for pieces in ([data], [data[: at + 3], data[at + 3 :]], [data[: at + 6]]):
+        conversation = ConnectionTrace("#1")
+        lines = [line for piece in pieces for line in conversation.received(Side.CLIENT, piece, 0.5)]
+        shown = "\n".join(texts([*lines, *conversation.closed(Side.CLIENT, 0.5)]))
+        assert "not shown" in shown
+        assert "s3c" not in shown
+        assert b"s3c".hex(" ") not in shown
+
+
+def test_length_of_a_secret_and_its_user_are_shown() -> None:
+    assert said(Side.CLIENT, write_command(Auth(b"app", b"s3cret"))) == [
+        "#1 client, 0.500 s: AUTH, 24 bytes",
+        "    header         00           no flags",
+        "    command        00 2c        44 = AUTH",
+        "    arguments      00 00 00 02  2 arguments",
+        "    user length    00 00 00 03  3 bytes",
+        "    user           61 70 70     app",
+        "    secret length  00 00 00 06  6 bytes",
+        "    secret         …            6 bytes, not shown",
+    ]

@@ -160,9 +160,13 @@ class Dissector(abc.ABC, Generic[_CommandT]):
         if self._partial is not None:
             self._add(self._partial)
         elif self._buffer and not self._raw:
-            self._add(Field("?", bytes(self._buffer), len(self._buffer)))
+            self._add(Field("?", bytes(self._buffer), len(self._buffer), secret=self._rest_is_secret()))
             self._buffer.clear()
         return self._finished(whole=False) if self._fields else None
+
+    def _rest_is_secret(self) -> bool:
+        """Return whether the bytes of no complete field may contain a secret."""
+        return False
 
     def _finished(self, *, whole: bool) -> Frame:
         frame = Frame(self._title, tuple(self._fields), self._size, self._omitted, whole)

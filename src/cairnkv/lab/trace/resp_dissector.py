@@ -123,6 +123,10 @@ class RedisCommandDissector(_RedisDissector):
                 self._title = _name(text)
         self._record(beginning)
 
+    def _rest_is_secret(self) -> bool:
+        arguments = bytes(self._buffer).split()
+        return any(_is_secret(arguments, position) for position in range(len(arguments)))
+
     def _record(self, arguments: list[bytes]) -> None:
         """Record a command that awaits a reply. arguments: the first ones, its name included."""
         if not arguments or self.awaited is None:
