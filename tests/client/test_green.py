@@ -1,13 +1,18 @@
 """The sync client and stores on disk in programs in which gevent or eventlet has replaced sockets and threads."""
 
 import importlib.util
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from cairnkv.testing import running_server
+from tests.support.scripted import scripted
+
+from .test_sync import answer_everything
 
 PATIENCE = 60.0
 
@@ -70,6 +75,22 @@ assert len(calls) < 50 * 50, len(calls)
 print("well")
 """
 
+TLS = """
+import sys, cairnkv
+kv = cairnkv.connect(sys.argv[1], timeout=30)
+done = []
+def ask(name):
+    for n in range(20):
+        assert kv.get(f"{name}{n}") == f"{name}{n}"
+    done.append(name)
+for name in "abc":
+    spawn(ask, name)
+while len(done) < 3:
+    sleep(0.1)  # long enough for a look at the quiet connection
+assert kv.get("k") == "k"
+print("well")
+"""
+
 ON_DISK = """
 import sys, cairnkv
 try:
@@ -102,6 +123,18 @@ def test_other_green_threads_run_while_a_call_waits(library: str) -> None:
 def test_green_threads_take_turns_and_none_waits_for_long(library: str) -> None:
     with running_server() as server:
         assert run(library, TURNS, server.url) == "well"
+
+
+@pytest.mark.parametrize("library", BEGIN)
+@pytest.mark.filterwarnings("ignore")
+def test_green_threads_share_a_connection_with_tls(library: str, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with scripted(answer_everything, tls=context) as server:
+        assert run(library, TLS, f"cairns://localhost:{server.port}/?ca={tmp_path / 'ca.pem'}") == "well"
+        assert len(server.conversations) == 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -156,7 +156,7 @@ class TlsLine(PureLine):
         self._socket.settimeout(0)
         try:
             self._socket.recv(1)
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, BlockingIOError, TimeoutError):  # the last one is of eventlet
             return True
         except OSError:
             pass
