@@ -16,6 +16,7 @@ import cairnkv
 from cairnkv.cli.cluster import _ACTIONS
 from cairnkv.lab.cluster import LocalCluster
 from cairnkv.lab.cluster.state import load
+from cairnkv.testing import running_server
 from tests.cli.conftest import SECONDS, Call
 from tests.support.raw import eventually
 from tests.support.raw_resp import Peer
@@ -172,6 +173,22 @@ def test_status_shows_nodes_with_different_users(up: tuple[Path, list[str]], cai
         assert described["hosts"][1]["node"]["users"] == other
         assert client.ask(b"ACL", b"DELUSER", b"new") == b":1\r\n"
     eventually(lambda: "users" not in cairn_here("cluster", "status", "--dir", str(directory)).out.decode())
+
+
+def test_status_of_nodes_by_their_addresses(up: tuple[Path, list[str]], cairn_here: Call, unused_url: str) -> None:
+    addresses = [address.removeprefix("cairn://") for address in LocalCluster.at(up[0]).addresses]
+    said = cairn_here("cluster", "status", "--url", f"cairn://{','.join(addresses)}")
+    assert (said.code, said.out.decode().splitlines()) == (0, [f"{address}  ready" for address in addresses])
+    away = unused_url.removeprefix("cairn://")
+    said = cairn_here("cluster", "status", "--json", "--url", f"cairn://{addresses[0]},{away}/?connect_timeout=1")
+    ready, missing = json.loads(said.out)["nodes"]
+    assert (said.code, ready["state"], ready["users"]) == (1, "ready", digest_of(f"cairn://{addresses[0]}"))
+    assert (missing["address"], missing["state"], missing["users"]) == (away, "unresponsive", "")
+    with running_server(password="s3cret") as server:
+        both = f"127.0.0.1:{server.server.port},{addresses[0]}"
+        assert "unresponsive: NOAUTH" in cairn_here("cluster", "status", "--url", f"cairn://{both}").out.decode()
+        said = cairn_here("cluster", "status", "--url", f"cairn://default:s3cret@{both}")
+        assert "the users of the nodes differ (" in said.out.decode()
 
 
 def digest_of(address: str) -> object:

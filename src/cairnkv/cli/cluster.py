@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -170,14 +170,22 @@ def _size(text: str) -> int:
 
 
 def _status(name: str, arguments: Sequence[str]) -> int:
-    parser = _parser(
+    parser = Parser(
         name,
         "Print the processes of a local cluster and their states: `ready`, or the reason why not. The states are up\n"
-        "to two seconds old. Exit code 1 if no cluster runs in the directory.",
-        "cairn cluster status --dir cluster/\ncairn cluster status --dir cluster/ --json | jq .hosts",
+        "to two seconds old. Exit code 1 if no cluster runs in the directory. With --url, ask the nodes of any\n"
+        "cluster instead; exit code 1 if one of them is not ready. Nodes with different users are shown.",
+        "cairn cluster status --dir cluster/\ncairn cluster status --dir cluster/ --json | jq .hosts\n"
+        "cairn cluster status --url cairn://db1,db2,db3",
     )
+    parser.option("--dir", path, "DIR", "the local cluster's directory")
+    parser.option("--url", str, "URL", "addresses of the nodes: cairn://HOST,HOST,HOST")
     parser.switch("--json", "print JSON")
     options = parser.parse_args(arguments)
+    if (options.dir is None) == (options.url is None):
+        parser.error("name a local cluster by --dir DIR, or nodes by --url URL")
+    if options.url is not None:
+        return _status_of_nodes(options.url, as_json=options.json)
     from cairnkv.lab.cluster import ClusterError, LocalCluster
 
     try:
@@ -190,6 +198,30 @@ def _status(name: str, arguments: Sequence[str]) -> int:
     else:
         _show(cluster)
     return FOUND
+
+
+def _status_of_nodes(url: str, *, as_json: bool) -> int:
+    from cairnkv.client.address import parse
+    from cairnkv.lab.cluster.health import probe_all
+    from cairnkv.lab.cluster.hosts import State
+
+    found = list(probe_all(parse(url)))
+    if as_json:
+        put_json(
+            {
+                "nodes": [
+                    {"address": address, "state": node.state.value, "why": node.why, "users": node.users}
+                    for address, node in found
+                ]
+            }
+        )
+    else:
+        width = max(len(address) for address, _ in found)
+        for address, node in found:
+            state = styled(node.state.value, _STYLES.get(node.state.value, RED))
+            print(f"{address:<{width}}  {state}{f': {node.why}' if node.why else ''}")
+        _print_differing_users((address, node.users) for address, node in found)
+    return FOUND if all(node.state is State.READY for _, node in found) else NOT_FOUND
 
 
 def _described(cluster: "LocalCluster") -> dict[str, Any]:
@@ -215,20 +247,19 @@ def _show(cluster: "LocalCluster") -> None:
     print(styled(f"{heading}  state", BOLD))
     for line, (host, process) in zip(lines, shown, strict=True):
         print(f"{line}  {_state(host, process)}")
-    if differing := _differing_users(cluster):
-        print(styled(differing, RED))
+    _print_differing_users((host.node.name, host.node.users) for host in cluster.hosts)
 
 
-def _differing_users(cluster: "LocalCluster") -> str:
-    """Return a text about nodes that have different users, or an empty text."""
+def _print_differing_users(digests: Iterable[tuple[str, str]]) -> None:
+    """Print a line if nodes have different users. digests: each node with the digest of its users, if known."""
     nodes: dict[str, list[str]] = {}
-    for host in cluster.hosts:
-        if host.node.users:
-            nodes.setdefault(host.node.users, []).append(host.node.name)
-    if len(nodes) <= 1:
-        return ""
-    groups = "; ".join(f"{' and '.join(names)}: {digest}" for digest, names in nodes.items())
-    return f"the users of the nodes differ ({groups}): give all nodes the same users file, and send SIGHUP to each"
+    for name, digest in digests:
+        if digest:
+            nodes.setdefault(digest, []).append(name)
+    if len(nodes) > 1:
+        groups = "; ".join(f"{' and '.join(names)}: {digest}" for digest, names in nodes.items())
+        text = f"the users of the nodes differ ({groups}): give all nodes the same users file, and send SIGHUP to each"
+        print(styled(text, RED))
 
 
 def _state(host: "Host", process: "Process") -> str:

@@ -6,11 +6,13 @@ ready.
 Out of scope: the schedule of probes and the notes for the user (`watch`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import cairnkv
+from cairnkv.client.address import Address, shown
+from cairnkv.client.codec import key_codec, value_codec
 from cairnkv.lab.cluster.hosts import State
 from cairnkv.records import record, replace
 from cairnkv.replication.store import Remedy
@@ -85,9 +87,24 @@ def probe(address: str) -> Health:
     """Return the health of the node at an address. A node that refuses INFO counts as ready."""
     try:
         with cairnkv.connect(address, timeout=PROBE_TIMEOUT, connect_timeout=PROBE_TIMEOUT, attempts=1) as node:
-            info = node.info()
-            return replace(health(info), users=str(info.get("users_digest", "")))
+            return _health_of(node)
     except (cairnkv.Unavailable, cairnkv.OutcomeUnknown, OSError):
         return UNRESPONSIVE
     except cairnkv.CairnError:
         return READY
+
+
+def probe_all(address: Address) -> Iterator[tuple[str, Health]]:
+    """Yield each endpoint of an address with the health of its node, which logs in as the address does."""
+    for endpoint in address.endpoints:
+        one = replace(address, endpoints=(endpoint,), attempts=1)
+        try:
+            with cairnkv.Client(one, key_codec("bytes"), value_codec("bytes")) as node:
+                yield shown(endpoint), _health_of(node)
+        except (cairnkv.CairnError, OSError) as error:
+            yield shown(endpoint), Health(State.UNRESPONSIVE, str(error))
+
+
+def _health_of(node: "cairnkv.Client[Any, Any]") -> Health:
+    info = node.info()
+    return replace(health(info), users=str(info.get("users_digest", "")))
