@@ -1,8 +1,8 @@
 """Build the native path, if this computer has a compiler. pyproject.toml has everything else.
 
 Without a compiler or Python's headers, or if the compilation fails, the installation succeeds with the pure Python
-path. `cairnkv.features()`, `make` and `cairn serve` show which path is in use, because pip prints nothing about a
-successful build.
+path. Without OpenSSL's headers only TLS stays on it. `cairnkv.features()`, `make` and `cairn serve` show which path is
+in use, because pip prints nothing about a successful build.
 """
 
 import os
@@ -68,12 +68,15 @@ def extensions() -> list[Extension]:
         "cairnkv.client.exchange_native": "src/cairnkv/client/exchange_native.pyx",
         "cairnkv.client.aio.reply_future_native": "src/cairnkv/client/aio/reply_future_native.pyx",
     }
+    tls = "cairnkv.server.tls_native"
+    modules[tls] = "src/cairnkv/server/tls_native.pyx"  # without OpenSSL's headers, Python's ssl takes its place
     shared = [str(path) for kind in ("*.pxd", "*.h") for path in sorted(Path("src").rglob(kind))]
     return [
         Extension(
             name,
             [source],
             include_dirs=["src/cairnkv/engine"],
+            libraries=["ssl", "crypto"] if name == tls else [],
             depends=shared,  # all of them, because modules use the declarations of others
             extra_compile_args=["-O3"],
         )

@@ -1114,7 +1114,11 @@ def results(run: Run) -> dict[str, Any]:
                 "memory_gib": round(int(memory_total[1]) / 2**20, 1) if memory_total else None,
                 "kernel": f"{platform.system()} {platform.release()}",
             },
-            "cairnkv": {"version": VERSION, "runs_on": " path on ".join(features().values()), "commit": commit()},
+            "cairnkv": {
+                "version": VERSION,
+                "runs_on": f"{features()['path']} path on {features()['loop']}",
+                "commit": commit(),
+            },
             "versions": {
                 "python": platform.python_version(),
                 "redis-server": version("redis-server"),

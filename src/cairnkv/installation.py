@@ -30,11 +30,20 @@ NATIVE_MODULES: Final = (
 )
 """The compiled modules."""
 
+NATIVE_TLS: Final = "cairnkv.server.tls_native"
+"""The compiled module of TLS, which is missing if the computer that compiled had no headers of OpenSSL."""
+
 
 @functools.cache
 def native_path_in_use() -> bool:
     """Return whether the native path is installed and enabled. Raises `OptionError` for an invalid variable."""
     return not _pure_is_wanted() and all(map(_is_installed, NATIVE_MODULES))
+
+
+@functools.cache
+def native_tls_in_use() -> bool:
+    """Return whether the native path encrypts with libssl. Otherwise servers encrypt with Python's `ssl`."""
+    return native_path_in_use() and _is_installed(NATIVE_TLS)
 
 
 def _pure_is_wanted() -> bool:
@@ -59,12 +68,12 @@ def _is_installed(name: str) -> bool:
 
 @functools.cache
 def features() -> dict[str, str]:
-    """Return what is in use: the native or the pure Python path, and the event loop of servers.
+    """Return what is in use: the native or the pure Python path, the event loop of servers, and the library of TLS.
 
     >>> features()["path"] in ("native", "pure Python")
     True
     """
-    return {"path": "native" if native_path_in_use() else "pure Python", "loop": _loop()}
+    return {"path": "native" if native_path_in_use() else "pure Python", "loop": _loop(), "tls": _tls()}
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -101,6 +110,10 @@ def _loop() -> str:
 
         return f"uvloop {importlib.metadata.version('uvloop')}"
     return _asyncio()
+
+
+def _tls() -> str:
+    return "libssl" if native_tls_in_use() else "ssl of Python"
 
 
 def _asyncio() -> str:

@@ -200,6 +200,19 @@ FRAME_TIMEOUT: Final = 30.0
 STALL_TIMEOUT: Final = 60.0
 """Default for the seconds after which the server closes the connection of a client that reads none of its replies."""
 
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds from a connection to the end of its TLS handshake."""
+
+HANDSHAKES_TOGETHER: Final = 4
+"""Steps of TLS handshakes between two visits of all other clients: about two milliseconds."""
+
+TLS_CONTROL_MAX: Final = 32 * KIB
+"""Maximum bytes that a client sends through TLS without a byte of data: two records, or about 1,200 changes of the key,
+which would take the server some milliseconds."""
+
+TLS_LOOK_SECONDS: Final = 60.0
+"""Seconds between two looks at the files of the server's certificate."""
+
 DRAIN_TIMEOUT: Final = 5.0
 """Seconds that a stopping server waits for clients to read their last replies."""
 

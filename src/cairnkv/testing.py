@@ -96,7 +96,7 @@ class RunningServer:
         self.url = server.addresses[0]
         self.address: tuple[str, int] | None = None
         if not server.settings.no_tcp:
-            host, _, port = self.url.removeprefix("cairn://").rpartition(":")
+            host, _, port = self.url.partition("://")[2].rpartition(":")
             self.address = host.strip("[]"), int(port)
         self.loop = loop
 

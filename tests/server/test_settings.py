@@ -19,7 +19,9 @@ from cairnkv.server.settings import (
     NOT_OPTIONS,
     OPTIONS,
     LogLevel,
+    PlainText,
     Settings,
+    UserFrom,
     ignored_variables,
     is_loopback,
     load,
@@ -70,7 +72,8 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
 }
 """Of each option, three texts and what they mean."""
 
-TOGETHER = {"cluster", "nats_cert", "nats_key", "password_file"}
+TLS = {"tls_cert", "tls_key", "tls_client_ca", "tls_user_from", "plain_text"}
+TOGETHER = {"cluster", "nats_cert", "nats_key", "password_file", *TLS}
 """Those that cannot stand alone. `test_secrets` tests `password_file`, which names a file that must exist."""
 
 
@@ -116,6 +119,25 @@ def test_options_of_a_node() -> None:
         changed = {name: text for name, text in (flags | wrong).items() if text is not None}
         with pytest.raises(OptionError):
             load(changed, environment={})
+
+
+def test_options_of_tls() -> None:
+    flags = {"tls_cert": "c", "tls_key": "k", "tls_client_ca": "ca", "tls_user_from": "uri", "plain_text": "never"}
+    settings = load(flags, environment={})
+    assert (settings.tls_cert, settings.tls_key, settings.tls_client_ca) == ("c", "k", "ca")
+    assert (settings.tls_user_from, settings.plain_text) == (UserFrom.URI, PlainText.NEVER)
+    for alone in ("tls_cert", "tls_key", "tls_client_ca", "tls_user_from", "plain_text"):
+        with pytest.raises(OptionError):
+            load({alone: flags[alone]}, environment={})
+
+
+def test_certificates_of_clients_are_an_authentication() -> None:
+    flags = {"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}
+    with pytest.raises(OptionError, match="no password"):
+        load(flags, environment={})
+    load(flags | {"tls_client_ca": "ca"}, environment={})
+    with pytest.raises(OptionError, match="no password"):
+        load(flags | {"tls_client_ca": "ca", "plain_text": "always"}, environment={})
 
 
 def test_option_file_may_have_numbers_and_booleans(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from cairnkv.installation import PURE_VARIABLE, features, native_path_in_use
+from cairnkv.installation import PURE_VARIABLE, features, native_path_in_use, native_tls_in_use
 
 BUILT: Final = importlib.util.find_spec("cairnkv.session.executor_native") is not None
 native_only: Final = pytest.mark.skipif(not BUILT, reason="the native modules were not built here")
@@ -42,6 +42,7 @@ def use(path: str, patch: pytest.MonkeyPatch) -> None:
     """Use a path in this process and in the processes that it starts."""
     patch.setenv(PURE_VARIABLE, "1" if path == "pure" else "0")
     native_path_in_use.cache_clear()
+    native_tls_in_use.cache_clear()
     features.cache_clear()
     if BUILT:
         for importer, names in CHOSEN_AT_IMPORT.items():
@@ -56,6 +57,7 @@ def on_path(path: str) -> Iterator[None]:
         use(path, patch)
         yield
     native_path_in_use.cache_clear()
+    native_tls_in_use.cache_clear()
     features.cache_clear()
 
 

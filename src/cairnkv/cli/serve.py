@@ -20,7 +20,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     parser = Parser(
         name,
         description="Run a server in the foreground. On SIGINT, SIGTERM or SIGHUP the server replies to the commands\n"
-        "that it has read, and stops. With --users, SIGHUP makes it read the users file again instead.\n\n"
+        "that it has read, and stops. With --users or --tls-cert, SIGHUP makes it read these files again instead.\n\n"
         f"You can set each option as a flag (--max-value 16MiB), in the environment ({ENVIRONMENT_PREFIX}MAX_VALUE="
         '16MiB)\nor in a TOML file (max-value = "16MiB"). A flag takes precedence over the environment, and the\n'
         "environment over the file.",

@@ -139,6 +139,12 @@ WRONGPASS = Code(
     "WRONGPASS", Fault.CALLER, "AUTH names no enabled user, or the secret is wrong. The login does not change."
 )
 NOPERM = Code("NOPERM", Fault.CALLER, "The user has no right for the command, or for a key that it names.")
+NEEDTLS = Code(
+    "NEEDTLS",
+    Fault.CALLER,
+    "The server takes no plain text from this address. Connect with TLS.",
+    closes=True,
+)
 UNDONE = Code(
     "UNDONE",
     Fault.SERVER,

@@ -18,19 +18,21 @@ from cairnkv.limits import (
     CLIENT_UNSENT_MAX,
     DISCARD_BYTES,
     DISCARD_TIMEOUT,
+    HANDSHAKE_TIMEOUT,
     KEEPALIVE_TIMEOUT,
     LOGIN_TIMEOUT,
     READ_AHEAD_MAX,
     UNSENT_PAUSE,
 )
 from cairnkv.server.fair_share import UNIX, Scheduler, network_of
-from cairnkv.server.loop import PolledLoop
-from cairnkv.server.settings import Settings
+from cairnkv.server.settings import PlainText, Settings, is_loopback
+from cairnkv.server.tls import CertificateRefused, Certificates, user_of
 from cairnkv.session import CLIENT_LOGGER, NativePathSettings, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING:
     from cairnkv.server.poller_native import Transport as PolledTransport
+    from cairnkv.server.tls_transport import TlsTransport
     from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.server")
@@ -50,6 +52,10 @@ class Host(Protocol):
     """The interface of the server for its connections."""
 
     settings: Settings
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """The certificate; None: the server has no TLS."""
 
     @property
     def scheduler(self) -> Scheduler:
@@ -80,6 +86,8 @@ class Connection(asyncio.Protocol, Peer):
         self._transport: asyncio.Transport
         self._slice_is_due = False  # whether a slice is scheduled
         self._polled: PolledTransport | None = None  # the transport, if it is the native path's
+        self._tls: PolledTransport | TlsTransport | None = None  # the transport, if the client may begin TLS
+        self._refuses_plain_text = False
         self._native_path_set: NativePathSettings | None = None  # the settings that it got last
         self._reading = True
         self._writing_paused = False  # whether the client does not read its replies
@@ -95,6 +103,8 @@ class Connection(asyncio.Protocol, Peer):
         self._frame_since: tuple[int, float] | None = None  # an incomplete frame: its begin, and since when
         self._connected_at = self._heard
         self._stranger_since: float | None = None  # since when the client must log in
+        self.certificate_user: bytes | None = None
+        """The user that the client's certificate names."""
         self.name = "?"
         self.network = UNIX
         """The client's address for limits, by `network_of`."""
@@ -103,9 +113,7 @@ class Connection(asyncio.Protocol, Peer):
     # -- events of the transport ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
-        if isinstance(self._loop, PolledLoop):
-            self._polled = cast("PolledTransport", transport)
+        self._use(cast(asyncio.Transport, transport))  # uvloop's only look like one
         connected = self._transport.get_extra_info("socket")
         self.local_address = _name(connected.getsockname())
         self.is_local = connected.family == socket.AF_UNIX
@@ -121,13 +129,36 @@ class Connection(asyncio.Protocol, Peer):
         self.address = _name(address) or self.local_address
         self.name = self.address
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
+        if (certificates := self._server.certificates) is not None:
+            if self._polled is None:
+                self._tls = cast("TlsTransport", transport)
+            else:
+                self._tls = self._polled
+                self._polled.offer_tls(certificates.identity.native)
+            self._refuses_plain_text = not self._may_speak_plainly(address)
         refusal = self._server.connected(self)
         if refusal is not None:
             self.session.refuse(refusal)
         self._watch_frame()
 
+    def _use(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        if hasattr(transport, "set_native_path"):
+            self._polled = cast("PolledTransport", transport)
+
+    def _may_speak_plainly(self, address: tuple[str, int] | None) -> bool:
+        policy = self._server.settings.plain_text
+        if self.is_local or policy is PlainText.ALWAYS:
+            return True
+        return policy is PlainText.AUTO and address is not None and is_loopback(address[0])
+
     def data_received(self, data: bytes | memoryview) -> None:
         self._heard = self._loop.time()
+        if self._refuses_plain_text:
+            self._refuses_plain_text = False
+            if self._tls is None or not self._tls.is_encrypted:
+                text = "the server takes no plain text from this address; connect with TLS (cairns://, rediss://)"
+                self.session.refuse(Failure(failures.NEEDTLS, text))
         if self._discarded is not None or self.session.state is not State.OPEN:
             self._discard(len(data))
             return
@@ -165,6 +196,36 @@ class Connection(asyncio.Protocol, Peer):
         self._server.disconnected(self)
         if exc is not None:
             logger.debug("%s: %s", self.name, exc)
+
+    # -- events of TLS ----------------------------------------------------------------------------------------
+
+    def secured(self) -> None:
+        """The handshake is complete."""
+        certificates = self._server.certificates
+        assert certificates is not None
+        assert self._tls is not None
+        certificates.handshakes += 1
+        self._heard = self._loop.time()
+        source = self._server.settings.tls_user_from
+        try:
+            self.certificate_user = user_of(self._tls.peer_names(), source)
+        except (CertificateRefused, ValueError) as error:  # ValueError: a name that is not UTF-8
+            logger.info("%s: refused: %s", self.name, error)
+            self.session.refuse(Failure(failures.NOAUTH, str(error)))
+
+    def tls_failed(self, reason: str) -> None:
+        """TLS has failed, and the transport closes."""
+        certificates = self._server.certificates
+        assert certificates is not None
+        assert self._tls is not None
+        if self._tls.is_handshaking:
+            certificates.failed_handshakes += 1
+        logger.info("%s: closed: TLS: %s", self.name, reason)
+
+    def without_tls(self, transport: asyncio.Transport) -> None:
+        """The client speaks plain text through this transport, which was below the other one."""
+        self._tls = None
+        self._use(transport)
 
     # -- interface for other clients --------------------------------------------------------------------------
 
@@ -249,6 +310,10 @@ class Connection(asyncio.Protocol, Peer):
         if not unsent or not self._unsent_before or taken > self._taken_before:
             self._took = now  # a client that sends commands may still read no replies
         self._unsent_before, self._taken_before = unsent, taken
+        if self._tls is not None and self._tls.is_handshaking:
+            if now - self._connected_at >= HANDSHAKE_TIMEOUT:
+                self.abort(f"the TLS handshake took more than {HANDSHAKE_TIMEOUT:g} s", level=logging.INFO)
+            return
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
             self.session.send_refusal()

@@ -30,6 +30,11 @@ CHANGEABLE: Final = (
     "frame_timeout",
     "stall_timeout",
     "drain_timeout",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "plain_text",
+    "tls_user_from",
 )
 """Settings that can change while the server runs."""
 
@@ -45,7 +50,7 @@ class Configured(Protocol):
     def port(self) -> int:
         """The TCP port; 0: none."""
 
-    def change(self, settings: Settings) -> None:
+    def change(self, settings: Settings, *, reload_tls: bool = False) -> None:
         """Use other settings. Raises `OptionError` if the system does not allow them."""
 
 
@@ -109,6 +114,9 @@ NAMES: Final[dict[str, _Named]] = {
     "maxclients": _of_setting("max_connections", _number(1, 1_000_000)),
     "timeout": _of_setting("idle_timeout", _number(0, 2**31 - 1)),
     "requirepass": _of_setting("password", lambda text: text or None, lambda password: password or ""),
+    "tls-cert-file": _of_setting("tls_cert", lambda text: text or None, lambda path: path or ""),
+    "tls-key-file": _of_setting("tls_key", lambda text: text or None, lambda path: path or ""),
+    "tls-ca-cert-file": _of_setting("tls_client_ca", lambda text: text or None, lambda path: path or ""),
     "port": _Named(lambda server: str(server.port)),
     "bind": _Named(lambda server: "" if server.settings.no_tcp else server.settings.host),
     "unixsocket": _Named(lambda server: server.settings.unix or ""),
@@ -191,6 +199,7 @@ class ServerOptions(Options):
             except ValueError as error:
                 raise OptionRefused(name, str(error)) from None
         try:
-            self._server.change(dataclasses.replace(self._server.settings, **changes))
+            settings = dataclasses.replace(self._server.settings, **changes)
+            self._server.change(settings, reload_tls=any(setting.startswith("tls_") for setting in changes))
         except OptionError as error:
             raise OptionRefused(name, str(error)) from None

@@ -15,7 +15,13 @@ all other code gets the buffer from `_free_buffer`, which serves them first. Pyt
 any client, so each round of `_serve_together` checks again which of them the executor may serve; it never reaches the
 buffer, since `poll` refuses to be called by code that it calls.
 
-Out of scope: TLS, and systems without epoll, where asyncio's or uvloop's transports serve the same connections.
+With TLS, a `Stream` decrypts the received bytes into the receive buffer, and encrypts all replies of a client at once.
+It takes all bytes that were received for it, and as many decrypted bytes come out; `RECORD_ROOM` covers a record that
+was incomplete. So no decrypted bytes wait outside of the receive buffer, and epoll reports all others. Handshakes take
+long, so they wait in `_handshakes`: a few steps follow the other clients of a wake-up, the newest first.
+
+Out of scope: the library of TLS (`tls_native.pyx`), and systems without epoll, where asyncio's or uvloop's transports
+serve the same connections.
 """
 
 import os
@@ -25,14 +31,14 @@ import socket
 cimport cython
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, EPROTO, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -47,6 +53,8 @@ from cairnkv.session.executor_native cimport (
     Waiting,
 )
 from cairnkv.store.pending_native cimport PendingBatch
+
+from cairnkv.limits import HANDSHAKES_TOGETHER
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data_t:
@@ -63,7 +71,7 @@ cdef extern from "sys/epoll.h" nogil:
 cdef extern from "sys/socket.h" nogil:
     Py_ssize_t recv(int fd, void *buffer, size_t length, int flags)
     Py_ssize_t send(int fd, const void *buffer, size_t length, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
+    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
 
 cdef extern from *:
     """
@@ -75,6 +83,12 @@ cdef extern from *:
     #endif
     """
     const bint CAIRNKV_SHARES_BUFFER
+
+cdef extern from *:
+    """
+    static void errno_set(int number) { errno = number; }
+    """
+    void errno_set(int number) noexcept nogil
 
 cdef enum:
     RECEIVE_BYTES = 262144  # received from a client at once
@@ -89,6 +103,11 @@ cdef enum:
     PIECES_MAX = 512  # of replies in one call; the system accepts 1,024
     PENDING_MAX = 256  # maximum pending batches of a client; beyond it they go to its session
     PENDING_BYTES_MAX = 262144  # and their maximum bytes
+    TLS_FIRST_BYTE = 0x16  # of a TLS handshake (RFC 8446, 5.1); no command of either protocol begins with it
+    HANDSHAKE_BYTES = 32768  # received for one step of a handshake
+    ALONE_BYTES = 16384  # minimum bytes of a piece that is encrypted without others
+
+cdef int HANDSHAKES_MAX = HANDSHAKES_TOGETHER
 
 
 cdef int _receive_bytes_for(Py_ssize_t frame_bytes) noexcept nogil:
@@ -102,6 +121,36 @@ cdef double monotonic() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef class Stream:
+    """The TLS of one client, in a class of the module that has the library."""
+
+    cdef int handshake(self) noexcept nogil:
+        return -1
+
+    cdef Py_ssize_t decrypt(self, unsigned char *plaintext, Py_ssize_t room) noexcept nogil:
+        self.failed = True
+        return 0
+
+    cdef bint encrypt(self, const char *plaintext, Py_ssize_t size) noexcept nogil:
+        return False
+
+    cdef int end(self) noexcept nogil:
+        return 0
+
+    cdef str reason(self):
+        return "there is no library"
+
+    cdef tuple names(self):
+        return (), ()
+
+
+cdef class StreamFactory:
+    """A certificate, in a class of the module that has the library."""
+
+    cdef Stream new_stream(self, Ciphertext *ciphertext):
+        return Stream()
 
 
 cdef class Poller:
@@ -120,6 +169,8 @@ cdef class Poller:
     cdef dict _transports  # by descriptor
     cdef PyObject **_clients  # the same, borrowed, for a look-up without Python
     cdef int _clients_size
+    cdef Ciphertext _ciphertext  # of all clients with TLS
+    cdef dict _handshakes  # transports that wait for a step of their handshake, the newest last
     cdef bint _called  # whether Python code was called, which may have something for asyncio to do
     cdef bint _polling  # whether `poll` runs
     cdef object _stop  # a SystemExit or KeyboardInterrupt of a protocol, until `poll` raises it
@@ -135,11 +186,14 @@ cdef class Poller:
     def __dealloc__(self):
         PyMem_Free(self._received)
         PyMem_Free(self._clients)
+        PyMem_Free(self._ciphertext.received)
+        PyMem_Free(self._ciphertext.to_send)
 
     def __init__(self, int epoll):
         """epoll: the descriptor of the selector's epoll set."""
         self._epoll = epoll
         self._transports = {}
+        self._handshakes = {}
 
     def poll(self, double timeout):
         """Wait for asyncio's descriptors, and serve clients meanwhile. timeout: in seconds; below 0: none.
@@ -167,6 +221,8 @@ cdef class Poller:
         deadline = self._now + timeout
         while True:
             milliseconds = -1 if timeout < 0 else 0 if left <= 0 else <int>(left * 1000 + 0.999) if left < 86400 else 86400000
+            if self._handshakes:
+                milliseconds = 0
             with nogil:
                 count = epoll_wait(self._epoll, self._events, EVENTS_MAX, milliseconds)
             if count < 0:
@@ -184,6 +240,8 @@ cdef class Poller:
                     ready.append((fd, self._events[at].events))
             if self._together:
                 self._serve_together()
+            if self._handshakes:
+                self._continue_handshakes()
             self._raise_stop()
             if ready or self._called:
                 return ready
@@ -211,7 +269,17 @@ cdef class Poller:
         if events != EPOLLIN or not transport._is_plain():
             return transport._serve(events)
         room = min(transport._receive_bytes, RECEIVE_LONG_BYTES - self._filled)
-        if transport._shares:
+        if transport._stream is not None:
+            if transport._end_said:
+                return transport._serve(events)
+            received = transport._receive_encrypted(self._received + self._filled, RECEIVE_LONG_BYTES - self._filled, room)
+            if transport._lost:
+                return 0
+            if received <= 0 or transport._stream.ended or transport._stream.failed:
+                if received < 0 and (errno == EAGAIN or errno == EINTR):
+                    return 0
+                return self._serve_end_of_stream(transport, received)
+        elif transport._shares:
             with nogil:
                 received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
         else:
@@ -228,6 +296,39 @@ cdef class Poller:
         self._senders[self._together] = <PyObject *>transport
         self._together += 1
         self._filled += received
+        return 0
+
+    cdef int _serve_end_of_stream(self, Transport transport, Py_ssize_t received) except -1:
+        """Serve a client whose stream has ended or failed, behind the gathered clients."""
+        cdef Py_ssize_t at = self._filled
+        cdef int number = errno
+        if self._together:
+            self._serve_together()  # nothing overwrites the bytes behind those of the gathered clients
+        return transport._bring_decrypted(self._received + at, received, number)
+
+    cdef Ciphertext *_ciphertext_room(self) except NULL:
+        """Return the memory for encrypted bytes."""
+        if self._ciphertext.received is NULL:
+            self._ciphertext.received = <unsigned char *>PyMem_Malloc(CIPHERTEXT_BYTES)
+        if self._ciphertext.to_send is NULL:
+            self._ciphertext.to_send = <unsigned char *>PyMem_Malloc(CIPHERTEXT_BYTES)
+        if self._ciphertext.received is NULL or self._ciphertext.to_send is NULL:
+            raise MemoryError
+        return &self._ciphertext
+
+    cdef int _continue_handshakes(self) except -1:
+        """Do some steps of handshakes, the newest first. The sockets of the others are not watched meanwhile."""
+        cdef Transport transport
+        cdef int steps = 0
+        while self._handshakes and steps < HANDSHAKES_MAX:
+            transport = self._handshakes.popitem()[0]
+            transport._waits_for_step = False
+            transport._continue_handshake()
+            steps += 1
+        for transport in reversed(self._handshakes):
+            if not transport._interest & EPOLLIN:
+                break  # so are all older ones
+            transport._watch()
         return 0
 
     cdef unsigned char *_free_buffer(self) except NULL:
@@ -360,6 +461,12 @@ cdef class Transport:
     cdef Py_ssize_t _unsent_at  # the accepted part of the first piece
     cdef Py_ssize_t _unsent_size
     cdef Py_ssize_t _high, _low
+    cdef StreamFactory _offered  # the certificate for a client that may begin TLS
+    cdef Stream _stream  # None: plain text, or not decided yet
+    cdef bint _waits_for_step  # whether the transport is in the poller's `_handshakes`
+    cdef bint _end_said  # whether close_notify was sent: the client's further bytes are not decrypted
+    cdef bytes _sealed  # encrypted bytes that the system has not accepted; `_unsent_size` counts them too
+    cdef Py_ssize_t _sealed_at  # the accepted part of them
     cdef Py_ssize_t _read_next  # maximum bytes; 0: as the room allows
     cdef uint32_t _interest
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
@@ -409,6 +516,27 @@ cdef class Transport:
     def is_closing(self):
         return self._closing
 
+    def offer_tls(self, StreamFactory certificate not None):
+        """Let the client begin TLS by its first byte."""
+        self._offered = certificate
+
+    @property
+    def is_encrypted(self):
+        """Whether the client speaks TLS."""
+        return self._stream is not None
+
+    @property
+    def is_handshaking(self):
+        """Whether the client has begun a handshake that is not complete."""
+        return self._stream is not None and not self._stream.established
+
+    def peer_names(self):
+        """Return the names in the client's certificate: (common names, URIs)."""
+        return self._stream.names()
+
+    def set_protocol(self, protocol):
+        self._protocol = protocol
+
     def pause_reading(self):
         self._reading = False
         self._watch()
@@ -420,9 +548,10 @@ cdef class Transport:
     def write(self, data):
         if self._lost or self._end_wanted or not data:
             return
-        if not self._unsent_size:
-            data = self._send(data)
+        if not self._unsent_size and (self._stream is None or self._stream.established):
+            data = self._send(data) if self._stream is None else self._encrypt_and_send(data)
             if data is None:
+                self._check_high()  # of what `_sealed` holds
                 return
         self._unsent.append(data)
         self._unsent_size += len(data)
@@ -450,10 +579,10 @@ cdef class Transport:
         if not self._closing:
             self._closing = True
             self._reading = False
-            if self._unsent_size:
+            if self._unsent_size and not (self._stream is not None and not self._stream.established):
                 self._watch()
             else:
-                self._lose(None)
+                self._close_now()
 
     def abort(self):
         self._closing = True
@@ -583,6 +712,7 @@ cdef class Transport:
         """Handle the events of one wake-up. Errors of the protocol go to the loop's handler."""
         cdef Py_ssize_t received, size
         cdef unsigned char *buffer = self._poller._free_buffer()
+        cdef unsigned char first = 0
         Py_INCREF(self)
         try:
             if events & EPOLLOUT:
@@ -593,8 +723,21 @@ cdef class Transport:
                 return 0
             if not events & (EPOLLIN | EPOLLERR | EPOLLHUP):
                 return 0
+            if self._offered is not None:
+                if recv(self._fd, &first, 1, MSG_DONTWAIT | MSG_PEEK) == 1:
+                    if first == TLS_FIRST_BYTE:
+                        self._stream = self._offered.new_stream(self._poller._ciphertext_room())
+                    self._offered = None
+            if self._stream is not None and not self._stream.established:
+                if not self._waits_for_step:
+                    self._waits_for_step = True
+                    self._poller._handshakes[self] = None
+                return 0
             size = min(RECEIVE_BYTES, self._read_next) if self._read_next else RECEIVE_BYTES
             self._read_next = 0
+            if self._stream is not None and not self._end_said:
+                received = self._receive_encrypted(buffer, RECEIVE_LONG_BYTES, RECEIVE_BYTES)
+                return self._bring_decrypted(buffer, received, errno)
             received = recv(self._fd, buffer, size, MSG_DONTWAIT)
             if received < 0:
                 if errno != EAGAIN and errno != EINTR:
@@ -609,6 +752,229 @@ cdef class Transport:
         finally:
             Py_DECREF(self)
         return 0
+
+    # -- TLS --------------------------------------------------------------------------------------------------
+
+    cdef int _continue_handshake(self) except -1:
+        """Receive, and do a step of the handshake. Its last bytes may be followed by data."""
+        cdef Stream stream = self._stream  # an own reference, here and below: `_lose` and Python code change the attribute
+        cdef Ciphertext *ciphertext = stream.ciphertext
+        cdef unsigned char *buffer = self._poller._free_buffer()
+        cdef Py_ssize_t received
+        cdef int done
+        if self._lost:
+            return 0
+        try:
+            received = recv(self._fd, ciphertext.received, HANDSHAKE_BYTES, MSG_DONTWAIT)
+            if received <= 0:
+                if received == 0:
+                    self._lose(ConnectionResetError("the client has disconnected during the TLS handshake"))
+                elif errno != EAGAIN and errno != EINTR:
+                    self._lose(OSError(errno, os.strerror(errno)))
+                else:
+                    self._watch()
+                return 0
+            self.heard = self._poller._now
+            ciphertext.received_at = 0
+            ciphertext.received_size = received
+            with nogil:
+                done = stream.handshake()
+            received = stream.decrypt(buffer, RECEIVE_LONG_BYTES) if done == 1 else 0
+            ciphertext.received_at = ciphertext.received_size = 0
+            self._send_sealed()
+            if done < 0:
+                self._poller._called = True
+                self._protocol.tls_failed(stream.reason())
+                self._lose(None)
+                return 0
+            self._watch()
+            if done == 1 and not self._lost:
+                self._poller._called = True
+                self._protocol.secured()
+                self._flush()
+                if received or stream.ended or stream.failed:
+                    self._bring_decrypted(buffer, received, 0)
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
+    cdef Py_ssize_t _receive_encrypted(self, unsigned char *buffer, Py_ssize_t room, Py_ssize_t wanted) noexcept:
+        """Receive and decrypt about as many bytes as wanted. Returns 0 at the end of the stream, or -1 and sets errno.
+
+        Decrypted bytes may come with the end of the stream, or a failure of it.
+        """
+        cdef Stream stream = self._stream
+        cdef Ciphertext *ciphertext = stream.ciphertext
+        cdef Py_ssize_t received
+        wanted = min(min(wanted, <Py_ssize_t>CIPHERTEXT_BYTES), room - RECORD_ROOM)
+        if self._shares:
+            with nogil:
+                received = recv(self._fd, ciphertext.received, wanted, MSG_DONTWAIT)
+        else:
+            received = recv(self._fd, ciphertext.received, wanted, MSG_DONTWAIT)
+        if received <= 0:
+            return received
+        self.heard = self._poller._now
+        ciphertext.received_at = 0
+        ciphertext.received_size = received
+        if self._shares:
+            with nogil:
+                received = stream.decrypt(buffer, room)
+        else:
+            received = stream.decrypt(buffer, room)
+        if ciphertext.to_send_size:
+            try:
+                self._send_sealed()  # an alert, or the reply to a message of TLS
+            except BaseException as error:
+                self._wrong(error)
+        if received == 0 and not stream.ended:
+            errno_set(EPROTO if stream.failed else EAGAIN)
+            return -1
+        return received
+
+    cdef int _bring_decrypted(self, const unsigned char *data, Py_ssize_t received, int number) except -1:
+        """Give decrypted bytes to the connection, and then the end or the failure of the stream.
+
+        received: 0 at the end; below 0: an error, whose number follows.
+        """
+        cdef Stream stream = self._stream
+        if self._lost:
+            return 0
+        try:
+            if received > 0:
+                self._bring(data, received)
+            if self._lost:
+                return 0
+            if stream.failed:
+                self._poller._called = True
+                self._protocol.tls_failed(stream.reason())
+                self._lose(None)
+            elif received == 0 or stream.ended:
+                if not self._ended:
+                    self._end_of_input()
+            elif received < 0 and number != EAGAIN and number != EINTR:
+                self._lose(OSError(number, os.strerror(number)))
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
+    cdef bint _send_sealed(self) except -1:
+        """Send the bytes that the stream has encrypted. Returns whether the system has accepted all of them."""
+        cdef Ciphertext *ciphertext = self._stream.ciphertext
+        cdef Py_ssize_t sent = 0, size = ciphertext.to_send_size
+        ciphertext.to_send_size = 0
+        if size == 0 or self._lost:
+            return self._sealed is None
+        if self._sealed is None:
+            if self._shares:
+                with nogil:
+                    sent = send(self._fd, ciphertext.to_send, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            else:
+                sent = send(self._fd, ciphertext.to_send, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent == size:
+                return True
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self._lose(OSError(errno, os.strerror(errno)))
+                    return False
+                sent = 0
+            self._sealed = PyBytes_FromStringAndSize(<char *>ciphertext.to_send + sent, size - sent)
+        else:
+            self._sealed = self._sealed[self._sealed_at :] + PyBytes_FromStringAndSize(<char *>ciphertext.to_send, size)
+        self._sealed_at = 0
+        self._unsent_size += size - sent
+        self._watch()
+        return False
+
+    cdef Py_ssize_t _seal_and_send(self, const char *data, Py_ssize_t size) except -1:
+        """Encrypt and send bytes, until the system accepts no more. Returns how many were encrypted."""
+        cdef Stream stream = self._stream
+        cdef Py_ssize_t done = 0, chunk
+        cdef bint is_encrypted
+        while done < size and not self._lost:
+            chunk = min(size - done, <Py_ssize_t>PLAINTEXT_BYTES)
+            if self._shares:
+                with nogil:
+                    is_encrypted = stream.encrypt(data + done, chunk)
+            else:
+                is_encrypted = stream.encrypt(data + done, chunk)
+            if not is_encrypted:
+                stream.ciphertext.to_send_size = 0
+                self._lose(ConnectionError(f"TLS: {stream.reason()}"))
+                break
+            done += chunk
+            if not self._send_sealed():
+                break
+        return done
+
+    def _encrypt_and_send(self, data):
+        """Encrypt and send bytes, until the system accepts no more. Returns the rest, or None."""
+        cdef Py_buffer view
+        cdef Py_ssize_t done, size
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            size = view.len
+            done = self._seal_and_send(<char *>view.buf, size)
+        finally:
+            PyBuffer_Release(&view)
+        return None if self._lost or done == size else memoryview(data)[done:]
+
+    cdef int _flush_encrypted(self) except -1:
+        """Send encrypted bytes, and encrypt and send others, until the system accepts no more."""
+        cdef Py_ssize_t sent
+        while not self._lost:
+            if self._sealed is not None:
+                sent = send(self._fd, PyBytes_AS_STRING(self._sealed) + self._sealed_at,
+                            PyBytes_GET_SIZE(self._sealed) - self._sealed_at, MSG_DONTWAIT | MSG_NOSIGNAL)
+                if sent < 0:
+                    if errno != EAGAIN and errno != EINTR:
+                        self._lose(OSError(errno, os.strerror(errno)))
+                    return 0
+                self._unsent_size -= sent
+                self._sealed_at += sent
+                if self._sealed_at < PyBytes_GET_SIZE(self._sealed):
+                    return 0
+                self._sealed = None
+            if not self._unsent or not self._stream.established:
+                return 0
+            first = self._unsent[0]
+            count = 1
+            if self._unsent_at:
+                first = memoryview(first)[self._unsent_at :]
+            size = len(first)
+            if size < ALONE_BYTES and len(self._unsent) > 1:
+                pieces = [first]
+                for piece in self._unsent[1:PIECES_MAX]:
+                    if size + len(piece) > PLAINTEXT_BYTES:
+                        break
+                    size += len(piece)
+                    pieces.append(piece)
+                count = len(pieces)
+                first = b"".join(pieces)
+            rest = self._encrypt_and_send(first)
+            if self._lost:
+                return 0
+            if rest is None:
+                del self._unsent[:count]
+                self._unsent_at = 0
+                self._unsent_size -= size
+            else:  # only of one piece: several are not longer than a chunk
+                self._unsent_at += size - len(rest)
+                self._unsent_size -= size - len(rest)
+        return 0
+
+    cdef int _say_end(self) except -1:
+        """Tell the client that nothing follows, if that is possible now."""
+        cdef Stream stream = self._stream
+        if stream is not None and stream.established and not self._end_said and not self._lost:
+            self._end_said = True
+            stream.end()
+            self._send_sealed()
+        return 0
+
+    cdef int _close_now(self) except -1:
+        self._say_end()
+        return self._lose(None)
 
     cdef int _bring(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Give bytes for the pure path to the connection, and pause it if too many bytes are unsent."""
@@ -656,6 +1022,8 @@ cdef class Transport:
     cdef int _send_replies(self, const char *replies, Py_ssize_t size) except -1:
         """Send the executor's replies; keep the bytes that the system does not accept."""
         cdef Py_ssize_t sent
+        if self._stream is not None:
+            return self._send_encrypted_replies(replies, size)
         if self._shares:
             with nogil:
                 sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -676,6 +1044,18 @@ cdef class Transport:
             self._wrong(error)
         return 0
 
+    cdef int _send_encrypted_replies(self, const char *replies, Py_ssize_t size) except -1:
+        cdef Py_ssize_t done
+        try:
+            done = self._seal_and_send(replies, size)
+            if done < size and not self._lost:
+                self._unsent.append(PyBytes_FromStringAndSize(replies + done, size - done))
+                self._unsent_size += size - done
+                self._watch()
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
     def _send(self, data):
         """Send the bytes that the system accepts now. Returns the rest, or None."""
         try:
@@ -689,7 +1069,9 @@ cdef class Transport:
 
     cdef int _flush(self) except -1:
         cdef Py_ssize_t sent
-        while self._unsent_size and not self._lost:
+        if self._stream is not None:
+            self._flush_encrypted()
+        while self._unsent_size and not self._lost and self._stream is None:
             pieces = self._unsent[:PIECES_MAX]
             if self._unsent_at:
                 pieces[0] = memoryview(pieces[0])[self._unsent_at :]
@@ -720,7 +1102,7 @@ cdef class Transport:
             self._protocol.resume_writing()
         if not self._unsent_size:
             if self._closing:
-                self._lose(None)
+                self._close_now()
             elif self._end_wanted:
                 self._shut_down()
         return 0
@@ -733,6 +1115,10 @@ cdef class Transport:
         return 0
 
     cdef int _shut_down(self) except -1:
+        if self._stream is not None and not self._end_said:
+            self._say_end()
+            if self._unsent_size:
+                return 0  # the system accepts no more; `_flush` comes back
         if not self._lost:
             try:
                 self._socket.shutdown(socket.SHUT_WR)
@@ -745,9 +1131,9 @@ cdef class Transport:
         cdef uint32_t interest = 0
         if self._lost:
             return 0
-        if self._reading and not self._ended:
+        if self._reading and not self._ended and not self._waits_for_step:
             interest |= EPOLLIN
-        if self._unsent_size:
+        if self._sealed is not None or (self._unsent_size and (self._stream is None or self._stream.established)):
             interest |= EPOLLOUT
         if interest != self._interest:
             self._interest = interest
@@ -766,7 +1152,11 @@ cdef class Transport:
         self._pending.clear()
         self._when_released = None
         self._unsent_size = self._pending_size = 0
+        self._sealed = None
         self._frame_executor = None
+        if self._waits_for_step:
+            self._waits_for_step = False
+            self._poller._handshakes.pop(self, None)
         self._loop.call_soon(self._tell_lost, error)  # later: events of this wake-up may still name the descriptor
         return self._poller._remove(self._fd)
 

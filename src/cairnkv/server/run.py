@@ -121,7 +121,9 @@ def readiness(server: Server) -> str:
         mode = f"replicated ({server.settings.name}, {server.settings.data}, fsync in NATS {server.node.stream.sync})"
     elif server.settings.data is not None:
         mode = f"durable ({server.settings.data}, sync {server.settings.sync})"
-    runs_on = " on ".join(features().values())
+    runs_on = f"{features()['path']} on {features()['loop']}"
+    if server.settings.tls_cert is not None:
+        runs_on += f", TLS by {features()['tls']}"
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
     attempt = f"try: {called()} set greeting hello{elsewhere}"
     if server.login_required:

@@ -27,16 +27,18 @@ from urllib.parse import quote
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
-from cairnkv.limits import DISCARD_TIMEOUT, UNAUTHENTICATED_BYTES_MAX, UNIX_PATH_MAX
+from cairnkv.limits import DISCARD_TIMEOUT, TLS_LOOK_SECONDS, UNAUTHENTICATED_BYTES_MAX, UNIX_PATH_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import connections_that_fit, refused_at_once
 from cairnkv.server.fair_share import Scheduler, first_to_pay
-from cairnkv.server.loop import Listener, bind, listen
+from cairnkv.server.loop import Listener, PolledLoop, bind, listen
 from cairnkv.server.options import ServerOptions
-from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
+from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, PlainText, Settings, broken_on_purpose, is_loopback
 from cairnkv.server.strangers import Strangers
+from cairnkv.server.tls import Certificates, TlsFiles, load, newer
+from cairnkv.server.tls_transport import Handshakes, TlsTransport
 from cairnkv.server.users import ServerUsers
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.access.users import UsersRefused
@@ -138,6 +140,11 @@ class Server:
         if self.node is not None:
             self._context.pubsub.relay = self.node.publish_message
             self.node.on_message = self._context.pubsub.publish_here
+        files = TlsFiles.of(settings)
+        self.certificates: Final = None if files is None else Certificates(files)
+        """The certificate of TLS; None: the server has none."""
+        self._handshakes = Handshakes()
+        self._look: asyncio.Task[None] | None = None  # at the files of TLS
         self._run_id = secrets.token_hex(20)
         self._stop_wanted = asyncio.Event()
         self._sockets: list[socket.socket] = []
@@ -181,6 +188,8 @@ class Server:
                 await self.node.leave()
             raise
         self._housekeep()
+        if self.certificates is not None:
+            self._later("look at the certificate", TLS_LOOK_SECONDS, self._look_at_certificate)
         return True
 
     async def _load(self) -> bool:
@@ -229,34 +238,52 @@ class Server:
             self._unix_path, self._unix_identity = path, _identity(path)
         try:
             for listening in self._sockets:
-                self._listeners.append(await listen(listening, lambda: Connection(self)))
+                self._listeners.append(await listen(listening, self._new_protocol))
         except OSError as error:
             raise OptionError(_cannot_listen(self.settings, error)) from None
-        self._addresses = [_address(listening) for listening in self._sockets]
+        self._addresses = [_address(listening, self.settings) for listening in self._sockets]
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a new client: its connection, or the layer of TLS above it."""
+        connection = Connection(self)
+        certificates = self.certificates
+        if certificates is None:
+            return connection
+        if certificates.identity.native is not None and isinstance(asyncio.get_running_loop(), PolledLoop):
+            return connection
+        return TlsTransport(connection, lambda: certificates.identity, self._handshakes)
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses as clients write them: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
+        """The addresses as clients write them: `cairn://HOST:PORT`, `cairns://` if it needs TLS, `cairn+unix:///PATH`."""
         return [] if self._stopping else self._addresses
 
-    def change(self, settings: Settings) -> None:
+    def change(self, settings: Settings, *, reload_tls: bool = False) -> None:
         """Use other settings, which differ only in options that can change while the server runs.
 
-        Raises `OptionError` if the system does not allow so many clients, or the store does not allow the memory limit.
+        reload_tls: load the certificate also from the same files.
+        Raises `OptionError` if the system does not allow so many clients, the store does not allow the memory limit, or
+        the server cannot use the files of TLS.
         """
         before = self.settings
         if settings.max_connections > before.max_connections:
             fit = connections_that_fit(settings)
             if fit < settings.max_connections:
                 raise OptionError(f"this system allows open files for {fit:,} clients; raise ulimit -n for more")
+        files = TlsFiles.of(settings)
+        if (files is None) != (self.certificates is None):
+            raise OptionError("a server has TLS from its start, or not at all; restart it")
+        identity = load(files) if files is not None and (reload_tls or files != TlsFiles.of(before)) else None
         if settings.password != before.password:
             try:
                 self._users.set_password(settings.password)
             except UsersRefused as refused:
                 raise OptionError(str(refused)) from None
-        self.store.limit_memory(settings.memory_limit, settings.when_full)
-        self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
+        self.store.limit_memory(settings.memory_limit, settings.when_full)
+        if identity is not None and self.certificates is not None:
+            self.certificates.use(identity)
+        self.settings = settings
         logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
         self._update_native_paths()
 
@@ -273,10 +300,13 @@ class Server:
     @property
     def reloads(self) -> bool:
         """Whether the server has files that `reload` reads again."""
-        return self._users.has_file
+        return self._users.has_file or self.certificates is not None
 
     def reload(self) -> None:
-        """Read the users file again. If it has an error, log the error and keep the users."""
+        """Read the users file and the certificate again. If one has an error, log it and keep the one before."""
+        self._look_at_certificate(always=True)
+        if not self._users.has_file:
+            return
         try:
             self._users.load()
         except UsersRefused as refused:
@@ -311,6 +341,8 @@ class Server:
                 connection.abort("the client did not read its last replies in time")
             for timer in self._timers.values():
                 timer.cancel()
+            if self._look is not None:
+                self._look.cancel()
             try:
                 self._backups.stop()
                 if self.node is not None:
@@ -512,6 +544,37 @@ class Server:
         if not (self._stopping and not self._connections):
             self._timers[name] = asyncio.get_running_loop().call_later(delay, work)
 
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The connected clients."""
+        return frozenset(self._connections)
+
+    def _look_at_certificate(self, *, always: bool = False) -> None:
+        """Use the certificate's files if they have changed. Reads and checks them in another thread."""
+        if self.certificates is None or self._stopping:
+            return
+        if self._look is None or self._look.done():
+            self._look = asyncio.get_running_loop().create_task(self._use_newer_certificate(always))
+        if (timer := self._timers.get("look at the certificate")) is not None:
+            timer.cancel()
+        self._later("look at the certificate", TLS_LOOK_SECONDS, self._look_at_certificate)
+
+    async def _use_newer_certificate(self, always: bool) -> None:
+        files = TlsFiles.of(self.settings)
+        assert files is not None
+        assert self.certificates is not None
+        try:
+            identity = await asyncio.to_thread(newer, files, self.certificates.identity, always=always)
+        except OptionError as error:
+            self.certificates.refuse(str(error))
+            return
+        if files != TlsFiles.of(self.settings):  # CONFIG SET has named others meanwhile
+            return
+        if identity is None:
+            self.certificates.unchanged()
+        else:
+            self.certificates.use(identity)
+
     # -- INFO ---------------------------------------------------------------------------------------------------
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
@@ -524,6 +587,7 @@ class Server:
             ("connections_accepted", self._accepted),
             ("connections_refused", self._refusals),
             ("unfinished_bytes", self._buffered_total),
+            *(self.certificates.info() if self.certificates is not None else ()),
             *_process_info(),
             ("users", len(self._users.table)),
             ("users_digest", self._users.table.digest[:DIGEST_SHOWN]),
@@ -581,12 +645,16 @@ def _process_info() -> Iterator[tuple[str, str | int]]:
         yield "resident_bytes", int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _address(listening: socket.socket) -> str:
+def _address(listening: socket.socket, settings: Settings) -> str:
     """Return the address of a socket as clients write it."""
     if listening.family == socket.AF_UNIX:
         return f"cairn+unix://{quote(os.fsencode(Path(listening.getsockname()).absolute()))}"
     host, port = listening.getsockname()[:2]
-    return f"cairn://[{host}]:{port}" if ":" in host else f"cairn://{host}:{port}"
+    takes_plain_text = settings.tls_cert is None or settings.plain_text is PlainText.ALWAYS
+    if settings.plain_text is PlainText.AUTO and is_loopback(host):
+        takes_plain_text = True
+    scheme = "cairn" if takes_plain_text else "cairns"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> str:

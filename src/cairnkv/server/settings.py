@@ -121,6 +121,21 @@ def nats_user(text: str) -> str:
     return text if ":" in text else path_text(text)
 
 
+class PlainText(enum.Enum):
+    """Which clients of a server with TLS may speak plain text."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class UserFrom(enum.Enum):
+    """The part of a client's certificate that names its user."""
+
+    CN = "cn"
+    URI = "uri"
+
+
 class LogLevel(enum.Enum):
     """The lowest level of log messages that the server writes."""
 
@@ -214,6 +229,25 @@ class Settings:
         "FILE",
         "file with the users, their secrets and their rights (`cairn user`), for its owner only; SIGHUP and ACL LOAD "
         "read it again",
+    )
+    tls_cert: str | None = _path(
+        "FILE", "TLS: certificate of the server in the format PEM, followed by those of intermediate authorities"
+    )
+    tls_key: str | None = _path("FILE", "TLS: private key of that certificate in the format PEM, without a passphrase")
+    plain_text: PlainText = _choice(
+        PlainText.AUTO,
+        "with TLS, clients that may connect without it: auto (through loopback and Unix sockets), always (all) or "
+        "never (only through Unix sockets)",
+    )
+    tls_client_ca: str | None = _path(
+        "FILE", "TLS: clients need a certificate of one of these authorities, in the format PEM"
+    )
+    tls_user_from: UserFrom | None = _option(
+        choice(UserFrom),
+        None,
+        "NAME",
+        "with --tls-client-ca, the part of a client's certificate that names its user: cn (the common name), or uri "
+        "(the URI among the alternative names)",
     )
     status_byte: StatusByte = _choice(
         StatusByte.ASCII, "the status byte of responses: ascii ('0' and '1') or binary (0x00 and 0x01)"
@@ -331,15 +365,36 @@ class Settings:
             raise OptionError("backup-dir is within data, the directory of the store; use another directory")
         if self.cluster is not None:
             self._check_cluster()
+        self._check_tls()
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on: set unix to a path")
-        open_to_all = not self.insecure and self.password is None and self.users is None
-        if open_to_all and not self.no_tcp and not is_loopback(self.host):
+        if (
+            not self.insecure
+            and self.password is None
+            and self.users is None
+            and not self.wants_certificates
+            and not self.no_tcp
+            and not is_loopback(self.host)
+        ):
             raise OptionError(
                 f"{self.host} is not a loopback address, and the server has no password: any client that reaches the "
-                "port can read and delete all data. Use --host 127.0.0.1, --users or --password, or allow it with "
-                "--insecure"
+                "port can read and delete all data. Use --host 127.0.0.1, --users, --password or --tls-client-ca, or "
+                "allow it with --insecure"
             )
+
+    @property
+    def wants_certificates(self) -> bool:
+        """Whether all clients from other computers need a certificate."""
+        return self.tls_client_ca is not None and self.plain_text is not PlainText.ALWAYS
+
+    def _check_tls(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise OptionError("tls-cert and tls-key need each other: a certificate and its key")
+        for name, wanted in (("plain_text", PlainText.AUTO), ("tls_client_ca", None)):
+            if self.tls_cert is None and getattr(self, name) is not wanted:
+                raise OptionError(f"{name.replace('_', '-')} needs TLS: set tls-cert and tls-key")
+        if self.tls_client_ca is None and self.tls_user_from is not None:
+            raise OptionError("tls-user-from needs tls-client-ca: the authority that signs certificates of clients")
 
     def _check_cluster(self) -> None:
         if self.data is None:

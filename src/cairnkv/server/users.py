@@ -83,7 +83,7 @@ class ServerUsers:
     def _check(self, users: Collection[User]) -> None:
         """Raise `UsersRefused` if any client on the network could do everything."""
         settings = self._settings
-        if settings.insecure or settings.no_tcp or is_loopback(settings.host):
+        if settings.insecure or settings.wants_certificates or settings.no_tcp or is_loopback(settings.host):
             return
         if any(user.name == DEFAULT_USER and user.enabled and user.nopass and user.rights.unlimited for user in users):
             raise UsersRefused(
