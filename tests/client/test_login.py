@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cairnkv
+from cairnkv.client.queue.working import LONGEST_PAUSE, Pauses
 from cairnkv.commands import OK, Auth, Failure, Get, Items, Ping, Set, failures
 from cairnkv.protocol.native import write_command
 from cairnkv.testing import running_server
@@ -380,3 +381,11 @@ def test_consistency_check_refuses_a_secret_in_its_addresses() -> None:
     assert ran.returncode == 2
     assert "CAIRNKV__CREDENTIALS" in ran.stderr
     assert "s3cret" not in ran.stderr
+
+
+def test_worker_pauses_long_after_a_refused_login() -> None:
+    pauses = Pauses()
+    assert pauses.after(cairnkv.LoginFailed("the user is disabled")) == LONGEST_PAUSE
+    assert pauses.after(cairnkv.Unavailable("no connection")) == LONGEST_PAUSE
+    pauses.reset()
+    assert pauses.after(cairnkv.Unavailable("no connection")) < LONGEST_PAUSE

@@ -370,38 +370,59 @@ def test_quiet_connection_is_used_again_and_a_closed_one_is_not(
         assert len(server.conversations) == 2
 
 
-def test_stopped_worker_ends_its_take_although_tls_has_no_half_close(authority: Authority) -> None:
-    """The reply still arrives, so no lease is lost."""
-    waits = threading.Event()
-    ended = threading.Event()
+class Takes:
+    """A server whose TAKE commands wait until the client ends its side. They still get replies."""
 
-    def serve_take(conversation: Conversation) -> None:
+    def __init__(self) -> None:
+        self.waits = threading.Event()
+        self.ended = threading.Event()
+
+    def serve(self, conversation: Conversation) -> None:
         took = False
         while (request := conversation.command()) is not None:
             if isinstance(request.command, Take | TakeAny):
                 took = True
-                waits.set()
+                self.waits.set()
             else:
                 conversation.say(b"PONG" if isinstance(request.command, Ping) else OK)
         if took:
             conversation.say(Items(()))
-            ended.set()
+            self.ended.set()
 
-    def run(worker: cairnkv.Worker[object]) -> None:
-        worker.run()
 
+def test_stopped_worker_ends_its_take_although_tls_has_no_half_close(authority: Authority) -> None:
+    takes = Takes()
     with (
-        scripted(serve_take, tls=authority.server()) as server,
+        scripted(takes.serve, tls=authority.server()) as server,
         cairnkv.connect(authority.url(server), timeout=30) as kv,
     ):
         worker = kv.queue("q").worker(lambda job: None)
-        running = threading.Thread(target=run, args=(worker,))
+        running = threading.Thread(target=worker.run)
         running.start()
-        assert waits.wait(30)
+        assert takes.waits.wait(30)
         worker.stop()
-        assert ended.wait(30)
+        assert takes.ended.wait(30)
         running.join(30)
         assert not running.is_alive()
+
+
+def test_stopped_asyncio_worker_ends_its_take_although_tls_has_no_half_close(authority: Authority) -> None:
+    takes = Takes()
+
+    async def handle(job: object) -> None:
+        raise AssertionError("there is no job")
+
+    async def work(url: str) -> None:
+        async with cairnkv.aio.connect(url, timeout=30) as kv:
+            worker = kv.queue("q").worker(handle)
+            running = asyncio.create_task(worker.run())
+            assert await asyncio.to_thread(takes.waits.wait, 30)
+            worker.stop()
+            assert await asyncio.to_thread(takes.ended.wait, 30)
+            await running
+
+    with scripted(takes.serve, tls=authority.server()) as server:
+        asyncio.run(work(authority.url(server)))
 
 
 def test_command_line_uses_tls(authority: Authority) -> None:

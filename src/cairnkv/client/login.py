@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING, Final
 from cairnkv.client.address import Address
 from cairnkv.client.credentials import CREDENTIALS_VARIABLE, Credentials
 from cairnkv.client.retry import NO_ANSWER
-from cairnkv.commands import Auth, Command, Failure, Ping, Reply, failures
-from cairnkv.errors import LoginFailed
+from cairnkv.commands import Auth, Command, Failure, Fault, Ping, Reply, failures
+from cairnkv.errors import LoginFailed, error_of
 
 if TYPE_CHECKING:
     from cairnkv.client.tls import Tls
 
 GREETING: Final = Ping(b"")
 
-_REFUSALS: Final = (
-    failures.WRONGPASS,
-    failures.NOPERM,
-    failures.NOAUTH,
-    failures.NOCOMMAND,
-    failures.BADARGS,
-)
-"""The codes of a failure of AUTH that another attempt gets again."""
+_OF_LOGIN: Final = (failures.WRONGPASS, failures.NOPERM, failures.NOAUTH, failures.NOCOMMAND, failures.BADARGS)
+"""The codes of a refused AUTH. A server without users does not know the command."""
 
 
 def greeting(credentials: Credentials | None) -> list[Command]:
@@ -35,16 +29,18 @@ def greeting(credentials: Credentials | None) -> list[Command]:
 
 
 def check_greeting(command: Command, reply: Reply, where: str) -> None:
-    """Check the reply to one of the first commands. Raises `LoginFailed`, or OSError if another attempt may succeed."""
+    """Check the reply to one of the first commands.
+
+    Raises `LoginFailed`, another error if the client must change something, or OSError if another attempt may succeed.
+    """
     if not isinstance(reply, Failure):
         return
-    if isinstance(command, Auth):
-        if reply.code in _REFUSALS:
-            user = command.user.decode("utf-8", "backslashreplace")
-            raise LoginFailed(f"{reply.code.name} login as {user!r} at {where}: {reply.text}", code=reply.code)
-        raise ConnectionRefusedError(reply.message)
-    if reply.code.closes:
-        raise ConnectionRefusedError(reply.message)
+    code = reply.code
+    if isinstance(command, Auth) and code in _OF_LOGIN:
+        user = command.user.decode("utf-8", "backslashreplace")
+        raise LoginFailed(f"{code.name} login as {user!r} at {where}: {reply.text}", code=code)
+    if isinstance(command, Auth) or code.closes:
+        raise error_of(reply, writes=False) if code.fault is Fault.CALLER else ConnectionRefusedError(reply.message)
 
 
 def no_answer(credentials: Credentials | None) -> TimeoutError:

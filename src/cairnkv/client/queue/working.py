@@ -15,7 +15,7 @@ from typing import Final
 
 from cairnkv.client.address import Seconds
 from cairnkv.client.queue.calls import lease_milliseconds, seconds_of
-from cairnkv.errors import CairnError, CallerError, OptionError
+from cairnkv.errors import AccessDenied, CairnError, CallerError, OptionError
 from cairnkv.records import record
 
 logger: Final = logging.getLogger("cairnkv.worker")
@@ -88,6 +88,8 @@ class Pauses:
         """Return the seconds to wait after a failure. Raises it if it lasts."""
         if isinstance(error, CallerError):
             raise error
+        if isinstance(error, AccessDenied):  # a refused login counts at the server
+            self._next = LONGEST_PAUSE
         pause, self._next = self._next, min(2 * self._next, LONGEST_PAUSE)
         logger.warning("cannot take jobs, next try in %g s: %s", pause, error)
         return pause
