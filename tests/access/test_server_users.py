@@ -102,10 +102,23 @@ class TestReload:
     )
     def test_bad_file_changes_nothing(self, file: Path, content: str, text: str) -> None:
         users = ServerUsers(Settings(users=str(file)))
+        before = users.table.version
         write(file, content)
         with pytest.raises(UsersRefused, match=text):
             users.load()
-        assert (names(users), users.table.version) == ([b"app", b"default"], 0)
+        assert (names(users), users.table.version) == ([b"app", b"default"], before)
+        with pytest.raises(UsersRefused, match="has changed since it was loaded"):
+            users.save()  # it would overwrite what could not be loaded
+        assert file.read_text() == content
+
+    def test_changed_password_survives_a_reload(self, file: Path) -> None:
+        write(file, APP)
+        users = ServerUsers(Settings(users=str(file), password="one"))
+        users.set_password("two")
+        users.load()
+        default = users.table.get(b"default")
+        assert default is not None
+        assert default.secrets[0].matches(b"two")
 
     def test_save_writes_changes_and_not_the_password(self, file: Path) -> None:
         write(file, "# services\n" + APP)

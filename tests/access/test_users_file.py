@@ -183,24 +183,30 @@ class TestChanges:
         assert moved.read_text() == CONTENT
 
 
+def loaded(opened: UsersFile) -> dict[bytes, User]:
+    users: list[User] = []
+    opened.load(users.extend)
+    return {user.name: user for user in users}
+
+
 class TestLoadAndSave:
     def test_saved_users_are_read_again(self, file: Path) -> None:
         opened = UsersFile(file)
-        users = {user.name: user for user in opened.load()}
+        users = loaded(opened)
         users[b"app"] = users[b"app"].changed(["+@write"])
         opened.save(users.values())
         assert "# services" in file.read_text()
-        assert {user.name: user for user in UsersFile(file).load()} == users
+        assert loaded(UsersFile(file)) == users
         opened.save(users.values())
 
     def test_file_changed_by_others_is_not_overwritten(self, file: Path) -> None:
         opened = UsersFile(file)
-        users = opened.load()
+        users = loaded(opened).values()
         with edited(file) as other:
             other[b"new"] = User(b"new")
         with pytest.raises(UsersFileError, match="has changed since it was loaded"):
             opened.save(users)
-        assert b"new" in names(opened.load())
+        assert b"new" in loaded(opened)
         opened.save(users)
         assert b"new" not in names(read(file))
 

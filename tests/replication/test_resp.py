@@ -150,3 +150,13 @@ def test_info_describes_the_cluster(two: tuple[Any, Any]) -> None:
     for word in ("BGSAVE", "LASTSAVE"):
         with pytest.raises(redis.ResponseError, match="a node of a cluster has its snapshots in NATS"):
             one.execute_command(word)
+
+
+def test_nodes_refuse_changes_of_users_and_show_equal_digests(two: tuple[Any, Any]) -> None:
+    for client in two:
+        for words in (("SETUSER", "app", "on"), ("DELUSER", "app")):
+            with pytest.raises(redis.ResponseError, match="a node of a cluster does not change its users"):
+                client.execute_command("ACL", *words)
+        assert client.acl_users() == ["default"]
+    one, other = two
+    assert one.info("server")["users_digest"] == other.info("server")["users_digest"]

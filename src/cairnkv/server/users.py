@@ -26,13 +26,12 @@ class ServerUsers:
         self._file = None if settings.users is None else UsersFile(settings.users)
         self._settings = settings
         self._password = settings.password
+        self.table: Final = Users(check=self._check)
         try:
-            users = self._wanted()
-            self._check(users)
+            self._load()
         except UsersRefused as refused:
             raise OptionError(str(refused)) from None
-        self.table: Final = Users(users, check=self._check)
-        if self._file is not None and not any(user.is_administrator for user in users):
+        if self._file is not None and not any(user.is_administrator for user in self.table):
             logger.warning("%s has no administrator: no client can change users (+@all makes one)", self._file.path)
 
     @property
@@ -43,7 +42,7 @@ class ServerUsers:
     def load(self) -> None:
         """Read the users file again. Raises `UsersRefused`, and then nothing has changed."""
         assert self._file is not None
-        self.table.replace(self._wanted())
+        self._load()
         logger.info("%s: %s users, digest %s", self._file.path, f"{len(self.table):,}", self.table.digest)
 
     def save(self) -> None:
@@ -62,23 +61,28 @@ class ServerUsers:
         """Change the password of the user `default`; None: the user needs none. Raises `UsersRefused`."""
         user = self.table.get(DEFAULT_USER) or default_user()
         self.table.set(user.changed(["nopass"] if not password else ["resetpass", f">{password}"]))
+        if self._password is not None:  # else the password of a reload is that of the file
+            self._password = password or None
 
-    def _wanted(self) -> list[User]:
-        """Return the users of the file and of the password."""
+    def _load(self) -> None:
+        """Use the users of the file and of the password."""
         if self._file is None:
-            return [default_user(encoded(self._password))]
+            self.table.replace([default_user(encoded(self._password))])
+            return
         try:
-            users = self._file.load()
+            self._file.load(self._use)
         except UsersFileError as error:
             raise UsersRefused(str(error)) from None
-        if self._password is None:
-            return users
-        if any(user.name == DEFAULT_USER for user in users):
-            raise UsersRefused(
-                f"{self._file.path} has a user default, and the server has a password, which would be another one of "
-                "default: remove one of them"
-            )
-        return [*users, default_user(encoded(self._password))]
+
+    def _use(self, users: list[User]) -> None:
+        if self._password is not None:
+            if any(user.name == DEFAULT_USER for user in users):
+                raise UsersRefused(
+                    f"{self._settings.users} has a user default, and the server has a password, which would be another "
+                    "one of default: remove one of them"
+                )
+            users = [*users, default_user(encoded(self._password))]
+        self.table.replace(users)
 
     def _check(self, users: Collection[User]) -> None:
         """Raise `UsersRefused` if any client on the network could do everything."""

@@ -17,7 +17,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,27 +33,26 @@ class UsersFileError(OptionError):
 
 
 class UsersFile:
-    """A users file, and the users that were read from it last."""
+    """A users file, and its content that is in use."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Final = Path(path)
-        self._read = b""
+        self._used = b""
 
-    def load(self) -> list[User]:
-        """Read the file and return its users. Raises `UsersFileError`."""
+    def load(self, use: Callable[[list[User]], None]) -> None:
+        """Read the file and pass its users on. Raises `UsersFileError`, and the errors of `use`."""
         text = _content(self.path)
-        users = parsed(text, self.path)
-        self._read = text
-        return users
+        use(parsed(text, self.path))
+        self._used = text
 
     def save(self, users: Iterable[User]) -> None:
-        """Write all users. Raises `UsersFileError`, also if another process has changed the file since `load`."""
+        """Write all users. Raises `UsersFileError`, also if the file has another content than `load` has passed on."""
         with _locked(self.path):
-            if _content(self.path) != self._read:
+            if _content(self.path) != self._used:
                 raise UsersFileError(f"{self.path} has changed since it was loaded: load it first")
-            text = merged(self._read, list(users), self.path)
+            text = merged(self._used, list(users), self.path)
             _replace(self.path, text)
-            self._read = text
+            self._used = text
 
 
 def read(path: str | os.PathLike[str]) -> list[User]:
