@@ -171,6 +171,15 @@ class TestProcess:
             server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
 
+    def test_reloads_disturb_no_client(self, server: ServerProcess, file: Path) -> None:
+        with Peer(server.address) as client:
+            assert client.ask(b"SET", b"k", b"v") == b"+OK\r\n"
+            for number in range(50):
+                write(file, ADMIN + (APP if number % 2 else ""))
+                server.signal(signal.SIGHUP)
+                assert client.ask(b"GET", b"k") == b"$1\r\nv\r\n"
+            eventually(lambda: len(users_of(client)) == 2)
+
     def test_info_has_the_digest_of_the_users(self, server: ServerProcess, file: Path) -> None:
         with Peer(server.address) as client:
 

@@ -1,6 +1,7 @@
 """The users file: its format, its errors with lines, its modes, and changes that keep the other lines."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -209,6 +210,26 @@ class TestLoadAndSave:
         assert b"new" in loaded(opened)
         opened.save(users)
         assert b"new" not in names(read(file))
+
+
+WORDS = st.sampled_from(
+    [b"user", b" ", b"\n", b"#", b"\t", b"\r", b"a", b"on", b">x", b"~a*", b"%R~", b"+@all", b"(", b"!"]
+)
+
+
+def refusal(content: bytes) -> str | None:
+    try:
+        users = parsed(content, Path("f"))
+    except UsersFileError as error:
+        return str(error)
+    assert len(users) == len(set(names(users)))
+    return None
+
+
+@given(st.one_of(st.binary(max_size=60), st.lists(WORDS, max_size=30).map(b"".join)))
+def test_any_content_is_read_or_refused_with_a_line(content: bytes) -> None:
+    text = refusal(content)
+    assert text is None or re.match(r"f:[1-9][0-9]*: ", text)
 
 
 USERS = st.lists(
