@@ -390,7 +390,7 @@ class Takes:
             self.ended.set()
 
 
-def test_stopped_worker_ends_its_take_although_tls_has_no_half_close(authority: Authority) -> None:
+def test_stopped_worker_ends_its_take_through_tls(authority: Authority) -> None:
     takes = Takes()
     with (
         scripted(takes.serve, tls=authority.server()) as server,
@@ -406,7 +406,7 @@ def test_stopped_worker_ends_its_take_although_tls_has_no_half_close(authority: 
         assert not running.is_alive()
 
 
-def test_stopped_asyncio_worker_ends_its_take_although_tls_has_no_half_close(authority: Authority) -> None:
+def test_stopped_asyncio_worker_ends_its_take_through_tls(authority: Authority) -> None:
     takes = Takes()
 
     async def handle(job: object) -> None:
