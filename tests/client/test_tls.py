@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import functools
 import socket
 import ssl
 import subprocess
@@ -21,7 +22,8 @@ from cairnkv.client.tls import Tls
 from cairnkv.commands import OK, Auth, Get, Items, Ping, Set, Take, TakeAny
 from cairnkv.errors import AddressError
 from cairnkv.protocol.native import write_command
-from cairnkv.testing import running_server
+from cairnkv.server.settings import PlainText
+from cairnkv.testing import RunningServer, running_server
 from tests.support.scripted import Conversation, Scripted, scripted
 
 from .test_login import get_async, get_sync, pipeline_async, pipeline_sync, set_async, set_sync
@@ -431,3 +433,61 @@ def test_command_line_uses_tls(authority: Authority) -> None:
             command = [sys.executable, "-m", "cairnkv", *words, "--url", authority.url(server)]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert (ran.stdout, ran.stderr, ran.returncode) == (printed, "", 0)
+
+
+# -- with a server -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(authority: Authority, tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[RunningServer]]:
+    """Starts servers with TLS: `with start(**settings) as server`."""
+    issued = authority.ca.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    return functools.partial(running_server, tls_cert=str(certificate), tls_key=str(key))
+
+
+Start = Callable[..., contextlib.AbstractContextManager[RunningServer]]
+
+
+def secured(server: RunningServer, authority: Authority, login: str = "", **options: object) -> str:
+    named = "&".join(f"{name}={value}" for name, value in {"ca": authority.path, **options}.items())
+    return f"{server.url.replace('cairn://', f'cairns://{login}')}/?{named}"
+
+
+def test_clients_use_a_server_through_tls(ask: Ask, start: Start, authority: Authority) -> None:
+    with start(password="s3cret") as server:
+        url = secured(server, authority, "default:s3cret@")
+        with cairnkv.connect(url, timeout=60) as kv:
+            kv.set("k", "v")
+            kv.set("long", LONG)
+            assert kv.get("long") == LONG
+        assert ask(url) in ("v", True)
+        with pytest.raises(cairnkv.LoginFailed, match="WRONGPASS"):
+            ask(secured(server, authority, "default:wrong-one@"))
+        with pytest.raises(cairnkv.LoginFailed, match="NOAUTH"):
+            ask(secured(server, authority))
+
+
+def test_server_that_needs_tls_says_so(ask: Ask, start: Start) -> None:
+    with start(plain_text=PlainText.NEVER) as server:
+        host = server.url.partition("://")[2]
+        for url in (f"cairn://{host}", f"cairn://default:s3cret@{host}"):
+            with pytest.raises(cairnkv.BadCommand, match=r"NEEDTLS .*cairns://"):
+                ask(url)
+
+
+def test_stopped_worker_returns_at_once(start: Start, authority: Authority) -> None:
+    handled = threading.Event()
+    with start() as server, cairnkv.connect(secured(server, authority), timeout=60) as kv:
+        queue = kv.queue("q")
+        worker = queue.worker(lambda job: handled.set())
+        running = threading.Thread(target=worker.run)
+        running.start()
+        queue.put(1)
+        assert handled.wait(30)
+        worker.stop()
+        running.join(30)
+        assert not running.is_alive()
+        assert queue.stats()["ready"] == 0
