@@ -6,12 +6,13 @@ an empty store of bytes on that clock.
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import socket
 import struct
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,7 +30,7 @@ from cairnkv.protocol.native import CommandFlag
 from cairnkv.store import Clock, LocalStore, PendingReply, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_driver
-from tests.support import nats
+from tests.support import nats, secured
 from tests.support.simulated import Cluster
 
 PATIENCE = 30.0
@@ -42,10 +43,15 @@ FLAGS = {None: 0, CommandFlag.LOCAL_READ: 1, CommandFlag.MEMORY_IS_ENOUGH: 2}
 class ByHand(KeyValue[bytes, bytes]):
     """The methods over frames that are packed and unpacked here, from the protocol page alone."""
 
-    def __init__(self, address: tuple[str, int], width: int) -> None:
+    def __init__(self, address: tuple[str, int], width: int, *, login: Sequence[str] = ()) -> None:
+        """login: a user and a secret."""
         super().__init__(Bytes(), Bytes())
         self._socket = socket.create_connection(address, PATIENCE)
         self._number = ">BH" if width == 2 else ">BI"
+        if login:
+            strings = b"".join(struct.pack(">I", len(text)) + text.encode() for text in login)
+            self._socket.sendall(struct.pack(self._number, 0, 44) + struct.pack(">I", len(login)) + strings)
+            assert self._exactly(8) == struct.pack(">BBI", 0, ord("0"), 2) + b"OK"
 
     def close(self) -> None:
         self._socket.close()
@@ -227,6 +233,33 @@ def disk_sync(clock: ManualClock) -> Iterator[Any]:
         yield store
 
 
+@contextlib.contextmanager
+def tls(clock: ManualClock) -> Iterator[Any]:
+    with running_server(clock=clock, **secured.tls_options()) as server:
+        assert server.address is not None
+        url = f"cairns://127.0.0.1:{server.address[1]}/?ca={secured.authority()}"
+        with cairnkv.connect(url, codec="bytes", timeout=PATIENCE) as store:
+            yield store
+
+
+@contextlib.contextmanager
+def limited(clock: ManualClock, *, by_hand: bool = False) -> Iterator[Any]:
+    """by_hand: with `ByHand` instead of the client."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        server = stack.enter_context(running_server(clock=clock, users=str(secured.users_file(directory))))
+        assert server.address is not None
+        administrator = stack.enter_context(_client(server.address[1], secured.ADMINISTRATOR))
+        login = secured.USER, secured.SECRETS[secured.USER]
+        store = ByHand(server.address, 4, login=login) if by_hand else _client(server.address[1], secured.USER)
+        yield secured.Limited(stack.enter_context(store), administrator)
+
+
+def _client(port: int, user: str) -> cairnkv.Client[bytes, bytes]:
+    url = f"cairn://{user}:{secured.SECRETS[user]}@127.0.0.1:{port}"
+    return cairnkv.connect(url, codec="bytes", timeout=PATIENCE)
+
+
 MEMORY_LIMIT = 100 * MIB
 
 
@@ -352,6 +385,9 @@ DRIVERS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "disk, two-byte frames": by_hand(2, on_disk=True),
     "two-byte frames": by_hand(2),
     "four-byte frames": by_hand(4),
+    "tls": tls,
+    "user with prefixes": limited,
+    "user with prefixes, four-byte frames": functools.partial(limited, by_hand=True),
     "quorum": quorum,
     "quorum, four-byte frames": quorum_by_hand,
     **redis_driver.DRIVERS,

@@ -7,6 +7,7 @@ would write it, in a transaction if it must be atomic.
 import asyncio
 import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -49,6 +50,7 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.testing import ManualClock, RunningServer, running_server
+from tests.support import secured
 
 PATIENCE = 30.0
 
@@ -194,22 +196,39 @@ def sync(
 ) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     @contextlib.contextmanager
     def driver(clock: ManualClock) -> Iterator[Any]:
-        with served(clock) as server:
-            assert server.address is not None
-            host, port = server.address
-            client: Any = redis.Redis(host, port, protocol=protocol, socket_timeout=PATIENCE)
-            client.response_callbacks.clear()  # replies are wanted as they come
-
-            def say_together(commands: list[tuple[Any, ...]]) -> Any:
-                pipeline = client.pipeline(transaction=True)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return pipeline.execute()
-
-            with OverRedis(client.execute_command, say_together, client.close) as store:
-                yield store
+        with served(clock) as server, _store(server, protocol=protocol) as store:
+            yield store
 
     return driver
+
+
+def _store(server: RunningServer, **options: Any) -> OverRedis:
+    """Return the methods over a new client of redis-py."""
+    assert server.address is not None
+    host, port = server.address
+    client: Any = redis.Redis(host, port, socket_timeout=PATIENCE, **options)
+    client.response_callbacks.clear()  # replies are wanted as they come
+
+    def say_together(commands: list[tuple[Any, ...]]) -> Any:
+        pipeline = client.pipeline(transaction=True)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return pipeline.execute()
+
+    return OverRedis(client.execute_command, say_together, client.close)
+
+
+@contextlib.contextmanager
+def limited_through_tls(clock: ManualClock) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        users = str(secured.users_file(stack.enter_context(tempfile.TemporaryDirectory())))
+        server = stack.enter_context(running_server(clock=clock, users=users, **secured.tls_options()))
+        options = {"protocol": 3, "ssl": True, "ssl_ca_certs": str(secured.authority())}
+        store, administrator = (
+            stack.enter_context(_store(server, **options, username=user, password=secured.SECRETS[user]))
+            for user in (secured.USER, secured.ADMINISTRATOR)
+        )
+        yield secured.Limited(store, administrator)
 
 
 def asynchronous(protocol: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
@@ -243,6 +262,7 @@ def asynchronous(protocol: int) -> Callable[[ManualClock], AbstractContextManage
 DRIVERS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "redis-py, RESP2": sync(2),
     "redis-py, RESP3": sync(3),
+    "redis-py, user with prefixes, TLS": limited_through_tls,
     "redis-py asyncio, RESP2": asynchronous(2),
     "redis-py asyncio, RESP3": asynchronous(3),
 }

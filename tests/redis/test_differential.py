@@ -1,7 +1,9 @@
 """Random commands to redis-server and to cairnkv give equal replies, byte for byte."""
 
 import contextlib
+import dataclasses
 import os
+import ssl
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Final
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from tests.redis.altering_proxy import altering_proxy
 from tests.redis.differences import equal, equal_values, in_some_order
 from tests.redis.programs import CHANNELS, COMMANDS, CONNECTIONS, STEPS, Program, commands, programs
-from tests.support import targets
+from tests.support import secured, targets
 from tests.support.raw_resp import Peer, Words, command, value_of
 from tests.support.targets import Target
 
@@ -37,9 +39,11 @@ class Side:
     def __init__(self, target: Target, protocols: Sequence[int]) -> None:
         self.target = target
         with contextlib.ExitStack() as stack:
-            self.peers = [stack.enter_context(Peer(target.address)) for _ in protocols]
+            self.peers = [stack.enter_context(Peer(target.address, target.tls)) for _ in protocols]
             assert self.peers[0].ask(b"FLUSHALL") == b"+OK\r\n"
             for peer, protocol in zip(self.peers, protocols, strict=True):
+                if target.login:
+                    assert peer.ask(b"AUTH", *target.login) == b"+OK\r\n"
                 if protocol == 3:
                     peer.ask(b"HELLO", b"3")
             self._closing = stack.pop_all()
@@ -160,6 +164,39 @@ def test_each_command_gives_equal_replies(real_redis: Target, redis_target: Targ
         compare(real_redis, redis_target, program)
 
     holds()
+
+
+@pytest.fixture(scope="module")
+def limited_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """cairnkv, with clients that log in as a user with prefixes."""
+    file = secured.users_file(tmp_path_factory.mktemp("users"), default="~* &* +@all")
+    with targets.cairn("--users", str(file)) as target:
+        login = secured.USER.encode(), secured.SECRETS[secured.USER].encode()
+        yield dataclasses.replace(target, login=login)
+
+
+@pytest.fixture(scope="module")
+def tls_target() -> Iterator[Target]:
+    """cairnkv, with clients that use TLS."""
+    options = secured.tls_options().items()
+    with targets.cairn(*(word for name, text in options for word in (f"--{name.replace('_', '-')}", text))) as target:
+        yield dataclasses.replace(target, tls=ssl.create_default_context(cafile=str(secured.authority())))
+
+
+ON_DATABASES = (b"KEYS", b"SCAN", b"RANDOMKEY", b"DBSIZE", b"FLUSHDB", b"FLUSHALL")
+"""Commands that need all keys here."""
+
+
+@_TRY
+@given(program=programs(tuple(word for word in COMMANDS if word not in ON_DATABASES)))
+def test_user_with_prefixes_gets_equal_replies(real_redis: Target, limited_target: Target, program: Program) -> None:
+    compare(real_redis, limited_target, program)
+
+
+@_TRY
+@given(program=programs())
+def test_replies_through_tls_are_equal(real_redis: Target, tls_target: Target, program: Program) -> None:
+    compare(real_redis, tls_target, program)
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])

@@ -208,7 +208,7 @@ class ServerProcess:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens, from its readiness line."""
-        match = re.search(r"cairn://([\d.]+):(\d+)", self.readiness)
+        match = re.search(r"cairns?://([\d.]+):(\d+)", self.readiness)
         assert match is not None, self.readiness
         return match[1], int(match[2])
 

@@ -6,6 +6,7 @@ null is None. Texts of numbers other than integers stay bytes.
 """
 
 import socket
+import ssl
 from typing import Any, Self
 
 from tests.support.raw import SECONDS
@@ -93,9 +94,12 @@ def _value(raw: bytes, at: int) -> tuple[Value, int]:
 class Peer:
     """A connection to a server of the Redis protocol. Use as a context manager, which closes it."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        """tls: the context of TLS; None: plain text."""
         self.socket = socket.create_connection(address, SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=address[0])
         self._came = bytearray()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -34,11 +35,16 @@ class MissingServer(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A server that runs. name: "cairn", "redis", or "other" for one that was running before."""
+    """A server that runs. name: "cairn", "redis", or "other" for one that was running before.
+
+    login: user and secret of clients, if they log in. tls: the context of TLS, if they use it.
+    """
 
     name: str
     host: str
     port: int
+    login: tuple[bytes, ...] = ()
+    tls: ssl.SSLContext | None = None
 
     @property
     def address(self) -> tuple[str, int]:
