@@ -172,3 +172,60 @@ def test_acl_help_lists_the_subcommands(chat: Chat) -> None:
 
 def test_unknown_subcommand_is_refused(chat: Chat) -> None:
     assert chat("ACL NOTHING") == Error("ERR unknown subcommand 'NOTHING'. Try ACL HELP.")
+
+
+class TestWhoami:
+    def test_returns_the_user_of_the_login(self, chat: Chat) -> None:
+        assert chat("ACL WHOAMI") == b"default"
+        chat("ACL SETUSER app on >s3cret +@all")
+        assert chat("AUTH app s3cret") == OK
+        assert chat("ACL WHOAMI") == b"app"
+        assert chat("RESET").text == "RESET"
+        assert chat("ACL WHOAMI") == b"default"
+
+    def test_client_list_and_kill_know_the_user(self, chat: Chat) -> None:
+        chat("ACL SETUSER app on >s3cret +@all")
+        other = Chat(chat)
+        assert other("HELLO 2 AUTH app s3cret SETNAME web")[:2] == [b"server", b"redis"]
+        assert b"name=web" in (listed := chat("CLIENT LIST"))
+        assert b" user=app " in listed
+        assert chat("CLIENT KILL USER nobody") == Error("ERR No such user 'nobody'")
+        assert chat("CLIENT KILL USER app") == 1
+
+
+class TestLog:
+    def test_equal_failures_are_one_entry(self, chat: Chat) -> None:
+        for _ in range(3):
+            assert chat("AUTH nobody wrong").code == "WRONGPASS"
+        chat("HELLO 3")
+        (entry,) = chat("ACL LOG")
+        assert entry.pop(b"client-info").startswith(b"addr=?:0 ")
+        assert entry == {
+            b"count": 3,
+            b"reason": b"auth",
+            b"context": b"toplevel",
+            b"object": b"AUTH",
+            b"username": b"nobody",
+            b"age-seconds": b"0.000",
+            b"entry-id": 0,
+            b"timestamp-created": chat.clock.now,
+            b"timestamp-last-updated": chat.clock.now,
+        }
+
+    def test_newest_is_first_and_the_default_count_is_ten(self, chat: Chat) -> None:
+        for number in range(12):
+            chat.context.logins.failed.forget("?", b"user%d" % number)
+            Chat(chat)(f"AUTH user{number} wrong")
+        assert len(chat("ACL LOG")) == 10
+        assert len(chat("ACL LOG 100")) == 12
+        assert chat("ACL LOG 0") == chat("ACL LOG -5") == []
+        (newest,) = chat("ACL LOG 1")
+        assert newest[newest.index(b"username") + 1] == b"user11"
+
+    def test_reset_removes_all(self, chat: Chat) -> None:
+        chat("AUTH nobody wrong")
+        assert chat("ACL LOG reset") == OK
+        assert chat("ACL LOG") == []
+        assert b"acl_access_denied_auth:1" in chat("INFO stats")
+        assert chat("ACL LOG many") == Error("ERR value is not an integer or out of range")
+        assert chat("ACL LOG 1 2").code == "ERR"

@@ -14,6 +14,7 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
+from tests.support.raw import OK as RAW_OK
 from tests.support.raw import PONG, SECONDS, Address, RawClient, ServerProcess, eventually, failed_with
 from tests.support.resp import ReplyDecoder, request
 
@@ -242,23 +243,30 @@ def test_password_protects_both_protocols(start_on_both: Start) -> None:
         assert redis.hear() == OK
         assert redis("GET k") is None
         assert failed_with(client.ask(Get(b"k")), "NOAUTH")
+        assert failed_with(client.ask(Whoami()), "NOAUTH")
         assert failed_with(client.ask(Auth(b"default", b"sesame")), "WRONGPASS")
-        assert client.ask(Auth(b"default", b"open sesame")).payload == b"OK"
+        assert failed_with(client.ask(Auth(b"other", b"open sesame")), "WRONGPASS")
+        assert client.ask(Auth(b"default", b"open sesame")) == RAW_OK
         assert client.ask(Whoami()).payload == b"default"
+        assert client.ask(Ping(b"")) == PONG
 
 
-def test_later_password_closes_native_connections_at_once(start_on_both: Start) -> None:
-    """Also if the native event path serves them already."""
+def test_later_password_applies_to_later_logins(start_on_both: Start) -> None:
+    """Of both protocols. A client that has sent nothing begins with its first bytes."""
     server = start_on_both()
-    with RedisClient(server.address) as redis, RawClient(server.address) as client:
+    with RedisClient(server.address) as redis, RawClient(server.address) as client, RawClient(server.address) as silent:
         assert client.ask(Ping(b"")) == client.ask(Ping(b"")) == PONG
         assert redis("CONFIG SET requirepass secret") == OK
-        assert failed_with(client.ask(Ping(b"")), "NOAUTH")
-        assert redis("PING") == SAID, "who is in stays in"
-        with RedisClient(server.address) as other:
+        assert client.ask(Ping(b"")) == PONG, "as user default, which still exists"
+        assert redis("PING") == SAID
+        assert failed_with(silent.ask(Ping(b"")), "NOAUTH")
+        with RedisClient(server.address) as other, RawClient(server.address) as another:
             assert other("PING").code == "NOAUTH"
             assert other("AUTH secret") == OK
-        assert redis("CONFIG GET requirepass") == [b"requirepass", b"secret"]
+            assert failed_with(another.ask(Ping(b"")), "NOAUTH")
+            assert another.ask(Auth(b"default", b"secret")) == RAW_OK
+        assert redis("CONFIG GET requirepass") == [b"requirepass", b"(hidden)"]
+        assert redis("CONFIG SET requirepass (hidden)").code == "ERR"
         redis.send(b"CONFIG", b"SET", b"requirepass", b"")
         assert redis.hear() == OK
         assert client.ask(Ping(b"")) == PONG

@@ -44,6 +44,7 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "insecure": (["yes", "off", "TRUE"], [True, False, True]),
     "password": (["a", "b", " c "], ["a", "b", " c "]),
     "users": (["a", "b", "c"], ["a", "b", "c"]),
+    "audit_log": (["a", "-", "c"], ["a", "-", "c"]),
     "status_byte": (["binary", "ascii", "binary"], [StatusByte.BINARY, StatusByte.ASCII, StatusByte.BINARY]),
     "command_width": (["2", "4", "auto"], [2, 4, None]),
     "max_connections": (["1", "2", "1000000"], [1, 2, 1_000_000]),

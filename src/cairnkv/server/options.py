@@ -50,6 +50,10 @@ class Configured(Protocol):
     def port(self) -> int:
         """The TCP port; 0: none."""
 
+    @property
+    def login_required(self) -> bool:
+        """Whether a new client must log in before other commands."""
+
     def change(self, settings: Settings, *, reload_tls: bool = False) -> None:
         """Use other settings. Raises `OptionError` if the system does not allow them."""
 
@@ -98,6 +102,16 @@ def _policy(text: str) -> WhenFull:
     return _POLICIES[text.lower()]
 
 
+HIDDEN: Final = "(hidden)"
+"""The text of a password that CONFIG GET does not show."""
+
+
+def _new_password(text: str) -> str | None:
+    if text == HIDDEN:
+        raise ValueError("CONFIG GET hides the password; this is not a password")
+    return text or None
+
+
 def _constant(text: str) -> _Named:
     return _Named(lambda server: text)
 
@@ -113,7 +127,7 @@ NAMES: Final[dict[str, _Named]] = {
     "maxmemory-policy": _of_setting("when_full", _policy, {kind: name for name, kind in _POLICIES.items()}.__getitem__),
     "maxclients": _of_setting("max_connections", _number(1, 1_000_000)),
     "timeout": _of_setting("idle_timeout", _number(0, 2**31 - 1)),
-    "requirepass": _of_setting("password", lambda text: text or None, lambda password: password or ""),
+    "requirepass": _Named(lambda server: HIDDEN if server.login_required else "", "password", _new_password),
     "tls-cert-file": _of_setting("tls_cert", lambda text: text or None, lambda path: path or ""),
     "tls-key-file": _of_setting("tls_key", lambda text: text or None, lambda path: path or ""),
     "tls-ca-cert-file": _of_setting("tls_client_ca", lambda text: text or None, lambda path: path or ""),
@@ -198,6 +212,8 @@ class ServerOptions(Options):
                 changes[option.setting] = option.parse(text)
             except ValueError as error:
                 raise OptionRefused(name, str(error)) from None
+        if "password" in changes:
+            changes["password_file"] = None
         try:
             settings = dataclasses.replace(self._server.settings, **changes)
             self._server.change(settings, reload_tls=any(setting.startswith("tls_") for setting in changes))

@@ -19,7 +19,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -29,12 +29,14 @@ from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT, TLS_LOOK_SECONDS, UNAUTHENTICATED_BYTES_MAX, UNIX_PATH_MAX
 from cairnkv.protocol.native import DecoderLimits
+from cairnkv.server.audit import AuditLog
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import connections_that_fit, refused_at_once
 from cairnkv.server.fair_share import Scheduler, first_to_pay
 from cairnkv.server.loop import Listener, PolledLoop, bind, listen
 from cairnkv.server.options import ServerOptions
+from cairnkv.server.password_hashing import PasswordChecker
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, PlainText, Settings, broken_on_purpose, is_loopback
 from cairnkv.server.strangers import Strangers
 from cairnkv.server.tls import Certificates, TlsFiles, load, newer
@@ -127,6 +129,8 @@ class Server:
         self._sweep_was_late = False
         self._frame_executor = native_frame_executor(self.store)
         self._users = ServerUsers(settings)
+        self._passwords = PasswordChecker(lambda function: self._loop.call_soon_threadsafe(function))
+        self._audit_log = None if settings.audit_log is None else AuditLog(settings.audit_log)
         self._context: ServerContext[RespConversation] = ServerContext(
             self.store,
             users=self._users.table,
@@ -135,8 +139,11 @@ class Server:
             load_users=self._users.load if self._users.has_file else None,
             save_users=self._users.save if self._users.has_file else None,
             random_bytes=secrets.token_bytes,
+            passwords=self._passwords,
+            after=self._after,
+            audit=self.audit,
         )
-        self._users.table.on_change.append(self._update_native_paths)
+        self._users.table.on_change.append(self._users_changed)
         if self.node is not None:
             self._context.pubsub.relay = self.node.publish_message
             self.node.on_message = self._context.pubsub.publish_here
@@ -169,7 +176,8 @@ class Server:
         While the store loads, clients get `LOADING` for commands on the store.
         Raises `OptionError` if the server cannot listen on an address, or open the store; then it listens on none.
         """
-        self.store.deliver_by(asyncio.get_running_loop().call_soon_threadsafe)
+        self._loop = asyncio.get_running_loop()
+        self.store.deliver_by(self._loop.call_soon_threadsafe)
         self.store.waiters.set_timer = self._set_waiters_timer
         try:
             await self._listen()
@@ -190,6 +198,7 @@ class Server:
         self._housekeep()
         if self.certificates is not None:
             self._later("look at the certificate", TLS_LOOK_SECONDS, self._look_at_certificate)
+        self.audit("started", {"addresses": self.addresses})
         return True
 
     async def _load(self) -> bool:
@@ -285,6 +294,12 @@ class Server:
             self.certificates.use(identity)
         self.settings = settings
         logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
+        self.audit("config_changed", {"options": changed})
+        self._update_native_paths()
+
+    def _users_changed(self) -> None:
+        users = self._users.table
+        self.audit("users_changed", {"number": len(users), "digest": users.digest})
         self._update_native_paths()
 
     def _update_native_paths(self) -> None:
@@ -311,6 +326,14 @@ class Server:
             self._users.load()
         except UsersRefused as refused:
             logger.error("the users stay as they are: %s", refused)
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, callback)
+
+    def audit(self, event: str, fields: Mapping[str, object]) -> None:
+        """Write an event to the audit log, if there is one."""
+        if self._audit_log is not None:
+            self._audit_log.write(event, fields)
 
     def request_stop(self) -> None:
         """Ask the caller of `stop_requested` to stop this server."""
@@ -348,7 +371,11 @@ class Server:
                 if self.node is not None:
                     await self.node.leave()
             finally:
+                self._passwords.close()
                 self.store.close()
+                self.audit("stopped", {})
+                if self._audit_log is not None:
+                    self._audit_log.close()
 
     def _stop_accepting(self) -> None:
         """Close the listening sockets. Remove the Unix socket's file, unless it is another server's now."""
@@ -577,7 +604,12 @@ class Server:
 
     # -- INFO ---------------------------------------------------------------------------------------------------
 
+    def _audit_info(self) -> Iterator[tuple[str, str | int]]:
+        if self._audit_log is not None:
+            yield "audit_events_dropped", self._audit_log.dropped
+
     def _info(self) -> Iterable[tuple[str, str | int]]:
+        logins = self._context.logins
         return (
             ("loop", features()["loop"]),
             ("pid", os.getpid()),
@@ -588,6 +620,10 @@ class Server:
             ("connections_refused", self._refusals),
             ("unfinished_bytes", self._buffered_total),
             *(self.certificates.info() if self.certificates is not None else ()),
+            ("connections_unauthenticated", len(self._strangers)),
+            ("logins", logins.succeeded),
+            ("logins_failed", logins.log.counts["auth"]),
+            *self._audit_info(),
             *_process_info(),
             ("users", len(self._users.table)),
             ("users_digest", self._users.table.digest[:DIGEST_SHOWN]),

@@ -116,6 +116,11 @@ def password(text: str) -> str:
     return text
 
 
+def audit_file(text: str) -> str:
+    """Parse the path of a file, or `-`."""
+    return text if text == "-" else path_text(text)
+
+
 def nats_user(text: str) -> str:
     """Parse USER:PASSWORD, or the path of a file."""
     return text if ":" in text else path_text(text)
@@ -217,9 +222,8 @@ class Settings:
         password,
         None,
         "TEXT",
-        "password that clients must send before other commands; the native protocol has no authentication, so the "
-        "server refuses its clients. All users of the computer can read a command line: use the environment or the "
-        "file",
+        "password of the user default, which clients must send before other commands. All users of the computer can "
+        "read a command line: use --password-file, the environment or the file of options",
         secret=True,
     )
     password_file: str | None = _path(
@@ -248,6 +252,12 @@ class Settings:
         "NAME",
         "with --tls-client-ca, the part of a client's certificate that names its user: cn (the common name), or uri "
         "(the URI among the alternative names)",
+    )
+    audit_log: str | None = _option(
+        audit_file,
+        None,
+        "FILE",
+        "append logins, refusals, changes and administrative commands to this file as JSON lines; -: standard output",
     )
     status_byte: StatusByte = _choice(
         StatusByte.ASCII, "the status byte of responses: ascii ('0' and '1') or binary (0x00 and 0x01)"

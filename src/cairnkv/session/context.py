@@ -9,8 +9,8 @@ Out of scope: the state of one conversation.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from cairnkv.session.access.login import Logins, Passwords, at_once, no_audit
 from cairnkv.session.access.users import Users, default_user, encoded
-from cairnkv.session.auth import Authenticator
 from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
 from cairnkv.store import Store
@@ -31,6 +31,8 @@ class Peer:
     address: str = "?:0"
     local_address: str = "?:0"
     descriptor: int = -1
+    network: str = "?"
+    """Its address for limits; for IPv6 that of its /64 network."""
     is_local: bool = False
     """Whether it has connected through a Unix socket."""
 
@@ -92,19 +94,23 @@ class ServerContext(Generic[C]):
         load_users: Callable[[], None] | None = None,
         save_users: Callable[[], None] | None = None,
         random_bytes: Callable[[int], bytes] | None = None,
+        passwords: Passwords | None = None,
+        after: Callable[[float, Callable[[], None]], None] = at_once,
+        audit: Callable[[str, Mapping[str, object]], None] = no_audit,
     ) -> None:
         """users: None: only the user `default`, with all rights and with `password`; None: clients need none.
 
         shut_down: stops the server; None: there is no server.
         load_users, save_users: read the users file, and write it. They raise `UsersRefused`. None: there is no file.
         random_bytes: returns bytes that cannot be guessed; None: there is no source of them.
+        passwords, after, audit: see `Logins`.
         """
         self.store: Final = store
         self.users: Final = Users([default_user(encoded(password))]) if users is None else users
         self.load_users: Final = load_users
         self.save_users: Final = save_users
         self.random_bytes: Final = random_bytes
-        self.authenticator: Final = Authenticator(self.users)
+        self.logins: Final = Logins(self.users, store.clock, passwords=passwords, after=after, audit=audit)
         self.pubsub: Final = PubSub()
         self.clients: Final[dict[int, C]] = {}
         self.options: Final[Options] = options or Options()

@@ -31,7 +31,7 @@ from cairnkv.limits import BYTES_PER_COST, MESSAGE_HEAD_MAX, TAKE_BYTES, TAKE_MA
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
 from cairnkv.records import replace
-from cairnkv.session.auth import Authentication
+from cairnkv.session.access.login import Login
 from cairnkv.store import ITEM_BYTES, PendingReply, Store, Waiter, returns_of, size_of
 
 if TYPE_CHECKING:
@@ -193,11 +193,11 @@ class Conversation(abc.ABC):
     _statuses = (0, 0)
     """The status bytes of success and failure, in the native protocol."""
 
-    def __init__(self, store: Store, *, auth: Authentication, limits: DecoderLimits) -> None:
+    def __init__(self, store: Store, *, login: Login, limits: DecoderLimits) -> None:
         self.store: Final = store
         self.limits: Final = limits
         self.own_writes: Final = OwnWrites()
-        self._auth = auth
+        self.login: Final = login
         self._native_path_settings: NativePathSettings | None = None
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -268,11 +268,6 @@ class Conversation(abc.ABC):
             made = executor, width, self._statuses, self.limits.value, self.limits.frame, self.reads_locally
             self._native_path_settings = made
         return made
-
-    @property
-    @abc.abstractmethod
-    def authenticated(self) -> bool:
-        """Whether the client may execute commands."""
 
     @property
     def pending(self) -> int:

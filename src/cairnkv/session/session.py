@@ -27,7 +27,7 @@ from cairnkv.limits import (
 )
 from cairnkv.protocol.native import DEFAULT_LIMITS, DecoderLimits, StatusByte, Width
 from cairnkv.protocol.resp.requests import speaks_redis
-from cairnkv.session.auth import Authentication
+from cairnkv.session.access.login import Login
 from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativePathSettings, QueuedReply, Unfinished
 from cairnkv.session.native.conversation import NativeConversation
@@ -111,7 +111,7 @@ class Session:
         self._limits = limits
         self._context = context or ServerContext(store)
         self._peer = peer or Peer()
-        self._auth = Authentication(self._context.authenticator)
+        self.login: Final = Login(self._context.logins, self._peer)
         self._new_native = partial(
             NativeConversation,
             store,
@@ -119,7 +119,7 @@ class Session:
             width=width,
             limits=limits,
             frame_executor=frame_executor,
-            auth=self._auth,
+            login=self.login,
         )
         self._conversation: Conversation | None = None  # None before the first byte
         self._begin = b""  # a first byte that may begin a TLS handshake
@@ -186,7 +186,7 @@ class Session:
             self._stop_reading()
         elif speaks_redis(begin[0]):
             self._conversation = RespConversation(
-                self._store, self._context, self._peer, auth=self._auth, push=self._push, limits=self._limits
+                self._store, self._context, self._peer, login=self.login, push=self._push, limits=self._limits
             )
         else:
             self._conversation = self._new_native()
@@ -286,10 +286,8 @@ class Session:
 
     @property
     def authenticated(self) -> bool:
-        """Whether the client may execute commands: it has sent the password, or the server has none."""
-        if self._conversation is None:
-            return not self._context.authenticator.required
-        return self._conversation.authenticated
+        """Whether the client need not log in, or has done so."""
+        return self.login.authenticated
 
     @property
     def waiting(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from cairnkv.commands import MISSING, OK, Clear, Command, Extend, Failure, Replies, Reply, Step, failures
 from cairnkv.commands.queue_vocabulary import EXPIRED, Purge, Together
-from cairnkv.commands.vocabulary import Backup, Info, RandomKey
+from cairnkv.commands.vocabulary import Auth, Backup, Info, RandomKey, Whoami
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, keep_leases, undo
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, VALUE_MAX
@@ -268,6 +268,8 @@ class LocalStore:
         if command.spec.by_store:
             if isinstance(command, RandomKey):
                 return random_key(self.databases[db])
+            if isinstance(command, Auth | Whoami):
+                return Failure(failures.NOCOMMAND, "a store has no users; a server has")
             return self.reports.begin_backup(command) if isinstance(command, Backup) else self.reports.reply()
         reply = apply(self.databases[db], command, self._shared.now)
         if touch and self.memory.eviction is not None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import (
     NO_MEMORY,
-    OK,
     Auth,
+    Backup,
+    ClearAll,
     Command,
     Failure,
     InMemory,
@@ -25,14 +26,14 @@ from cairnkv.commands import (
 )
 from cairnkv.limits import VALUE_MAX
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, DecoderLimits, Request, StatusByte, Width, reply_parts
-from cairnkv.session.access.users import DEFAULT_USER
-from cairnkv.session.auth import Authentication
+from cairnkv.session.access.login import Login
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
     ARGUMENTS_PER_COST,
     Conversation,
     QueuedReply,
+    Unfinished,
     cost_of,
     fitting,
 )
@@ -58,24 +59,29 @@ class NativeConversation(Conversation):
         width: Width | None,
         limits: DecoderLimits,
         frame_executor: "FrameExecutor | None",
-        auth: Authentication,
+        login: Login,
     ) -> None:
-        super().__init__(store, auth=auth, limits=limits)
-        self._logged_in = False
+        super().__init__(store, login=login, limits=limits)
+        login.reset()
         self._statuses = status_byte.value
         self._status_byte = status_byte
-        self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits, trusted=self.authenticated)
+        self._decoder: CommandDecoder = CommandDecoder(width=width, limits=limits, trusted=login.authenticated)
         self._frame_executor = frame_executor
+        self._login_outcome: PendingReply | None = None  # of an AUTH that takes time
 
-    def next(self) -> QueuedReply | None:
+    def next(self) -> QueuedReply | Unfinished | None:
         """Execute the next command."""
-        self._decoder.trusted = self.authenticated
+        if self._login_outcome is not None:
+            return self._logged_in(self._login_outcome)
+        self._decoder.trusted = self.login.authenticated
         request = self._decoder.next()
         if request is None:
             return None
         if isinstance(request, Failure):
             return self.failure(request)
         command = request.command
+        if isinstance(command, Auth):
+            return self._logged_in(self.login.log_in(command.user, command.secret))
         made = bytes_made(self.store.databases[0], command)
         outcome = self._execute(request)
         if isinstance(outcome, Failure):
@@ -87,6 +93,8 @@ class NativeConversation(Conversation):
 
     def upcoming(self) -> tuple[list[Step], int]:
         """Return some of the commands that come next, and their bytes."""
+        if not self.login.authenticated:
+            return [], 0
         ahead = self._decoder.copy(AHEAD_BYTES)
         steps: list[Step] = []
         while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), Request):
@@ -97,13 +105,25 @@ class NativeConversation(Conversation):
         """Return the reply for a failure, which may end the conversation."""
         return QueuedReply(failure, self._encode, closes=failure.code.closes)
 
+    def _logged_in(self, outcome: Reply | PendingReply) -> QueuedReply | Unfinished:
+        """Return the reply to AUTH, which may end the conversation, or wait for it."""
+        if isinstance(outcome, PendingReply):
+            self._login_outcome = outcome
+            if outcome.reply is None:
+                return Unfinished(outcome)
+            outcome = outcome.reply
+        self._login_outcome = None
+        closes = self.login.exhausted or (isinstance(outcome, Failure) and outcome.code.closes)
+        return QueuedReply(outcome, self._encode, closes=closes)
+
     def _execute(self, request: Request) -> Reply | PendingReply:
-        if isinstance(request.command, Auth):
-            return self._log_in(request.command)
-        if not self.authenticated:
+        user = self.login.user
+        if user is None:
             return Failure(failures.NOAUTH, "log in first: AUTH user secret")
         if isinstance(request.command, Whoami):
-            return DEFAULT_USER
+            return user.name
+        if isinstance(request.command, ClearAll | Backup):
+            self.login.note("command", command=request.command.spec.name)
         try:
             if request.flags & _LOCAL_READ and not request.command.spec.writes:
                 return self.store.execute(request.command, local=self.own_writes.are_executed)
@@ -126,11 +146,6 @@ class NativeConversation(Conversation):
             logger.exception("%s failed", request.command.spec.name)
             return Failure(failures.INTERNAL, "the server's log has the details")
 
-    def _log_in(self, command: Auth) -> Reply:
-        accepted = self._auth.authenticate(command.user, command.secret)
-        self._logged_in = self._logged_in or accepted
-        return OK if accepted else Failure(failures.WRONGPASS, "wrong user or secret, or the user is disabled")
-
     def _encode(self, reply: Reply) -> Sequence[bytes]:
         head, payload = reply_parts(reply, self._status_byte, frame_limit=self.limits.frame)
         return (head, payload) if payload else (head,)
@@ -144,16 +159,13 @@ class NativeConversation(Conversation):
     @property
     def _executor(self) -> "FrameExecutor | None":
         executor = self._frame_executor
-        return None if executor is None or executor.off or not self.authenticated else executor
+        if executor is None or executor.off or self._login_outcome is not None or not self.login.authenticated:
+            return None
+        return executor
 
     @property
     def _width(self) -> int:
         return self._decoder.width or 2
-
-    @property
-    def authenticated(self) -> bool:
-        """Whether the client may execute commands."""
-        return self._logged_in or not self._auth.authenticator.required
 
     def end(self) -> None:
         """Free the buffered bytes."""

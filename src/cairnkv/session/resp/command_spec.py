@@ -53,6 +53,9 @@ _MISCONF: Final = frozenset({failures.DISKFULL, failures.RECOVERING, failures.RE
 READONLY means something else: a replica sends it, and clients then look for another server. The reply to any other
 failure is `ERR` and the text of the store."""
 
+_REDIS_CODES: Final = frozenset({failures.NOAUTH, failures.NOPERM, failures.WRONGPASS})
+"""The failures whose codes are those of Redis."""
+
 _CLUSTERDOWN: Final = frozenset({failures.NOQUORUM, failures.CLOCK, failures.STOPPED})
 """The failures of one node that another node may not have."""
 
@@ -63,6 +66,8 @@ Errors: TypeAlias = Mapping[Code, str]
 def error_of(failure: Failure, errors: Errors | None = None) -> Error:
     """Return the error reply for a failure."""
     own = errors.get(failure.code) if errors else None
+    if failure.code in _REDIS_CODES:
+        return Error(failure.message)
     if failure.code in _MISCONF:
         return Error(f"MISCONF {failure.message}")
     if failure.code in _CLUSTERDOWN:

@@ -19,7 +19,7 @@ from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, Take, TakeAny, fai
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
-from cairnkv.session.auth import Authentication
+from cairnkv.session.access.login import Login
 from cairnkv.session.context import CLIENT_LOGGER, Peer, ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
@@ -62,6 +62,9 @@ client_logger: Final = logging.getLogger(CLIENT_LOGGER)
 
 QUEUED: Final = Simple("QUEUED")
 
+AUDITED: Final = frozenset({"flushall", "flushdb"})
+"""The commands whose execution is an event of the audit log, besides those with the flag `admin`."""
+
 BROWSER_COMMANDS: Final = frozenset({b"POST", b"HOST:"})
 """The first words of lines that a web browser sends. A page of an attacker can make a browser send them to any port."""
 
@@ -75,12 +78,12 @@ class RespConversation(Conversation):
         context: "ServerContext[RespConversation]",
         peer: Peer,
         *,
-        auth: Authentication,
+        login: Login,
         push: Callable[[QueuedReply, int], None],
         limits: DecoderLimits,
     ) -> None:
         """push: sends a message that answers no command; its arguments are the message and its estimated bytes."""
-        super().__init__(store, auth=auth, limits=limits)
+        super().__init__(store, login=login, limits=limits)
         self.context: Final = context
         self.peer: Final = peer
         self._push = push
@@ -97,6 +100,7 @@ class RespConversation(Conversation):
         self.channels: dict[bytes, None] = {}
         self.patterns: dict[bytes, None] = {}
         self.subscribed_bytes = 0  # estimated bytes of these subscriptions
+        login.protocol = "redis"
         self.id: Final = context.enter(self)
         self.reset()
 
@@ -105,8 +109,7 @@ class RespConversation(Conversation):
         self.protocol: Resp = 2
         self.db = 0
         self.name = b""
-        self._auth.reset()
-        self._decoder.trusted = self._auth.authenticated
+        self.login.reset()
         self.end_transaction()
         self.context.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
@@ -117,15 +120,13 @@ class RespConversation(Conversation):
         self.closing = False  # whether the conversation ends after the reply to this command
 
     @property
-    def authenticated(self) -> bool:
-        """Whether the client may execute commands."""
-        return self._auth.authenticated
+    def name(self) -> bytes:
+        """The name of the client, by CLIENT SETNAME."""
+        return self.login.name
 
-    def authenticate(self, user: bytes, password: bytes) -> bool:
-        """Check a password that the client has sent; return whether it is right."""
-        accepted = self._auth.authenticate(user, password)
-        self._decoder.trusted = self._auth.authenticated
-        return accepted
+    @name.setter
+    def name(self, name: bytes) -> None:
+        self.login.name = name
 
     def costs(self, commands: int) -> None:
         """Add work to the current command, in commands of one key. Then other clients are served sooner."""
@@ -139,6 +140,7 @@ class RespConversation(Conversation):
             return self._go_on(self._job)
         while self._own_pushes:
             self.push(*self._own_pushes.popleft())
+        self._decoder.trusted = self.login.authenticated
         request = self._decoder.next()
         if request is None:
             return None
@@ -152,7 +154,7 @@ class RespConversation(Conversation):
     def upcoming(self) -> tuple[list[Step], int]:
         """Return the commands that come next, up to the first that is not on keys, and their bytes."""
         steps: list[Step] = []
-        if self.transaction.queue is not None or self._job is not None:
+        if self.transaction.queue is not None or self._job is not None or not self.login.authenticated:
             return steps, 0
         ahead = self._decoder.copy(AHEAD_BYTES)
         while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), list) and request:
@@ -177,7 +179,7 @@ class RespConversation(Conversation):
 
     @property
     def _executor(self) -> "FrameExecutor | None":
-        plain = self._auth.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
+        plain = self.login.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
         return self.context.frame_executor(self.db)
@@ -250,7 +252,7 @@ class RespConversation(Conversation):
         return reply
 
     def _queued_reply_for(self, value: Value) -> QueuedReply:
-        closes, self.closing = self.closing, False
+        closes, self.closing = self.closing or self.login.exhausted, False
         # CLIENT REPLY suppresses neither messages nor the replies about subscriptions.
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
@@ -303,7 +305,7 @@ class RespConversation(Conversation):
             raise Refusal(
                 f"ERR too many arguments for '{spec.name}' command, the limit is {REDIS_KEYLESS_ARGUMENTS_MAX:,}"
             )
-        if not self._auth.authenticated and "no-auth" not in spec.flags:
+        if not self.login.authenticated and "no-auth" not in spec.flags:
             raise Refusal("NOAUTH Authentication required.")
         if self.store.loading and "loading" not in spec.flags:
             raise Refusal(LOADING)
@@ -317,6 +319,8 @@ class RespConversation(Conversation):
     def execute(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Value:
         """Execute a command now."""
         arguments = self.arguments(spec, request)
+        if "admin" in spec.flags or spec.name in AUDITED:
+            self.login.note("command", command=spec.name)
         if spec.in_conversation is None:
             assert spec.on_keys is not None
             return self._execute_on_keys(spec.on_keys(arguments))

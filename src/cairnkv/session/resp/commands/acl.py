@@ -7,9 +7,11 @@ file, and a change of one node would make the nodes differ.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from cairnkv.protocol.resp import OK
+from cairnkv.session.access.attempts import Entry
 from cairnkv.session.access.categories import CATEGORIES, names_by_category
 from cairnkv.session.access.rights import RuleError
 from cairnkv.session.access.users import DEFAULT_USER, User, UsersRefused, check_name
@@ -195,6 +197,49 @@ def acl_genpass(conversation: RespConversation, arguments: Arguments) -> Value:
         raise Refusal("ERR there is no source of random bytes here")
     characters = (bits + 3) // 4
     return random_bytes((characters + 1) // 2).hex()[:characters].encode()
+
+
+@in_conversation("ACL WHOAMI", "noscript loading", group="server", since="6.0.0")
+def acl_whoami(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the name of the user as which the client is logged in."""
+    user = conversation.login.user
+    return None if user is None else user.name
+
+
+@in_conversation("ACL LOG [count | RESET]", "admin noscript loading", group="server", since="6.0.0")
+def acl_log(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return the newest failed logins and refused commands, by default 10, or remove all. The log has 128 entries."""
+    if len(arguments) > 1:
+        raise Refusal(wrong_number(arguments.name))
+    log = conversation.context.logins.log
+    count = ENTRIES_SHOWN
+    if len(arguments):
+        given = arguments.take()
+        if given.upper() == b"RESET":
+            log.reset()
+            return OK
+        count = max(0, integer(given))
+    conversation.costs(COST_OF_RULE)
+    return [_entry(entry, log.clock()) for entry in islice(log, count)]
+
+
+ENTRIES_SHOWN: Final = 10
+"""Entries that ACL LOG returns without a count, as in Redis."""
+
+
+def _entry(entry: Entry, now: int) -> Value:
+    return {
+        b"count": entry.count,
+        b"reason": entry.reason.encode(),
+        b"context": entry.context.encode(),
+        b"object": entry.object,
+        b"username": entry.user,
+        b"age-seconds": b"%.3f" % (max(0, now - entry.updated) / 1000),
+        b"client-info": _octets(entry.client),
+        b"entry-id": entry.number,
+        b"timestamp-created": entry.created,
+        b"timestamp-last-updated": entry.updated,
+    }
 
 
 help_of("ACL", since="6.0.0")

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Verbatim
-from cairnkv.session.access.users import DEFAULT_USER
+from cairnkv.session.access.users import shown_name
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import (
     SYNTAX,
@@ -135,6 +135,7 @@ def _line(client: RespConversation) -> bytes:
     name, version = client.library
     queued = client.transaction.queued_bytes
     pending, unsent = client.pending, peer.unsent
+    user = "(superuser)" if client.login.user is None else shown_name(client.login.user.name)
     # One expression, because it is fast.
     line = (
         f"id={client.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} "
@@ -142,13 +143,10 @@ def _line(client: RespConversation) -> bytes:
         f"db={client.db} sub={len(client.channels)} psub={len(client.patterns)} ssub=0 "
         f"multi={-1 if client.transaction.queue is None else len(client.transaction.queue)} "
         f"qbuf={pending - queued} qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl=0 oll=0 omem={unsent} "
-        f"tot-mem={pending + unsent} events=r cmd={client.last_command or 'NULL'} user={_USER} redir=-1 "
+        f"tot-mem={pending + unsent} events=r cmd={client.last_command or 'NULL'} user={user} redir=-1 "
         f"resp={client.protocol} lib-name={name.decode()} lib-ver={version.decode()}\n"
     )
     return line.encode("utf-8", "surrogateescape")
-
-
-_USER: Final = DEFAULT_USER.decode()
 
 
 class _Listing(Job):
@@ -208,7 +206,7 @@ def client_list(conversation: RespConversation, arguments: Arguments) -> Value:
 def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
     """Close connections: one by its address, or all that match the filters."""
     if len(arguments) == 1:
-        if not _kill(conversation, [_filter(b"ADDR", arguments.take())]):
+        if not _kill(conversation, [_filter(conversation, b"ADDR", arguments.take())]):
             raise Refusal("ERR No such client")
         return OK
     wanted: list[_Filter] = []
@@ -223,7 +221,7 @@ def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
                 raise Refusal(SYNTAX)
             skip_me = value.upper() == b"YES"
         else:
-            wanted.append(_filter(option, value))
+            wanted.append(_filter(conversation, option, value))
     if skip_me:
         wanted.append(lambda client: client is not conversation)
     conversation.costs(len(conversation.context.clients))
@@ -233,7 +231,7 @@ def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
 _Filter: TypeAlias = Callable[[RespConversation], bool]
 
 
-def _filter(option: bytes, value: bytes) -> _Filter:
+def _filter(conversation: RespConversation, option: bytes, value: bytes) -> _Filter:
     text = value.decode("utf-8", "surrogateescape")
     match option:
         case b"ID":
@@ -243,9 +241,9 @@ def _filter(option: bytes, value: bytes) -> _Filter:
             kind = _type(value)
             return lambda client: _type_of(client) == kind
         case b"USER":
-            if value != DEFAULT_USER:
+            if conversation.context.users.get(value) is None:
                 raise Refusal(f"ERR No such user '{repeated(value)}'")
-            return lambda client: client.authenticated
+            return lambda client: client.login.user is not None and client.login.user.name == value
         case b"ADDR":
             return lambda client: client.peer.address == text
         case b"LADDR":

@@ -4,19 +4,48 @@ Out of scope: CLIENT (`clients`).
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+from cairnkv.commands import Failure, Reply
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Resp, Simple
 from cairnkv.session.access.users import DEFAULT_USER
-from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation, repeated, wrong_number
+from cairnkv.session.conversation import Unfinished
+from cairnkv.session.resp.command_spec import (
+    SYNTAX,
+    Arguments,
+    Refusal,
+    Value,
+    error_of,
+    in_conversation,
+    repeated,
+    wrong_number,
+)
 from cairnkv.session.resp.conversation import RespConversation
+from cairnkv.session.resp.values import Job
+from cairnkv.store import PendingReply
 from cairnkv.version import REDIS_VERSION, VERSION
 
 NAME: Final = re.compile(rb"[!-~]*")
 """A client's name: letters, digits and signs without blanks, so that programs can parse CLIENT LIST."""
 
-WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is disabled."
+
+class _LoggingIn(Job):
+    """A login, and what follows if it succeeds. It waits without holding up other clients."""
+
+    def __init__(self, outcome: Reply | PendingReply, then: Callable[[], Value]) -> None:
+        self._outcome = outcome
+        self._then = then
+
+    def step(self) -> Value:
+        outcome = self._outcome
+        if isinstance(outcome, PendingReply):
+            if outcome.reply is None:
+                return Unfinished(outcome)
+            outcome = outcome.reply
+        return error_of(outcome) if isinstance(outcome, Failure) else self._then()
 
 
 @in_conversation("PING [message]", "fast subscribed", group="connection", since="1.0.0")
@@ -78,20 +107,20 @@ def select(conversation: RespConversation, arguments: Arguments) -> Value:
     return OK
 
 
-@in_conversation("AUTH [username] password", "noscript loading fast no-auth", group="connection", since="1.0.0")
+@in_conversation(
+    "AUTH [username] password", "noscript loading fast no-auth no-multi", group="connection", since="1.0.0"
+)
 def auth(conversation: RespConversation, arguments: Arguments) -> Value:
-    """Authenticate with a password. There is one user, named default."""
+    """Log in as a user with a password or a token. Without a name: as the user default."""
     if len(arguments) > 2:
         raise Refusal(SYNTAX)
-    if len(arguments) == 1 and not conversation.context.authenticator.required:
+    if len(arguments) == 1 and not conversation.context.users.required:
         raise Refusal(
             "ERR AUTH <password> called without any password configured for the default user. "
             "Are you sure your configuration is correct?"
         )
     user = arguments.take() if len(arguments) == 2 else DEFAULT_USER
-    if not conversation.authenticate(user, arguments.take()):
-        raise Refusal(WRONG_PASSWORD)
-    return OK
+    return _LoggingIn(conversation.login.log_in(user, arguments.take()), lambda: OK)
 
 
 _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
@@ -99,7 +128,7 @@ _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
 
 @in_conversation(
     "HELLO [protover [AUTH username password] [SETNAME clientname]]",
-    "noscript loading fast no-auth",
+    "noscript loading fast no-auth no-multi",
     group="connection",
     since="6.0.0",
 )
@@ -121,14 +150,19 @@ def hello(conversation: RespConversation, arguments: Arguments) -> Value:
             name = client_name(arguments.take())
         else:
             raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
-    if credentials is not None and not conversation.authenticate(*credentials):
-        raise Refusal(WRONG_PASSWORD)
-    if not conversation.authenticated:
+    greet = partial(_greet, conversation, protocol, name)
+    if credentials is not None:
+        return _LoggingIn(conversation.login.log_in(*credentials), greet)
+    if not conversation.login.authenticated:
         raise Refusal(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "
             "<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the "
             "same time"
         )
+    return greet()
+
+
+def _greet(conversation: RespConversation, protocol: Resp, name: bytes | None) -> Value:
     if name is not None:
         conversation.name = name
     conversation.protocol = protocol

@@ -149,6 +149,9 @@ def _stats(conversation: RespConversation, facts: Facts) -> Lines:
     yield from _renamed(since, COUNTERS)
     yield "pubsub_channels", len(conversation.context.pubsub.channels())
     yield "pubsub_patterns", conversation.context.pubsub.patterns()
+    counts = conversation.context.logins.log.counts
+    for name, reason in (("auth", "auth"), ("cmd", "command"), ("key", "key"), ("channel", "channel")):
+        yield f"acl_access_denied_{name}", counts[reason]
 
 
 def _replication(conversation: RespConversation, facts: Facts) -> Lines:
