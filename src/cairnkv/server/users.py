@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Final
 
 from cairnkv.errors import OptionError
+from cairnkv.server.password_hashing import require_argon2
 from cairnkv.server.settings import Settings, is_loopback
 from cairnkv.server.users_file import UsersFile, UsersFileError
 from cairnkv.session.access.users import DEFAULT_USER, User, Users, UsersRefused, default_user, encoded
@@ -85,7 +86,12 @@ class ServerUsers:
         self.table.replace(users)
 
     def _check(self, users: Collection[User]) -> None:
-        """Raise `UsersRefused` if any client on the network could do everything."""
+        """Raise `UsersRefused` if any client on the network could do everything, or passwords cannot be checked."""
+        if any(not secret.is_digest for user in users for secret in user.secrets):
+            try:
+                require_argon2()
+            except OptionError as error:
+                raise UsersRefused(str(error)) from None
         settings = self._settings
         if settings.insecure or settings.wants_certificates or settings.no_tcp or is_loopback(settings.host):
             return
