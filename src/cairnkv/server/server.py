@@ -604,10 +604,6 @@ class Server:
 
     # -- INFO ---------------------------------------------------------------------------------------------------
 
-    def _audit_info(self) -> Iterator[tuple[str, str | int]]:
-        if self._audit_log is not None:
-            yield "audit_events_dropped", self._audit_log.dropped
-
     def _info(self) -> Iterable[tuple[str, str | int]]:
         logins = self._context.logins
         return (
@@ -623,7 +619,7 @@ class Server:
             ("connections_unauthenticated", len(self._strangers)),
             ("logins", logins.succeeded),
             ("logins_failed", logins.log.counts["auth"]),
-            *self._audit_info(),
+            ("audit_events_dropped", 0 if self._audit_log is None else self._audit_log.dropped),
             *_process_info(),
             ("users", len(self._users.table)),
             ("users_digest", self._users.table.digest[:DIGEST_SHOWN]),

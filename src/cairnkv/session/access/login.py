@@ -15,7 +15,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from cairnkv.commands import OK, Failure, Reply, failures
 from cairnkv.escapes import quoted
@@ -24,9 +24,6 @@ from cairnkv.session.access.attempts import AccessLog, FailedLogins
 from cairnkv.session.access.rights import Rights
 from cairnkv.session.access.users import DEFAULT_USER, User, Users
 from cairnkv.store import PendingExecution, PendingReply
-
-if TYPE_CHECKING:
-    from cairnkv.session.context import Peer
 
 logger: Final = logging.getLogger("cairnkv.logins")
 
@@ -88,8 +85,16 @@ def no_audit(_event: str, _fields: Mapping[str, object]) -> None:
     """Write no event: there is no audit log."""
 
 
+class Client(Protocol):
+    """The interface of a client: its addresses. network: that for limits."""
+
+    network: str
+    address: str
+    local_address: str
+
+
 class Logins:
-    """What the logins of all clients of a server share.
+    """The logins of a server.
 
     after: calls a function after some seconds. audit: writes an event and its fields to the audit log.
     """
@@ -143,7 +148,7 @@ class Login:
     protocol, name: of the client, for events.
     """
 
-    def __init__(self, logins: Logins, peer: "Peer") -> None:
+    def __init__(self, logins: Logins, peer: Client) -> None:
         self.logins: Final = logins
         self._users: Final = logins.users
         self._peer = peer
