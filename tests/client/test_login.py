@@ -1,8 +1,10 @@
 """The login of clients: AUTH and PING begin each connection in one write, and a refused login is not repeated."""
 
 import asyncio
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -289,6 +291,61 @@ def test_missing_right_is_an_error_of_its_own(ask: Ask) -> None:
             ask(with_login(server))
         assert len(server.conversations) == 1
     assert type(caught.value) is cairnkv.AccessDenied
+
+
+@pytest.mark.parametrize("library", ["sync", "asyncio"])
+def test_changed_file_counts_for_the_next_connection(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotated secret needs no restart. A file that does not fit does not replace the credentials."""
+    path = tmp_path / "credentials"
+    path.touch(0o600)
+    seen: list[bytes] = []
+
+    def serve_once(conversation: Conversation) -> None:
+        request = conversation.command()
+        assert request is not None
+        assert isinstance(request.command, Auth)
+        seen.append(request.command.secret)
+        conversation.say(OK)
+        conversation.command()
+        conversation.say(b"PONG")
+        conversation.command()
+        conversation.say(b"v")
+
+    def texts() -> Iterator[None]:
+        for text in ("app:first", "app:second", "app", "app:third"):
+            path.write_text(text)
+            yield
+
+    path.write_text("app:first")
+    monkeypatch.setenv("CAIRNKV__CREDENTIALS", str(path))
+    with scripted(serve_once) as server:
+
+        async def ask() -> None:
+            async with cairnkv.aio.connect(server.url, timeout=30) as kv:
+                for _ in texts():
+                    assert await kv.get("k") == "v"
+
+        if library == "asyncio":
+            asyncio.run(ask())
+        else:
+            with cairnkv.connect(server.url, timeout=30) as kv:
+                for _ in texts():
+                    assert kv.get("k") == "v"
+    assert seen == [b"first", b"second", b"first", b"third"]
+
+
+def test_file_may_be_a_pipe_that_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    monkeypatch.setenv("CAIRNKV__CREDENTIALS", str(pipe))
+    writing = threading.Thread(target=pipe.write_text, args=(f"app:{SECRET}\n",))
+    with scripted(serve) as server:
+        writing.start()
+        with cairnkv.connect(server.url, timeout=30) as kv:
+            assert kv.get("k") == "k"
+    writing.join(30)
 
 
 # -- with a server -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
-from cairnkv.client.credentials import DEFAULT_USER, Credentials, credentials_of_environment
+from cairnkv.client.credentials import (
+    CREDENTIALS_VARIABLE,
+    DEFAULT_USER,
+    Credentials,
+    credentials_again,
+    credentials_in,
+)
 from cairnkv.errors import AddressError, OptionError
 from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT, UNIX_PATH_MAX
 from cairnkv.records import record, replace
@@ -86,6 +92,7 @@ class Address:
     attempts: how often the client tries a call that is safe to repeat. Each further endpoint adds one.
     order: the order of several endpoints, "random" or "given".
     credentials: the user and the secret of the login; None: the client does not log in.
+    credentials_file: the file that they come from; None: they come from the address.
     tls: the files for TLS; None: the connections have no TLS.
     """
 
@@ -95,6 +102,7 @@ class Address:
     attempts: int = CLIENT_ATTEMPTS
     order: str = "random"
     credentials: Credentials | None = None
+    credentials_file: str | None = None
     tls: TlsFiles | None = None
 
     def __post_init__(self) -> None:
@@ -116,6 +124,12 @@ class Address:
     def logs_in(self) -> bool:
         """Whether each connection logs in: with AUTH, or with a certificate."""
         return self.credentials is not None or (self.tls is not None and self.tls.cert is not None)
+
+    def present_credentials(self) -> Credentials | None:
+        """Return the credentials for a new connection: what the file has now, if they come from a file that fits."""
+        if self.credentials_file is None:
+            return self.credentials
+        return credentials_again(self.credentials_file, self.credentials)
 
     def __str__(self) -> str:
         return ",".join(shown(endpoint) for endpoint in self.endpoints)
@@ -140,9 +154,12 @@ def parse(url: str | None = None, **keywords: Seconds | None) -> Address:
     (('a', 6555), ('b', 7000))
     """
     address = _parsed_or_default(url, keywords)
-    if address.credentials is None and (found := credentials_of_environment()) is not None:
-        return replace(address, credentials=found)
-    return address
+    if address.credentials is not None or not (file := os.environ.get(CREDENTIALS_VARIABLE)):
+        return address
+    try:
+        return replace(address, credentials=credentials_in(file), credentials_file=file)
+    except AddressError as error:
+        raise AddressError(f"the variable {CREDENTIALS_VARIABLE}: {error}") from None
 
 
 def _parsed_or_default(url: str | None, keywords: Mapping[str, Seconds | None]) -> Address:

@@ -7,6 +7,7 @@ Invariants: no error, repr or str shows a secret. A client refuses a file that o
 Out of scope: user and secret in an address (`address`), and the command AUTH (`sync`, `aio.connection`).
 """
 
+import contextlib
 import os
 from typing import Final
 
@@ -40,17 +41,6 @@ class Credentials:
         return f"Credentials(user={self.user!r}, secret=...)"
 
 
-def credentials_of_environment() -> Credentials | None:
-    """Return the credentials in the file that the variable names, or None. Raises `AddressError`."""
-    path = os.environ.get(CREDENTIALS_VARIABLE)
-    if not path:
-        return None
-    try:
-        return credentials_in(path)
-    except AddressError as error:
-        raise AddressError(f"the variable {CREDENTIALS_VARIABLE}: {error}") from None
-
-
 def credentials_in(path: str) -> Credentials:
     """Return the credentials in a file. Raises `AddressError`."""
     from pathlib import Path  # a slow import that only this needs
@@ -72,3 +62,13 @@ def credentials_in(path: str) -> Credentials:
         return Credentials(user or DEFAULT_USER, secret)
     except AddressError as error:
         raise AddressError(f"{path!r}: {error}") from None
+
+
+def credentials_again(path: str, former: Credentials | None) -> Credentials | None:
+    """Return the present credentials in a file, or the former ones if it does not fit, or is a pipe that was read."""
+    from pathlib import Path
+
+    with contextlib.suppress(AddressError):  # a change has perhaps written only a part of it
+        if Path(path).is_file():
+            return credentials_in(path)
+    return former

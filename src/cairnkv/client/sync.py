@@ -401,7 +401,7 @@ class Client(KeyValue[K, V]):
             try:
                 connection = _Connection(endpoint, endpoints.timeout(deadline - now, len(in_order) - tried), self._tls)
                 if endpoints.pings_first or self._takes_only:  # the reply to TAKE may come late
-                    connection.greet(self._address.credentials)
+                    connection.greet(self._address.present_credentials())
             except (OSError, PeerError, AccessDenied) as error:
                 endpoints.add_failure(endpoint, _why(error), time.monotonic())
                 if isinstance(error, AccessDenied) or (isinstance(error, PeerError) and not endpoints.several):

@@ -305,7 +305,7 @@ class Client(AsyncKeyValue[K, V]):
             return connection
         try:
             async with asyncio.timeout_at(deadline):
-                await connection.greet(self._address.credentials, deadline)
+                await connection.greet(self._address.present_credentials(), deadline)
         except BaseException as error:
             connection.close("its first PING failed")
             if isinstance(error, TimeoutError):
