@@ -58,6 +58,7 @@ def extensions() -> list[Extension]:
         "cairnkv.store.pending_native": "src/cairnkv/store/pending_native.pyx",
         "cairnkv.replication.proposals_native": "src/cairnkv/replication/proposals_native.pyx",
         "cairnkv.store.clock_native": "src/cairnkv/store/clock_native.pyx",
+        "cairnkv.session.access.rights_native": "src/cairnkv/session/access/rights_native.pyx",
         "cairnkv.session.executor_native": "src/cairnkv/session/executor_native.pyx",
         "cairnkv.session.queue_frames_native": "src/cairnkv/session/queue_frames_native.pyx",
         "cairnkv.session.native.frames_native": "src/cairnkv/session/native/frames_native.pyx",

@@ -1,7 +1,7 @@
 """Compare two checkouts of cairnkv and redis-server in some workloads of the server, in seconds.
 
     python benchmarks/compare.py [--other PATH/.venv/bin/cairn] [--works get/1,set/1,get/16,...] [--rounds 5]
-                                 [--protocol resp] [--on-disk]
+                                 [--protocol resp] [--on-disk] [--rules '~key:* &* +@all']
 
 A workload is COMMAND/DEPTH, or COMMAND/DEPTH/VALUE bytes, or COMMAND@PART: latency at that part of redis-server's top
 rate. The program prints rate, CPU time of server and generator per command, and the 99th percentile of the latency: the
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import MANY, PROFILES, Run, Sample, compiled_generator
-from servers import Server, cairn, cairn_on_disk, redis, redis_on_disk
+from servers import Server, cairn, cairn_on_disk, cairn_with_rules, redis, redis_on_disk
 
 WORKS = "get/1,set/1,get/16,set/16,get/64,set/64"
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
     parser.add_argument("--connections", type=int, default=PROFILES["default"].connections)
     parser.add_argument("--protocol", choices=("native", "resp"), default="native", help="of cairnkv")
+    parser.add_argument("--rules", help="a third server, whose clients have these rights; keys begin with key:")
     parser.add_argument("--on-disk", action="store_true", help="with an fsync before each reply")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -50,6 +51,8 @@ def main() -> None:
         starts = {"cairn": start, "redis-server": start_redis}
         if given.other is not None:
             starts |= {"the other cairn": partial(start, program=given.other)}
+        if given.rules is not None:
+            starts |= {"cairn with rights": partial(cairn_with_rules, given.rules)}
         loaded = 0
         print("| work | server | " + " | ".join(FIGURES) + " |")
         print("|" + " --- |" * (2 + len(FIGURES)))

@@ -84,6 +84,15 @@ def cairn(*flags: str, program: Path = CAIRN, within: Path | None = None) -> Ite
 
 
 @contextlib.contextmanager
+def cairn_with_rules(rules: str, program: Path = CAIRN) -> Iterator[Server]:
+    """Start `cairn serve --users`: clients need not log in, and have the rights that some rules give."""
+    users = f"user default on nopass {rules}\nuser admin on #{'0' * 64} ~* &* +@all\n"
+    begin = ["/bin/sh", "-c", 'umask 077; printf %s "$1" > users.acl && shift && exec "$@"', "sh", users]
+    with served("cairn", [*begin, str(program), "serve", "--port", "0", "--users", "users.acl"]) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def served(name: str, command: Sequence[str], within: Path | None = None) -> Iterator[Server]:
     """Start a server of cairnkv with a command, and wait for its ready line."""
     with _process(command, within) as (process, log):

@@ -14,6 +14,7 @@ from cairnkv.commands import (
     Ack,
     Clear,
     ClearMany,
+    Command,
     Exists,
     Get,
     GetMany,
@@ -31,8 +32,10 @@ from cairnkv.engine.table import BUCKET_KEYS, crc
 from cairnkv.protocol import DecoderLimits, StatusByte, write_command
 from cairnkv.protocol.native import Width
 from cairnkv.store import LocalStore, WhenFull
+from tests.session.access.test_enforcement import argument_of
 from tests.support.lives import flipped, lively_frame
 from tests.support.paths import BUILT, native_only
+from tests.support.rights import SOME_RULES
 from tests.support.strategies import commands
 from tests.support.twins import Twins
 
@@ -71,6 +74,21 @@ class TestEqualResults:
         for _ in range(12):
             twins.clock.advance(chance.randrange(-1_000, 3_000))
             said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(80)))
+            if chance.random() < 0.1:
+                said = flipped(said, chance)
+            twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
+            twins.agree()
+
+    @given(st.integers(0, 2**32), st.sampled_from([2, 4]))
+    def test_for_users_with_some_rights(self, seed: int, width: Width) -> None:
+        """Rights change between the pieces, too."""
+        chance = random.Random(seed)
+        twins = Twins(width=width)
+        twins.say(write_command(Ping(b""), width=width))
+        for _ in range(8):
+            rules = chance.choice(SOME_RULES)
+            twins.limit(*rules)
+            said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(60)))
             if chance.random() < 0.1:
                 said = flipped(said, chance)
             twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
@@ -121,6 +139,29 @@ class TestEqualResults:
 
 
 class TestExecutor:
+    @pytest.mark.parametrize("command", SERVED)
+    def test_executes_a_command_only_with_its_rights(self, command: type[Command]) -> None:
+        spec = command.spec
+        filled = {name: argument_of(slot) for name, slot in spec.fields if not slot.keyword}
+        names = [f"+{name}" for name in spec.redis]
+        own, whole = ("~*", "~*") if command is Ack else ("~app:*", "~*")
+        for rules, executes in (
+            (("+@all", "&*", whole), True),
+            ((*names, own), True),
+            ((*names, whole), True),
+            (("+@all", *(f"-{name}" for name in spec.redis), whole), command is Ping),
+            (("+@all", "~other:*", "~app:1:*"), command is Ping),
+            (("+@all",), command is Ping),
+        ):
+            twins = Twins()
+            keys = SetMany(0, tuple((b"app:%d" % number, b"1") for number in range(300)))
+            twins.say(b"".join(map(write_command, (Ping(b""), keys, PutMany(b"app:q", 0, 0, (b"m", b"n"))))))
+            twins.limit(*rules)
+            before = twins.frame_executor.commands
+            twins.say(write_command(command(**filled)))
+            twins.agree()
+            assert (twins.frame_executor.commands == before + 1) == executes, rules
+
     def test_serves_the_common_commands_by_their_numbers(self) -> None:
         assert set(COMMON) <= set(SERVED)
         assert all(BY_NAME[name].number == number for name, number in NUMBERS.items())

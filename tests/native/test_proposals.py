@@ -44,6 +44,7 @@ from tests.support.cluster_twins import Clients, agree, live, twins
 from tests.support.lives import lively_queue_frame, on_redis
 from tests.support.paths import native_only
 from tests.support.resp import request
+from tests.support.rights import SOME_RULES, limit_session
 
 pytestmark = native_only
 
@@ -68,6 +69,21 @@ def test_equal_for_random_clients_of_the_redis_protocol(seed: int) -> None:
     both = twins(2, width=None, room=1_000)
     for _ in range(3):
         live(both, chance, 2, on_redis=True)
+
+
+@given(st.integers(0, 2**32), st.booleans())
+def test_equal_for_random_clients_with_some_rights(seed: int, redis: bool) -> None:
+    chance = random.Random(seed)
+    both = twins(3, width=None if redis else 2, room=1_000)
+    for clients in both:
+        for client in range(3):
+            clients.say(client, on_redis(Ping(b"x")) if redis else write_command(Ping(b"x")))
+    for _ in range(4):
+        for client in range(3):
+            rules = chance.choice(SOME_RULES)
+            for clients in both:
+                limit_session(clients.context, clients.sessions[client], b"user%d" % client, *rules)
+        live(both, chance, 2, on_redis=redis)
 
 
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([400, 100_000]))

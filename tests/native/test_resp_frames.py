@@ -11,10 +11,12 @@ from cairnkv.commands import QueueSet
 from cairnkv.protocol import DecoderLimits
 from cairnkv.protocol.native import BATCH_BYTES
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
+from tests.session.access.test_enforcement import request_of
 from tests.support.crc import keys_at
 from tests.support.lives import SOME_KEYS, flipped, lively_redis
 from tests.support.paths import BUILT, native_only
 from tests.support.resp import request
+from tests.support.rights import SOME_RULES
 from tests.support.twins import Twins
 
 pytestmark = native_only
@@ -72,6 +74,44 @@ def test_equal_for_random_programs(seed: int) -> None:
             said = flipped(said, chance)
         twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
         twins.agree()
+
+
+@given(st.integers(0, 2**32))
+def test_equal_for_users_with_some_rights(seed: int) -> None:
+    """Rights change between the pieces, also within transactions."""
+    chance = random.Random(seed)
+    twins = Twins()
+    twins.say(request(b"PING"))
+    for _ in range(8):
+        rules = chance.choice(SOME_RULES)
+        twins.limit(*rules)
+        said = b"".join(lively_redis(chance) for _ in range(chance.randrange(60)))
+        if chance.random() < 0.1:
+            said = flipped(said, chance)
+        twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
+        twins.agree()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_command_is_executed_only_with_its_rights(name: bytes) -> None:
+    words = request_of(RESP_COMMANDS[name])
+    is_ping, own = name == b"PING", "~*" if name == b"QUEUE.ACK" else "~app:*"
+    right = f"+{name.decode().lower()}"
+    for rules, executes in (
+        (("+@all", "&*", "~*"), True),
+        ((right, own), True),
+        (("+@all", f"-{right[1:]}", "~*"), is_ping),
+        (("+@all", "~other:*", "~app:1:*"), is_ping),
+        (("+@all",), is_ping),
+    ):
+        twins = Twins()
+        twins.say(b"".join(request(b"SET", b"app:%d" % number, b"1") for number in range(300)))
+        twins.say(request(b"QUEUE.PUTMANY", b"app:q", b"0", b"0", b"m", b"n"))
+        twins.limit(*rules)
+        before = twins.executed_natively
+        twins.say(request(*words))
+        twins.agree()
+        assert (twins.executed_natively == before + 1) == executes, rules
 
 
 @pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 1_048_560, 1_048_576, 3_000_000])

@@ -1,16 +1,18 @@
 """A client's side of a conversation with a session, without a socket, and what its connection would do."""
 
+from typing import Any
+
 from cairnkv.commands import Command
 from cairnkv.protocol import DecoderLimits, Response, ResponseDecoder, StatusByte, write_command
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
-from cairnkv.session import Session
+from cairnkv.session import ServerContext, Session, native_frame_executor
 from cairnkv.store import LocalStore, Store
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 
 
 class NativeClient:
-    """A session on a store of its own, which commits late if `late` is set."""
+    """A session on a store of its own, which commits late if `late` is set. natively: use the native path, too."""
 
     def __init__(
         self,
@@ -20,11 +22,21 @@ class NativeClient:
         status_byte: StatusByte = StatusByte.ASCII,
         width: Width | None = None,
         limits: DecoderLimits = DEFAULT_LIMITS,
+        natively: bool = False,
     ) -> None:
         self.storage = LateStorage()
         self.store: Store = store or LocalStore(storage=self.storage if late else None, clock=HandClock())
+        self.context: ServerContext[Any] = ServerContext(self.store)
         self.woken = 0
-        self.session = Session(self.store, wake=self._wake, status_byte=status_byte, width=width, limits=limits)
+        self.session = Session(
+            self.store,
+            wake=self._wake,
+            status_byte=status_byte,
+            width=width,
+            limits=limits,
+            frame_executor=native_frame_executor(self.store) if natively else None,
+            context=self.context,
+        )
         self._responses = ResponseDecoder()
 
     def _wake(self) -> None:

@@ -9,6 +9,7 @@ from cairnkv.storage import Storage
 from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
 from tests.support.paths import on_path
+from tests.support.rights import limit_session
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -95,6 +96,11 @@ class Twins:
             while session.runnable:
                 session.advance()
                 self.heard[n] += b"".join(session.output())
+
+    def limit(self, *rules: str) -> None:
+        """Give the user of both these rules, and none besides."""
+        for context, session in zip(self.context, self.sessions, strict=True):
+            limit_session(context, session, b"limited", *rules)
 
     def settle(self) -> None:
         """Let both send replies whose commits have ended."""

@@ -20,7 +20,7 @@ import abc
 import enum
 import struct
 from collections.abc import Iterable
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from cairnkv.commands import (
     BY_NUMBER,
@@ -211,12 +211,14 @@ class BatchExecutor(Protocol):
         reads_locally: bool = False,
         own_writes_there: bool = True,
         bytes_max: int = BATCH_BYTES,
+        rights: Any = None,
     ) -> int:
         """Execute frames from `start` on and return their bytes.
 
         reads_locally: whether all reads of the client are local. own_writes_there: whether local reads see all writes
         of the client.
         bytes_max: bytes after which no further frame begins, so that other clients get their turn.
+        rights: those of the client, as the executor has made them; None: all rights.
         """
 
 
@@ -284,6 +286,7 @@ class FrameDecoder(abc.ABC):
         *,
         reads_locally: bool = False,
         own_writes_there: bool = True,
+        rights: Any = None,
     ) -> bool:
         """Let an executor execute frames from the buffer. Return whether it executed any. See `BatchExecutor`."""
         if len(self._buffer) < self._wanted or not self.at_frame:
@@ -298,6 +301,7 @@ class FrameDecoder(abc.ABC):
             reads_locally=reads_locally,
             own_writes_there=own_writes_there,
             bytes_max=BATCH_BYTES,
+            rights=rights,
         )
         if used:
             self._end_frame(self._start + used)

@@ -403,12 +403,17 @@ class Connection(asyncio.Protocol, Peer):
         """Whether to execute commands of a client that reads no replies. A client may send all before it reads."""
         return self._writing_paused and self._read_ahead_is_full and self.unsent < CLIENT_UNSENT_MAX
 
+    def apply_users(self) -> None:
+        """Apply a change of the users, from the client's next command on."""
+        self.session.rights_changed()
+        self.update_native_path()
+
     def update_native_path(self) -> None:
         """Let the transport use the native path without the session, while the session and the settings allow it."""
         native_path_settings = self.session.native_path_settings if self._reading else None
         if self._polled is not None and native_path_settings is not self._native_path_set:
             self._native_path_set = native_path_settings
-            self._polled.set_native_path(*(native_path_settings or (None, 2, (0, 0), 0, 0, False)))
+            self._polled.set_native_path(*(native_path_settings or (None, 2, (0, 0), 0, 0, False, None)))
         if self._polled is not None and native_path_settings is None and (missing := self.session.missing):
             self._polled.read_next(missing)
 

@@ -2,6 +2,7 @@ import asyncio
 import socket
 from typing import Any
 
+from cairnkv.session.access.rights_native import NativeRights
 from cairnkv.session.executor_native import FrameExecutor
 
 class Poller:
@@ -25,6 +26,7 @@ class Transport(asyncio.Transport):
         string_max: int,
         frame_max: int,
         reads_locally: bool,
+        rights: NativeRights | None,
     ) -> None: ...
     def offer_tls(self, certificate: object) -> None: ...
     @property

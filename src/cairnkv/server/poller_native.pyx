@@ -43,6 +43,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from cairnkv.session.access.rights_native cimport NativeRights
 from cairnkv.session.executor_native cimport (
     NOTHING_WAITS,
     READS_WAIT,
@@ -474,6 +475,7 @@ cdef class Transport:
     cdef int _receive_bytes  # at once, by the average length of the last frames
     cdef FrameExecutor _frame_executor  # None: the pure path executes all commands
     cdef Conversation _conversation
+    cdef NativeRights _rights  # has the rules of `_conversation`
     cdef list _pending  # pending batches, in order
     cdef Py_ssize_t _pending_size
     cdef object _when_released  # `_release`, bound once
@@ -591,8 +593,8 @@ cdef class Transport:
     # -- the native path --------------------------------------------------------------------------------------
 
     def set_native_path(self, frame_executor, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max,
-                   bint reads_locally):
-        """Let an executor execute the bytes of the client first; None: none."""
+                   bint reads_locally, NativeRights rights):
+        """Let an executor execute the bytes of the client first; None: none. rights: None: all rights."""
         self._frame_executor = frame_executor
         self._shares = frame_executor is not None and (<FrameExecutor>frame_executor)._collector is not None
         self._conversation.width = width
@@ -601,6 +603,8 @@ cdef class Transport:
         self._conversation.string_max = string_max
         self._conversation.frame_max = frame_max
         self._conversation.reads_locally = reads_locally
+        self._conversation.rules = NULL if rights is None else &rights.rules
+        self._rights = rights
 
     # -- pending replies --------------------------------------------------------------------------------------
 

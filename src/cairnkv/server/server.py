@@ -295,16 +295,12 @@ class Server:
         self.settings = settings
         logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
         self.audit("config_changed", {"options": changed})
-        self._update_native_paths()
 
     def _users_changed(self) -> None:
         users = self._users.table
         self.audit("users_changed", {"number": len(users), "digest": users.digest})
-        self._update_native_paths()
-
-    def _update_native_paths(self) -> None:
         for connection in list(self._connections):
-            connection.update_native_path()
+            connection.apply_users()
             self._note_login(connection)
 
     @property

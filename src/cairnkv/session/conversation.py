@@ -31,10 +31,13 @@ from cairnkv.limits import BYTES_PER_COST, MESSAGE_HEAD_MAX, TAKE_BYTES, TAKE_MA
 from cairnkv.protocol.native import CommandDecoder, DecoderLimits
 from cairnkv.protocol.resp import RequestDecoder
 from cairnkv.records import replace
+from cairnkv.session.access.checks import Denial, denial_of
 from cairnkv.session.access.login import Login
 from cairnkv.store import ITEM_BYTES, PendingReply, Store, Waiter, returns_of, size_of
 
 if TYPE_CHECKING:
+    from cairnkv.session.access.rights import Rights
+    from cairnkv.session.access.rights_native import NativeRights
     from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
@@ -63,9 +66,10 @@ AHEAD_BYTES: Final = 16_384
 Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 """Returns the bytes of a reply in pieces. There may be none."""
 
-NativePathSettings: TypeAlias = tuple["FrameExecutor", int, tuple[int, int], int, int, bool]
+NativePathSettings: TypeAlias = tuple["FrameExecutor", int, tuple[int, int], int, int, bool, "NativeRights | None"]
 """The executor; the width of command numbers, or the version of the Redis protocol; the status bytes; the maximum bytes
-of a value and of a frame; whether all reads may return a value that is not the newest."""
+of a value and of a frame; whether all reads may return a value that is not the newest; the client's rights (None: all
+rights)."""
 
 
 def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
@@ -199,6 +203,7 @@ class Conversation(abc.ABC):
         self.own_writes: Final = OwnWrites()
         self.login: Final = login
         self._native_path_settings: NativePathSettings | None = None
+        self._native_rights: tuple[FrameExecutor, Rights, NativeRights] | None = None
 
     def feed(self, data: bytes | memoryview) -> None:
         """Add bytes of the client."""
@@ -227,6 +232,7 @@ class Conversation(abc.ABC):
             self._statuses,
             reads_locally=self.reads_locally,
             own_writes_there=self.own_writes.are_executed,
+            rights=self._rights_for(executor),
         )
         return executor if executed else None
 
@@ -263,11 +269,42 @@ class Conversation(abc.ABC):
         executor, made = self._executor, self._native_path_settings
         if executor is None or self._decoder.pending or (made is None and not self._decoder.at_frame):
             return None
-        width = self._width
-        if made is None or made[0] is not executor or made[1] != width or made[5] != self.reads_locally:
-            made = executor, width, self._statuses, self.limits.value, self.limits.frame, self.reads_locally
+        width, local, rights = self._width, self.reads_locally, self._rights_for(executor)
+        if made is None or made[0] is not executor or made[1] != width or made[5] != local or made[6] is not rights:
+            made = executor, width, self._statuses, self.limits.value, self.limits.frame, local, rights
             self._native_path_settings = made
         return made
+
+    def _rights_for(self, executor: "FrameExecutor") -> "NativeRights | None":
+        """Return the client's rights for an executor, or None for all rights. One object until they change."""
+        rights = self.rights
+        if rights.unlimited:
+            return None
+        made = self._native_rights
+        if made is None or made[0] is not executor or made[1] is not rights:
+            self._native_rights = made = executor, rights, executor.native_rights(rights)
+        return made[2]
+
+    # -- rights -------------------------------------------------------------------------------------------------
+
+    @property
+    def rights(self) -> "Rights":
+        """The rights of the client."""
+        return self.login.rights
+
+    def denial_of(self, command: Command) -> Denial | None:
+        """Return why the client may not execute a command of the registry, or None."""
+        rights = self.rights
+        return None if rights.unlimited else denial_of(rights, command, self.store.databases[0])
+
+    def refused(self, denial: Denial, *, in_transaction: bool = False) -> Failure:
+        """Record a denial; return the failure of its command."""
+        self.login.deny(denial.reason.value, denial.name, "multi" if in_transaction else "toplevel")
+        return denial.failure(b"" if self.login.user is None else self.login.user.name)
+
+    def may_wait_for(self, take: Command) -> bool:
+        """Whether the client may go on waiting for the messages of a TAKE."""
+        return self.login.authenticated and self.denial_of(take) is None
 
     @property
     def pending(self) -> int:

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from cairnkv.engine.queue_native cimport NativeQueues
 from cairnkv.engine.table_native cimport NativeTable
+from cairnkv.session.access.rights_native cimport Rules
 from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark
 
@@ -16,6 +17,7 @@ cdef struct Conversation:
     Py_ssize_t string_max
     Py_ssize_t frame_max
     bint reads_locally  # whether the client allows local reads
+    const Rules *rules  # NULL: the client has all rights
 
 cdef enum Waiting:
     # The earlier commands of a client that wait for the log of a cluster

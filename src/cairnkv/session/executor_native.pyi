@@ -1,4 +1,6 @@
 from cairnkv.engine import Database
+from cairnkv.session.access.rights import Rights
+from cairnkv.session.access.rights_native import NativeRights
 from cairnkv.store import Clock
 from cairnkv.store.pending_native import PendingBatch
 
@@ -20,7 +22,9 @@ class FrameExecutor:
         reads_locally: bool = False,
         own_writes_there: bool = True,
         bytes_max: int = ...,
+        rights: NativeRights | None = None,
     ) -> int: ...
+    def native_rights(self, rights: Rights) -> NativeRights: ...
     @property
     def work(self) -> int: ...
     def output(self) -> bytes: ...

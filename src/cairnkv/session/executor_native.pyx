@@ -23,6 +23,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from cairnkv.engine.queue_native cimport NativeQueues
 from cairnkv.engine.table_native cimport NativeTable, Place, announce, end_command, look_up, place_of
+from cairnkv.session.access.rights_native cimport NativeRights
 from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
@@ -107,12 +108,13 @@ cdef class FrameExecutor:
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
             Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True,
-            Py_ssize_t bytes_max=PLENTY):
+            Py_ssize_t bytes_max=PLENTY, NativeRights rights=None):
         """Execute a prefix of the frames in a buffer, from `start` on. Return its length.
 
         buffer: bytes or a bytearray. width: bytes of command numbers, 2 or 4; of the Redis protocol, its version.
         statuses: status bytes of success and failure. string_max, frame_max: maximum bytes of a value and of a frame.
-        reads_locally, own_writes_there, bytes_max: see `Prefix`. `output` has the replies until the next run.
+        reads_locally, own_writes_there, bytes_max, rights: see `BatchExecutor`. `output` has the replies until the next
+        run.
         """
         cdef Conversation conversation
         cdef Piece *piece = &self._own
@@ -126,6 +128,7 @@ cdef class FrameExecutor:
         conversation.string_max = string_max
         conversation.frame_max = frame_max
         conversation.reads_locally = reads_locally
+        conversation.rules = NULL if rights is None else &rights.rules
         piece.waits = NOTHING_WAITS if own_writes_there else WRITES_WAIT
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)  # while held, no code can move the bytes
         self._bytes_max = bytes_max
@@ -277,11 +280,16 @@ cdef class FrameExecutor:
                 raise
         return self.at_piece
 
+    def native_rights(self, rights):
+        """Return the rights of a client for this executor, which it needs unless it has all rights."""
+        raise NotImplementedError
+
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first frame. Return its length, or 0 if the pure path must execute it."""
         return 0
 
-    # In a cluster (`proposals_native`). `_conversation` is that of the client.
+    # In a cluster (`proposals_native`). `_conversation` is that of the client. Its rights are checked before its
+    # frames are proposed, and not when they execute.
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first frame if it is a read and the client allows a local read. Return its length, or 0."""

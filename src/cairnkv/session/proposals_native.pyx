@@ -269,6 +269,10 @@ cdef class ProposingExecutor(FrameExecutor):
         self._bytes_max = executor._bytes_max
         self.proposes = True
 
+    def native_rights(self, rights):
+        """Return the rights of a client for this executor."""
+        return self._executor.native_rights(rights)
+
     cdef int execute(self, Piece *pieces, int count) except -1:
         """Execute the local reads at the begin of some clients' pieces, and propose the rest as one batch.
 
@@ -313,6 +317,7 @@ cdef class ProposingExecutor(FrameExecutor):
                         part.at = total
                         part.given_up = False
                         part.conversation = piece.conversation[0]
+                        part.conversation.rules = NULL  # they allow these frames
                         piece.marks_at = used
                         piece.replies_size += part.length + part.expected
                         piece.wait = 1

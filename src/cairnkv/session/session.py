@@ -227,6 +227,19 @@ class Session:
         if self._refusal is not None:
             self.fail(self._refusal)
 
+    def rights_changed(self) -> None:
+        """End the wait for messages, and the subscriptions, that the client's rights no longer allow.
+
+        Each command checks the rights itself.
+        """
+        if self._conversation is None:
+            return
+        waiter = self._awaited
+        if isinstance(waiter, Waiter) and not waiter.executed and not self._conversation.may_wait_for(waiter.command):
+            self._store.end_take(waiter, gives_back=True)
+        if isinstance(self._conversation, RespConversation):
+            self._conversation.end_forbidden_subscriptions()
+
     def disconnected(self) -> None:
         """The client has disconnected."""
         self._end_waits(gives_back=True)

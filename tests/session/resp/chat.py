@@ -4,7 +4,7 @@ from typing import Any
 
 from cairnkv.protocol.native import DEFAULT_LIMITS, DecoderLimits
 from cairnkv.session import Session
-from cairnkv.session.context import ServerContext
+from cairnkv.session.context import Peer, ServerContext
 from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
@@ -19,6 +19,8 @@ class Chat:
         beside: "Chat | None" = None,
         *,
         late: bool = False,
+        store: LocalStore | None = None,
+        peer: Peer | None = None,
         limits: DecoderLimits = DEFAULT_LIMITS,
         value_max: int | None = None,
     ) -> None:
@@ -26,10 +28,12 @@ class Chat:
         self.storage: LateStorage = beside.storage if beside else LateStorage()
         more: dict[str, Any] = {} if value_max is None else {"value_max": value_max}
         self.store: LocalStore = (
-            beside.store if beside else LocalStore(storage=self.storage if late else None, clock=self.clock, **more)
+            store
+            or (beside.store if beside else None)
+            or LocalStore(storage=self.storage if late else None, clock=self.clock, **more)
         )
         self.context: ServerContext[Any] = beside.context if beside else ServerContext(self.store)
-        self.session = Session(self.store, wake=lambda: None, context=self.context, limits=limits)
+        self.session = Session(self.store, wake=lambda: None, context=self.context, limits=limits, peer=peer)
         self._replies = ReplyDecoder()
 
     def __call__(self, text: str) -> Any:

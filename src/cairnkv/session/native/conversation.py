@@ -98,6 +98,8 @@ class NativeConversation(Conversation):
         ahead = self._decoder.copy(AHEAD_BYTES)
         steps: list[Step] = []
         while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), Request):
+            if self.denial_of(request.command) is not None:
+                break
             steps.append(Step(0, request.command))
         return steps, ahead.consumed
 
@@ -122,6 +124,9 @@ class NativeConversation(Conversation):
             return Failure(failures.NOAUTH, "log in first: AUTH user secret")
         if isinstance(request.command, Whoami):
             return user.name
+        denial = self.denial_of(request.command)
+        if denial is not None:
+            return self.refused(denial)
         if isinstance(request.command, ClearAll | Backup):
             self.login.note("command", command=request.command.spec.name)
         try:

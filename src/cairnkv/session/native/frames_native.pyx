@@ -27,6 +27,7 @@ from cairnkv.engine.table_native cimport (
     visible,
 )
 from cairnkv.engine.queue_native cimport Taken
+from cairnkv.session.access.rights_native cimport NO_KEYS, Needs, Rules, may_access, set_needs
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
 from cairnkv.session.queue_frames_native cimport (
     MESSAGES_MAX,
@@ -55,6 +56,7 @@ from cairnkv.commands import (
     Ping,
     Put,
     PutMany,
+    Scope,
     Set,
     SetMany,
     SetWith,
@@ -63,6 +65,9 @@ from cairnkv.commands import (
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
+from cairnkv.commands.grammar import KeyKind, Place as FieldPlace
+from cairnkv.commands.queue_vocabulary import QUEUE
+from cairnkv.session.access.rights_native import rights_for
 from cairnkv.session.logged import execute_native_frame
 from cairnkv.protocol.native import CommandFlag
 
@@ -82,15 +87,24 @@ cdef struct Served:
     Scan scan  # NULL: the command never waits for the log
     bint writes
     int strings  # strings of a frame that does not count them and begins with a key, else 0
+    bint counted  # whether the frame counts its strings
+    Needs needs
 
 cdef Served[NUMBERS_MAX] TABLE
 
 SERVED = {}
 """The numbers of the commands in `TABLE`, by their names."""
 
+NEEDED = []
+"""The commands of Redis whose rights each command in `TABLE` needs."""
+
 
 cdef class NativeFrameExecutor(FrameExecutor):
     """Executes frames of the native protocol in one database."""
+
+    def native_rights(self, rights):
+        """Return the rights of a client for this executor."""
+        return rights_for(rights, NEEDED)
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first frame. Return its length, or 0 if the pure path must execute it."""
@@ -108,7 +122,7 @@ cdef class NativeFrameExecutor(FrameExecutor):
         """Describe the first frame if `frame` would try to execute it. Return its length, or 0."""
         cdef Py_ssize_t whole, head = 1 + self._conversation.width
         cdef const Served *command = _served(data, head, length)
-        if command is NULL or command.scan is NULL:
+        if command is NULL or command.scan is NULL or not _allowed(self, command, data + head, length - head):
             return 0
         found.reply = 16  # of a short reply
         found.commands = 1
@@ -161,8 +175,53 @@ cdef inline const Served *_served(const unsigned char *frame, Py_ssize_t head, P
 
 cdef Py_ssize_t _frame(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
     cdef const Served *command = _served(frame, head, length)
-    cdef Py_ssize_t done = 0 if command is NULL else command.execute(self, frame + head, length - head)
+    cdef Py_ssize_t done
+    if command is NULL or not _allowed(self, command, frame + head, length - head):
+        return 0
+    done = command.execute(self, frame + head, length - head)
     return done + head if done else 0
+
+
+cdef inline bint _allowed(FrameExecutor self, const Served *command, const unsigned char *frame, Py_ssize_t length) noexcept:
+    """Return whether the client has the right to a frame. If not, the pure path refuses it, or waits for its end."""
+    cdef const Rules *rules = self._conversation.rules
+    cdef Py_ssize_t size
+    if rules is NULL:
+        return True
+    if command.counted or command.needs.first != 0:
+        return _is_within(self, &command.needs, command.counted, frame, length)
+    size = _string(frame, length, KEY_MAX)  # the only key comes first
+    if size < 0 or not rules.commands & command.needs.bit:
+        return False
+    return may_access(rules, &command.needs, frame + 4, size)
+
+
+cdef bint _is_within(FrameExecutor self, const Needs *needs, bint counted, const unsigned char *frame,
+                     Py_ssize_t length) noexcept:
+    cdef Py_ssize_t at = 0, count = 1, size, item, key = needs.first
+    if not self._conversation.rules.commands & needs.bit:
+        return False
+    if key == NO_KEYS:
+        return True
+    if key < 0:  # unknown ones
+        return may_access(self._conversation.rules, needs, b"", 0)
+    if counted:
+        if length < 4:
+            return False
+        count = be32(frame)
+        at = 4
+    for item in range(count):
+        size = _string(frame + at, length - at, self._conversation.string_max)
+        if size < 0:
+            return False
+        if item == key:
+            if not may_access(self._conversation.rules, needs, frame + at + 4, size):
+                return False
+            if needs.step == 0:
+                return True
+            key += needs.step
+        at += 4 + size
+    return key > needs.first  # at least one key
 
 # -- scans: each returns the length of a frame without its head, or 0 ----------------------------------
 
@@ -715,6 +774,20 @@ cdef int _serve(object command, Execute execute, Scan scan=NULL) except -1:
     served.scan = scan
     served.writes = spec.writes
     served.strings = len(spec.fields) if spec.number < COUNTED_FROM and spec.key_fields else 0
+    served.counted = spec.number >= COUNTED_FROM
+    of_keys = [
+        (place, slot)
+        for place, (_, slot) in enumerate(spec.fields)
+        if slot.kinds and (isinstance(slot.kinds[0], KeyKind) or slot.kinds[0] is QUEUE)
+    ]
+    if len(of_keys) > 1:
+        raise ValueError(f"{spec.name} has several fields of keys")
+    first, step = -1, 0
+    if of_keys:
+        first, slot = of_keys[0]
+        step = len(slot.kinds) if slot.place is FieldPlace.REST else 0
+    set_needs(&served.needs, len(NEEDED), spec.scope is not Scope.NOTHING, first, step, spec.access)
+    NEEDED.append(spec.redis)
     SERVED[spec.name] = spec.number
     return 0
 

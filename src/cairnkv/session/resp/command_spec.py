@@ -221,7 +221,11 @@ def wrong_time(name: str) -> str:
 
 # -- specs -------------------------------------------------------------------------------------------------------
 
-KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
+KEY_NAMES: Final = ("key", "newkey", "source", "destination")
+CHANNEL_NAMES: Final = ("channel", "pattern")
+"""The names of arguments that are keys, and, with the flag `pubsub`, channels or patterns of channels."""
+
+NOWHERE: Final = (0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -231,6 +235,7 @@ class RespCommandSpec:
     name: in lower case, with a bar between command and subcommand. syntax: the arguments, as in the Redis manual.
     arity: the number of strings of a request, including the name; negative: so many or more.
     keys: the positions of the first and the last key (-1: the last string), and the step between keys; 0, 0, 0: none.
+    channels: the same for channels, or for patterns of channels, for which a client needs a right.
     flags: see `FLAGS`. summary: the first line of the handler's docstring.
     on_keys, in_conversation: the handlers. A command with both uses on_keys in transactions only; a container has none.
     """
@@ -239,6 +244,7 @@ class RespCommandSpec:
     syntax: str
     arity: int
     keys: tuple[int, int, int]
+    channels: tuple[int, int, int]
     flags: frozenset[str]
     group: str
     since: str
@@ -253,10 +259,18 @@ class RespCommandSpec:
 
     def keys_in(self, request: Sequence[bytes]) -> list[bytes]:
         """Return the keys among the strings of a request."""
-        first, last, step = self.keys
-        if not first:
-            return []
-        return list(request[first : (last if last >= 0 else len(request) + last) + 1 : step])
+        return _at(self.keys, request)
+
+    def channels_in(self, request: Sequence[bytes]) -> list[bytes]:
+        """Return the channels, or the patterns of channels, among the strings of a request."""
+        return _at(self.channels, request)
+
+
+def _at(places: tuple[int, int, int], request: Sequence[bytes]) -> list[bytes]:
+    first, last, step = places
+    if not first:
+        return []
+    return list(request[first : (last if last >= 0 else len(request) + last) + 1 : step])
 
 
 RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}
@@ -322,7 +336,9 @@ def in_conversation(syntax: str, flags: str, *, group: str, since: str) -> Calla
 
 def container(name: str, *, group: str, since: str, summary: str) -> None:
     """Declare a command that has only subcommands."""
-    _register(RESP_COMMANDS, name, RespCommandSpec(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary))
+    _register(
+        RESP_COMMANDS, name, RespCommandSpec(name.lower(), "", -2, NOWHERE, NOWHERE, frozenset(), group, since, summary)
+    )
 
 
 def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
@@ -335,7 +351,8 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
         name=names.group().lower().replace(" ", "|"),
         syntax=arguments,
         arity=_arity(arguments, before),
-        keys=_keys(arguments, before),
+        keys=_places(arguments, before, KEY_NAMES),
+        channels=_places(arguments, before, CHANNEL_NAMES) if "pubsub" in flags.split() else NOWHERE,
         flags=frozenset(flags.split()),
         group=group,
         since=since,
@@ -368,12 +385,13 @@ def _arity(arguments: str, before: int) -> int:
     return -count if "[" in arguments else count
 
 
-def _keys(arguments: str, before: int) -> tuple[int, int, int]:
+def _places(arguments: str, before: int, names: Sequence[str]) -> tuple[int, int, int]:
+    """Return the positions of the required arguments with these names."""
     required = _required(arguments)
-    at = [before + place for place, name in enumerate(required) if name in KEY_NAMES]
+    at = [before + place for place, name in enumerate(required) if name in names]
     if not at:
-        return 0, 0, 0
-    repeated = re.search(r"\[(key(?: \w+)*) \.\.\.\]", arguments)
+        return NOWHERE
+    repeated = re.search(rf"\[((?:{'|'.join(names)})(?: \w+)*) \.\.\.\]", arguments)
     if repeated:
         return at[0], -1, len(repeated.group(1).split())
     return at[0], at[-1], 1

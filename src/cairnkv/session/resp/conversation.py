@@ -15,10 +15,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, Take, TakeAny, failures
+from cairnkv.commands import NO_MEMORY, Access, Failure, Reply, Step, Take, TakeAny, failures
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
+from cairnkv.session.access.checks import (
+    Denial,
+    Reason,
+    allows,
+    denial_of_channels,
+    denial_of_keys,
+    denial_of_names,
+    denial_of_patterns,
+)
 from cairnkv.session.access.login import Login
 from cairnkv.session.context import CLIENT_LOGGER, Peer, ServerContext
 from cairnkv.session.conversation import (
@@ -89,6 +98,7 @@ class RespConversation(Conversation):
         self._push = push
         self._decoder: RequestDecoder = RequestDecoder(limits)
         self._job: Job | None = None
+        self._job_of: tuple[RespCommandSpec, Sequence[bytes]] | None = None  # its command
         self._ended = False
         self.last_command = ""
         self._is_executing = False
@@ -106,10 +116,10 @@ class RespConversation(Conversation):
 
     def reset(self) -> None:
         """Set everything that the client can set to its default."""
+        self.login.reset()
         self.protocol: Resp = 2
         self.db = 0
         self.name = b""
-        self.login.reset()
         self.end_transaction()
         self.context.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
@@ -165,7 +175,7 @@ class RespConversation(Conversation):
                 call = spec.on_keys(self.arguments(spec, request))
             except Refusal:
                 break
-            if isinstance(call, Calls):
+            if isinstance(call, Calls) or self.denial(spec, request) is not None:
                 break
             steps.append(Step(self.db, call.command))
         return steps, ahead.consumed
@@ -235,13 +245,17 @@ class RespConversation(Conversation):
         finally:
             self._is_executing = False
         if isinstance(value, Job):
-            self._job = value
+            self._job, self._job_of = value, (spec, request)
             return self._go_on(value)
         return self._queued_reply_for(value)
 
     def _go_on(self, job: Job) -> QueuedReply | Unfinished:
+        assert self._job_of is not None
         try:
+            self._check_rights(*self._job_of)
             value = job.step()
+        except Refusal as refusal:
+            value = Error(str(refusal))
         except Exception as error:
             value = failed(error, self.last_command)
         if isinstance(value, Unfinished):
@@ -307,6 +321,7 @@ class RespConversation(Conversation):
             )
         if not self.login.authenticated and "no-auth" not in spec.flags:
             raise Refusal("NOAUTH Authentication required.")
+        self._check_rights(spec, request)
         if self.store.loading and "loading" not in spec.flags:
             raise Refusal(LOADING)
         if self.is_subscribed and self.protocol == 2 and "subscribed" not in spec.flags:
@@ -315,6 +330,54 @@ class RespConversation(Conversation):
                 "allowed in this context"
             )
         return spec
+
+    # -- rights -----------------------------------------------------------------------------------------------
+
+    def denial(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Denial | None:
+        """Return why the client may not execute a command, or None."""
+        rights = self.rights
+        if rights.unlimited:
+            return None
+        found = denial_of_names(rights, (spec.name,))
+        if found is not None:
+            return found
+        if spec.on_keys is None:
+            keys = (
+                Denial(Reason.KEY, key) for key in spec.keys_in(request) if not allows(rights, key, Access.EXISTENCE)
+            )
+            channels = spec.channels_in(request)
+            by_pattern = spec.name == "psubscribe"
+            return next(keys, None) or (denial_of_patterns if by_pattern else denial_of_channels)(rights, channels)
+        try:
+            call = spec.on_keys(self.arguments(spec, request))
+        except Refusal:
+            return None  # the command will be refused for this reason
+        commands = [call.command] if isinstance(call, Call) else [step.command for step in call.steps]
+        denials = (denial_of_keys(rights, command, self.store.databases[0]) for command in commands)
+        return next((denial for denial in denials if denial is not None), None)
+
+    def _check_rights(self, spec: RespCommandSpec, request: Sequence[bytes]) -> None:
+        """Raise `Refusal` if the client may not execute a command."""
+        denial = self.denial(spec, request)
+        if denial is not None:
+            in_transaction = self.transaction.queue is not None
+            raise Refusal(self.refused(denial, in_transaction=in_transaction).message)
+
+    def end_forbidden_subscriptions(self) -> None:
+        """Close the connection of a client with subscriptions that its rights no longer allow, as Redis does."""
+        rights = self.rights
+        if not self.is_subscribed or (self.login.authenticated and rights.has_all_channels):
+            return
+        denied = denial_of_channels(rights, self.channels) or denial_of_patterns(rights, self.patterns)
+        if self.login.authenticated and denied is None:
+            return
+        if self._is_executing:
+            self.closing = True  # after the reply
+        else:
+            self.end()
+            self.peer.close("the user has no right to a channel of its subscriptions any more")
+
+    # -- execution of one command -----------------------------------------------------------------------------
 
     def execute(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Value:
         """Execute a command now."""

@@ -13,6 +13,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
+from cairnkv.session.access.rights_native cimport NO_KEYS, Needs, may_access, set_needs
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, length_of, read_decimal, write_decimal
 from cairnkv.session.queue_frames_native cimport (
     Strings,
@@ -42,10 +43,11 @@ from cairnkv.engine.table_native cimport (
 )
 from cairnkv.protocol.big_endian cimport put_be32
 
-from cairnkv.commands import Ack, ClearMany, Incr, Put, PutMany, Set, SetMany, SetWith, Take
+from cairnkv.commands import Access, Ack, ClearMany, Incr, Put, PutMany, Set, SetMany, SetWith, Take
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
-from cairnkv.session.resp.command_spec import RESP_COMMANDS
+from cairnkv.session.access.rights_native import rights_for
+from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments
 from cairnkv.session.logged import execute_resp_request
 
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
@@ -95,6 +97,7 @@ cdef struct Served:
     WriteLogged write_logged  # NULL: the command does not write
     bint writes
     bint ahead  # whether to look up its first argument, a key, ahead
+    Needs needs
 
 cdef Served[SLOTS] TABLE  # a hash table with linear probing
 
@@ -191,13 +194,45 @@ cdef inline const Served *_command(
     return &TABLE[slot]
 
 
+cdef inline const Served *_allowed_command(
+    RespFrameExecutor self, const unsigned char *frame, Py_ssize_t length, Request *request
+) noexcept:
+    """Do the same as `_command`. Return NULL if the client has no right to the command: the pure path refuses it."""
+    cdef const Served *command = _command(self, frame, length, request)
+    if self._conversation.rules is NULL or command is NULL or _is_within(self, &command.needs, request):
+        return command
+    return NULL
+
+
+cdef bint _is_within(RespFrameExecutor self, const Needs *needs, const Request *request) noexcept:
+    """Return whether the client has the right to a request."""
+    cdef int item = needs.first
+    if not self._conversation.rules.commands & needs.bit:
+        return False
+    if item == NO_KEYS:
+        return True
+    if item < 0:  # unknown ones
+        return may_access(self._conversation.rules, needs, b"", 0)
+    while item < request.count:
+        if not may_access(self._conversation.rules, needs, request.at[item], request.size[item]):
+            return False
+        if needs.step == 0:
+            return True
+        item += needs.step
+    return item > needs.first  # at least one key
+
+
 cdef class RespFrameExecutor(FrameExecutor):
     """Executes commands of the Redis protocol in one database."""
+
+    def native_rights(self, rights):
+        """Return the rights of a client for this executor."""
+        return rights_for(rights, [(name.lower(),) for name in SERVED])
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the first command. Return its length, or 0 if the pure path must execute it."""
         cdef Request request
-        cdef const Served *command = _command(self, data, length, &request)
+        cdef const Served *command = _allowed_command(self, data, length, &request)
         return request.length if command is not NULL and command.execute(self, &request) else 0
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
@@ -206,7 +241,7 @@ cdef class RespFrameExecutor(FrameExecutor):
         cdef const Served *command
         if not self._conversation.reads_locally:
             return 0
-        command = _command(self, data, length, &request)
+        command = _allowed_command(self, data, length, &request)
         if command is NULL or command.scan is NULL or command.writes:
             return 0
         return request.length if command.execute(self, &request) else 0
@@ -214,7 +249,7 @@ cdef class RespFrameExecutor(FrameExecutor):
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
         """Describe the first command if `frame` would try to execute it. Return its length, or 0."""
         cdef Request request
-        cdef const Served *command = _command(self, data, length, &request)
+        cdef const Served *command = _allowed_command(self, data, length, &request)
         if command is NULL or command.scan is NULL:
             return 0
         found.reply = 32
@@ -693,6 +728,15 @@ cdef int _serve(str name, Execute execute, Scan scan=NULL, WriteLogged write_log
     TABLE[slot].write_logged = write_logged
     TABLE[slot].writes = writes
     TABLE[slot].ahead = ahead
+    spec = RESP_COMMANDS[text]
+    first, last, step = spec.keys
+    access = Access.EXISTENCE
+    if spec.on_keys is not None:
+        command = spec.on_keys(Arguments(spec.name, [b"1"] * (abs(spec.arity) - 1))).command
+        access = command.spec.access
+        if not first:
+            first, last = (1, 1) if command.accesses() else (-1, -1)  # the name of a queue, or ids of messages
+    set_needs(&TABLE[slot].needs, len(SERVED), spec.on_keys is not None, first, 0 if first == last else step, access)
     SERVED.append(name)
     return 0
 

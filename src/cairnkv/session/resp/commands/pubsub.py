@@ -138,8 +138,8 @@ container("PUBSUB", group="pubsub", since="2.8.0", summary="Inspect channels.")
 
 @in_conversation("PUBSUB CHANNELS [pattern]", "pubsub loading", group="pubsub", since="2.8.0")
 def pubsub_channels(conversation: RespConversation, arguments: Arguments) -> Value:
-    """Return the channels with subscribers, or those that match a glob pattern."""
-    channels = conversation.context.pubsub.channels()
+    """Return the channels with subscribers, or those that match a glob pattern; only those that the user may use."""
+    channels = list(filter(conversation.rights.may_use_channel, conversation.context.pubsub.channels()))
     if len(arguments):
         pattern = arguments.take()
         arguments.end("ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.")

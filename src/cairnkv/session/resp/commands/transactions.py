@@ -7,10 +7,12 @@ changed, no command of the transaction is executed.
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Final
 
 from cairnkv.commands import MISSING, Replies, Reply, Step
 from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error
+from cairnkv.session.access.checks import Reason
 from cairnkv.session.conversation import ARGUMENTS_PER_COST, bytes_of_outcome
 from cairnkv.session.resp.command_spec import Arguments, Calls, Errors, Refusal, Value, in_conversation
 from cairnkv.session.resp.conversation import RespConversation, failed
@@ -60,6 +62,7 @@ class _Planned:
     """The source of a queued command's value: the reply to the next step or to several steps, or a given value.
 
     queued: a command for the conversation, which has not been executed yet.
+    denied: whether the client has no right to the command.
     """
 
     show: Callable[[Reply], Value] | None = None
@@ -67,6 +70,7 @@ class _Planned:
     errors: Errors | None = None
     several: int = 0
     queued: QueuedCommand | None = None
+    denied: bool = False
 
     def act(self, conversation: RespConversation) -> None:
         """Execute a command for the conversation, once."""
@@ -95,6 +99,9 @@ def execute(conversation: RespConversation, arguments: Arguments) -> Value:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
     steps: list[Step] = []
     planned = _planned(conversation, queue, steps)
+    denied = next((one for one in planned if one.denied), None)
+    if denied is not None and is_whole(steps):
+        raise Refusal(f"EXECABORT Transaction discarded because of: {denied.value.text}")
     acts = any(one.queued is not None for one in planned)
 
     def act(reply: Reply) -> None:
@@ -140,6 +147,9 @@ def _planned(conversation: RespConversation, queue: Sequence[QueuedCommand], ste
 
 def _plan(conversation: RespConversation, queued: QueuedCommand, steps: list[Step]) -> _Planned:
     spec = queued.spec
+    refusal = _no_longer_allowed(conversation, queued)
+    if refusal is not None:
+        return _Planned(value=refusal, denied=True)
     try:
         if spec.on_keys is None:
             if spec.name == "select":
@@ -155,12 +165,35 @@ def _plan(conversation: RespConversation, queued: QueuedCommand, steps: list[Ste
     return _Planned(call.show, errors=call.errors)
 
 
+NO_LONGER_ALLOWED: Final = (
+    "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. "
+    "This command is no longer allowed for the following reason: "
+)
+
+_REASONS: Final = {
+    Reason.COMMAND: "no permission to execute the command or subcommand",
+    Reason.KEY: "no permission to touch the specified keys",
+    Reason.CHANNEL: "no permission to access one of the channels used as arguments to the command",
+}
+
+
+def _no_longer_allowed(conversation: RespConversation, queued: QueuedCommand) -> Error | None:
+    """Return the error if the client has lost the right to a queued command."""
+    denial = conversation.denial(queued.spec, queued.request)
+    if denial is None:
+        return None
+    conversation.refused(denial, in_transaction=True)
+    return Error(NO_LONGER_ALLOWED + _REASONS[denial.reason])
+
+
 def _executed(conversation: RespConversation, queued: QueuedCommand) -> Value:
     try:
         if conversation.ended and "noscript" in queued.spec.flags:  # its connection is closed
             return None
         if conversation.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not executed: the transaction has exceeded its limit of work")
+        if (no_right := _no_longer_allowed(conversation, queued)) is not None:
+            return no_right
         value = conversation.execute(queued.spec, queued.request)
         if isinstance(value, Job):
             value = value.finish()
