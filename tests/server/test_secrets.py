@@ -1,26 +1,31 @@
 """No output of a server contains a secret: replies, its logger, the list of processes, core files."""
 
+import importlib.util
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cairnkv.errors import OptionError
 from cairnkv.server.settings import OPTIONS, Settings, load
-from tests.support.raw import ServerProcess, serve
+from tests.support.raw import ServerProcess, clean_environment, eventually, serve
 from tests.support.raw_resp import Peer, command
+
+SECONDS = 60.0
+HAS_ARGON2 = importlib.util.find_spec("argon2") is not None
 
 CANARY = "canary-9b1f-of-the-server"
 SECOND = "canary-77d2-that-replaces-it"
 WRONG = "canary-03ac-that-is-wrong"
 CANARIES = [canary.encode() for canary in (CANARY, SECOND, WRONG)]
 
-# None of these is an unknown command: the refusal of such a command repeats its arguments.
+# None of these is an unknown command, whose refusal repeats its arguments. No secret is in the place of a name.
 SAID = [
     ["PING"],
     ["AUTH", WRONG],
     ["AUTH", "default", WRONG],
-    ["AUTH", WRONG, "default"],
     ["AUTH", "default", CANARY, "surplus"],
     ["HELLO", "3", "AUTH", "default", WRONG],
     ["HELLO", "3", "AUTH", CANARY],
@@ -33,8 +38,20 @@ SAID = [
     ["CONFIG", "SET", "requirepass", CANARY, "requirepass", SECOND],
     ["CONFIG", "SET", "requirepass", SECOND, "no-such-option", "1"],
     ["CONFIG", "SET", "requirepass", SECOND],
-    ["CONFIG", "GET", "*-*"],
+    ["CONFIG", "GET", "*"],
+    ["CONFIG", "GET", "requirepass"],
+    ["ACL", "SETUSER", "new", "on", f">{SECOND}", "~*", "+@all"],
+    ["ACL", "SETUSER", "new", f">{WRONG}", "+no-such-command"],
+    ["ACL", "SETUSER", "new", f"<{WRONG}"],
+    ["AUTH", "new", SECOND],
+    ["AUTH", "new", WRONG],
+    ["ACL", "WHOAMI"],
+    ["ACL", "USERS"],
+    ["ACL", "LIST"],
+    ["ACL", "GETUSER", "new"],
+    ["ACL", "LOG"],
     ["INFO", "everything"],
+    ["INFO", "commandstats"],
     ["CLIENT", "LIST"],
     ["CLIENT", "INFO"],
     ["COMMAND", "COUNT"],
@@ -43,8 +60,9 @@ SAID = [
 
 
 def said_by(server: ServerProcess) -> bytes:
-    """Return all replies to these commands, on one connection."""
+    """Return all replies to these commands, on one connection. Delayed replies come, too."""
     with Peer(server.address) as peer:
+        peer.socket.settimeout(SECONDS)
         peer.send(b"".join(command(*(word.encode() for word in words)) for words in SAID))
         return b"".join(peer.reply() for _ in SAID)
 
@@ -58,7 +76,9 @@ def holds_no_canary(output: bytes) -> bool:
 
 def test_no_reply_and_no_log_line_contains_a_password(tmp_path: Path) -> None:
     environment = {"CAIRNKV__PASSWORD": CANARY}
-    with ServerProcess("--port", "0", "--log-level", "debug", log=tmp_path / "log", environment=environment) as server:
+    audit = tmp_path / "audit"
+    flags = ["--port", "0", "--log-level", "debug", "--audit-log", str(audit)]
+    with ServerProcess(*flags, log=tmp_path / "log", environment=environment) as server:
         replies = said_by(server)
         assert replies.count(b"+OK\r\n") >= 2, "it has logged in, and changed the password"
         assert holds_no_canary(replies)
@@ -68,7 +88,35 @@ def test_no_reply_and_no_log_line_contains_a_password(tmp_path: Path) -> None:
         limits = Path(f"/proc/{server.process.pid}/limits").read_text()
         (cores,) = [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")]
         assert cores == ["0", "0"]
+        eventually(lambda: b'"login_failed"' in audit.read_bytes(), SECONDS)
     assert holds_no_canary(server.log().encode())
+    assert holds_no_canary(audit.read_bytes())
+
+
+@pytest.mark.skipif(not HAS_ARGON2, reason="needs argon2-cffi")
+def test_no_output_contains_a_password_of_the_users_file(tmp_path: Path) -> None:
+    users = tmp_path / "users.acl"
+    for name, rules in (("default", ["allkeys", "+@all"]), ("app", ["~app:*", "+get"])):
+        ran = subprocess.run(
+            [sys.executable, "-m", "cairnkv", "user", "add", name, *rules, "--password", "--users", str(users)],
+            input=f"{CANARY}\n",
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+            env=clean_environment(),
+        )
+        assert holds_no_canary((ran.stdout + ran.stderr).encode())
+    assert holds_no_canary(users.read_bytes())
+    flags = ["--port", "0", "--log-level", "debug", "--audit-log", str(tmp_path / "audit"), "--users", str(users)]
+    with ServerProcess(*flags, log=tmp_path / "log") as server:
+        with Peer(server.address) as peer:
+            assert peer.ask(b"AUTH", b"app", CANARY.encode()) == b"+OK\r\n"
+            heard = peer.ask(b"SET", b"k", b"v") + peer.ask(b"GET", b"other")
+            assert holds_no_canary(heard)
+        assert holds_no_canary(said_by(server))
+    assert holds_no_canary(server.log().encode())
+    assert holds_no_canary((tmp_path / "audit").read_bytes())
 
 
 def test_password_on_the_command_line_gives_a_warning(tmp_path: Path) -> None:
@@ -86,7 +134,7 @@ def test_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     assert load({"password_file": str(file)}, environment={}).password == CANARY
     with ServerProcess("--port", "0", "--password-file", str(file), log=tmp_path / "log") as server:
         assert holds_no_canary(said_by(server))
-    assert "WARNING" not in server.log()
+    assert "--password" not in server.log()
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o606, 0o620, 0o666])
