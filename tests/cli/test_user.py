@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cairnkv.cli.user import ACTIONS
+from cairnkv.limits import CREDENTIALS_MAX
 from cairnkv.server.users_file import read
 from cairnkv.session.access.users import User
 from tests.cli.conftest import Call, Said
@@ -94,6 +95,14 @@ class TestAdd:
         said = cairn_here("user", "add", "app", "--password")
         assert said == Said(2, b"", "cairn: the password is empty; nothing is changed\n")
         assert not file.exists()
+
+    @pytest.mark.usefixtures("_hashing")
+    def test_length_of_name_and_password_is_limited(self, cairn_here: Call, file: Path) -> None:
+        longest = b"x" * (CREDENTIALS_MAX - len("app"))
+        said = cairn_here("user", "add", "app", "--password", stdin=longest + b"x\n")
+        assert (said.code, file.exists()) == (2, False)
+        assert "clients send name and password in at most 1,000 bytes" in said.err
+        assert cairn_here("user", "add", "app", "--password", stdin=longest + b"\n").code == 0
 
     def test_json_has_user_and_token(self, cairn_here: Call, file: Path) -> None:
         shown = json.loads(cairn_here("user", "add", "app", "+get", "--json").out)

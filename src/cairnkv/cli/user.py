@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from cairnkv.cli.arguments import Parser, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain, suggestion
 from cairnkv.cli.output import BOLD, CYAN, DIM, GREEN, RED, YELLOW, note, on_terminal, put_json, styled
+from cairnkv.limits import CREDENTIALS_MAX
 
 if TYPE_CHECKING:
     from cairnkv.session.access.users import User
@@ -143,7 +144,7 @@ def new_token() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
 
 
-def _asked_password() -> str:
+def _asked_password(user: str) -> str:
     """Return a rule with the hash of a password: typed twice on a terminal, else the first line of standard input."""
     from cairnkv.errors import OptionError
     from cairnkv.server.password_hashing import hash_password, require_argon2
@@ -157,15 +158,18 @@ def _asked_password() -> str:
             raise OptionError("the two passwords differ; nothing is changed")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    if not password:
+    secret = password.encode("utf-8", "surrogateescape")
+    if not secret:
         raise OptionError("the password is empty; nothing is changed")
-    return hash_password(password.encode("utf-8", "surrogateescape"))
+    if len(os.fsencode(user)) + len(secret) > CREDENTIALS_MAX:
+        raise OptionError(f"clients send name and password in at most {CREDENTIALS_MAX:,} bytes; nothing is changed")
+    return hash_password(secret)
 
 
 def _new_secret(options: argparse.Namespace) -> tuple[str | None, str]:
     """Return a new token, or None for a password; and the rule that adds it."""
     if options.password:
-        return None, _asked_password()
+        return None, _asked_password(options.user)
     token = new_token()
     return token, f">{token}"
 
