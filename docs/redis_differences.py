@@ -173,6 +173,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "`ACL WHOAMI`. Commands on a whole database need the rules `~*`, and `SCAN` and `KEYS` need a pattern within a "
         "prefix of the user.",
         "Client libraries send the first group at each connect. `SCAN` would show keys that the user may not read.",
+        Shown(("ACL SETUSER x reset", "ACL DRYRUN x INFO"), b"$", b"+OK"),
     ),
     Difference(
         "The last user that can log in and has all commands cannot be removed, disabled or reduced.",

@@ -151,6 +151,64 @@ class TestCat:
         assert chat("ACL CAT nothing") == Error("ERR Unknown category 'nothing'")
 
 
+class TestDryrun:
+    @pytest.fixture
+    def chat(self) -> Chat:
+        chat = Chat()
+        assert chat("ACL SETUSER app ~app:* %R~ro:* &news:* +@all -config|set -flushall") == OK
+        return chat
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "GET app:1",
+            "get ro:1",
+            "COPY ro:1 app:1",
+            "MSET app:1 a app:2 b",
+            "CONFIG GET x",
+            "CONFIG HELP",
+            "PUBLISH news:1 x",
+            "PSUBSCRIBE news:*",
+            "SCAN 0 MATCH app:*",
+            "COMMAND",
+            "COMMAND DOCS",
+            "QUEUE.PUT app:jobs x",
+        ],
+    )
+    def test_allowed_command_is_ok(self, chat: Chat, command: str) -> None:
+        assert chat(f"ACL DRYRUN app {command}") == OK
+
+    @pytest.mark.parametrize(
+        ("command", "text"),
+        [
+            ("SET ro:1 x", "access the 'ro:1' key"),
+            ("MSET app:1 a other b", "access the 'other' key"),
+            ("COPY app:1 ro:1", "access the 'ro:1' key"),
+            ("FLUSHALL", "run the 'flushall' command"),
+            ("CONFIG SET a b", "run the 'config|set' command"),
+            ("PUBLISH other x", "access the 'other' channel"),
+            ("SUBSCRIBE news:1 other", "access the 'other' channel"),
+            ("QUEUE.PUT other x", "access the 'other' key"),
+        ],
+    )
+    def test_refused_command_has_the_reason(self, chat: Chat, command: str, text: str) -> None:
+        assert chat(f"ACL DRYRUN app {command}") == f"User app has no permissions to {text}".encode()
+        assert chat("DBSIZE") == 0
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            ("absent GET k", "User 'absent' not found"),
+            ("app LPUSH k v", "Command 'LPUSH' not found"),
+            ("app CONFIG NOTHING", "Command 'CONFIG' not found"),
+            ("app GET", "wrong number of arguments for 'get' command"),
+            ("app CONFIG SET a", "wrong number of arguments for 'config|set' command"),
+        ],
+    )
+    def test_wrong_arguments_have_the_texts_of_redis(self, chat: Chat, words: str, text: str) -> None:
+        assert chat(f"ACL DRYRUN {words}") == Error(f"ERR {text}")
+
+
 class TestGenpass:
     @pytest.mark.parametrize(("text", "length"), [("", 64), ("256", 64), ("5", 2), ("1", 1), ("12", 3), ("4096", 1024)])
     def test_password_has_the_bits_in_hexadecimal(self, text: str, length: int) -> None:

@@ -29,6 +29,7 @@ from cairnkv.session.access.checks import (
     denial_of_patterns,
 )
 from cairnkv.session.access.login import Login
+from cairnkv.session.access.rights import Rights
 from cairnkv.session.context import CLIENT_LOGGER, Peer, ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
@@ -333,9 +334,10 @@ class RespConversation(Conversation):
 
     # -- rights -----------------------------------------------------------------------------------------------
 
-    def denial(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Denial | None:
-        """Return why the client may not execute a command, or None."""
-        rights = self.rights
+    def denial(self, spec: RespCommandSpec, request: Sequence[bytes], rights: Rights | None = None) -> Denial | None:
+        """Return why the client may not execute a command, or None. rights: None: those of the client."""
+        if rights is None:
+            rights = self.rights
         if rights.unlimited:
             return None
         found = denial_of_names(rights, (spec.name,))

@@ -13,10 +13,12 @@ from typing import Final
 from cairnkv.protocol.resp import OK
 from cairnkv.session.access.attempts import Entry
 from cairnkv.session.access.categories import CATEGORIES, names_by_category
+from cairnkv.session.access.checks import Reason
 from cairnkv.session.access.rights import RuleError
 from cairnkv.session.access.users import DEFAULT_USER, User, UsersRefused, check_name
 from cairnkv.session.resp.command_spec import (
     REPEATED_MAX,
+    RESP_COMMANDS,
     Arguments,
     Refusal,
     Value,
@@ -179,6 +181,29 @@ def acl_cat(conversation: RespConversation, arguments: Arguments) -> Value:
     if found is None:
         raise Refusal(f"ERR Unknown category '{repeated(given, REPEATED_MAX)}'")
     return [name.encode() for name in sorted(found)]
+
+
+@in_conversation("ACL DRYRUN username command [arg [arg ...]]", "admin noscript loading", group="server", since="7.0.0")
+def acl_dryrun(conversation: RespConversation, arguments: Arguments) -> Value:
+    """Return OK if a user may execute a command, else the reason why not. It is not executed."""
+    name = arguments.take()
+    user = conversation.context.users.get(name)
+    if user is None:
+        raise Refusal(f"ERR User '{repeated(name, REPEATED_MAX)}' not found")
+    request = arguments.rest()
+    spec = RESP_COMMANDS.get(request[0].upper())
+    if spec is not None and spec.subcommands and len(request) > 1:
+        spec = spec.subcommands.get(request[1].upper(), spec if spec.in_conversation is not None else None)
+    if spec is None:
+        raise Refusal(f"ERR Command '{repeated(request[0], REPEATED_MAX)}' not found")
+    if not spec.fits(len(request)):
+        raise Refusal(wrong_number(spec.name))
+    denial = conversation.denial(spec, request, user.rights)
+    if denial is None:
+        return OK
+    verb = b"run" if denial.reason is Reason.COMMAND else b"access"
+    kind = denial.reason.value.encode()
+    return b"User %s has no permissions to %s the '%s' %s" % (name, verb, denial.name, kind)
 
 
 @in_conversation("ACL GENPASS [bits]", "noscript loading", group="server", since="6.0.0")
