@@ -115,8 +115,9 @@ LOGIN_FAILURES_FREE: Final = 3
 """Failed logins of an address and a user without a delay: people mistype."""
 
 LOGIN_DELAY: Final = 0.1
-LOGIN_DELAY_MAX: Final = 5.0
-"""Seconds that the next failed login waits; each further one waits twice as long, up to the maximum."""
+LOGIN_DELAY_MAX: Final = 4.0
+"""Seconds that the next failed login waits; each further one waits twice as long, up to the maximum. The right password
+waits, too, so the maximum is below the timeouts of clients, `CLIENT_TIMEOUT` and `CONNECT_TIMEOUT`."""
 
 LOGIN_FAILURES_MAX: Final = 10
 """Failed logins after which the server closes a connection."""

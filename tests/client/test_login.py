@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cairnkv
+from cairnkv.cli import fast_get
 from cairnkv.client.queue.working import LONGEST_PAUSE, Pauses
 from cairnkv.commands import OK, Auth, Failure, Get, Items, Ping, Set, failures
 from cairnkv.protocol.native import write_command
@@ -413,9 +414,16 @@ def test_command_line_logs_in(protected: str, tmp_path: Path, words: list[str]) 
     assert "pass%20word" not in unknown.stderr
 
 
-def test_wrong_secret_counts_once_on_the_command_line() -> None:
+def refuse_late(conversation: Conversation) -> None:
+    assert conversation.command() is not None
+    threading.Event().wait(2 * fast_get.TIMEOUT)
+    conversation.say(Failure(failures.WRONGPASS, "wrong user or secret"))
+
+
+@pytest.mark.parametrize("script", [refuse, refuse_late])
+def test_wrong_secret_counts_once_on_the_command_line(script: Callable[[Conversation], None]) -> None:
     """`cairn get` has a fast path, which leaves errors to the client."""
-    with scripted(refuse) as server:
+    with scripted(script) as server:
         ran = subprocess.run(
             [sys.executable, "-m", "cairnkv", "get", "k", "--url", with_login(server).partition("/?")[0]],
             capture_output=True,

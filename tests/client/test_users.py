@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cairnkv
+from cairnkv.limits import CLIENT_TIMEOUT, CONNECT_TIMEOUT, LOGIN_DELAY_MAX
 from cairnkv.testing import RunningServer, running_server
 
 
@@ -86,6 +87,10 @@ def test_disabled_user_of_an_asyncio_client_is_refused_and_enabled_again(users: 
             assert await kv.get("app:k") is None
 
     asyncio.run(ask())
+
+
+def test_longest_delay_of_a_login_ends_before_the_timeouts_of_clients() -> None:
+    assert min(CLIENT_TIMEOUT, CONNECT_TIMEOUT) >= LOGIN_DELAY_MAX + 1
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -198,7 +198,8 @@ def test_command_line_names_the_wrong_server(url: str) -> None:
 
 
 @pytest.mark.usefixtures("early_probe")
-def test_slow_cairnkv_server_is_probed_and_awaited() -> None:
+@pytest.mark.parametrize("answer", [b"$24\r\ncairnkv_version:0.1.0\r\n\r\n", b"-NOAUTH Authentication required.\r\n"])
+def test_slow_cairnkv_server_is_probed_and_awaited(answer: bytes) -> None:
     """cairnkv answers the probe as a Redis protocol server, but identifies itself."""
     probed = threading.Event()
 
@@ -209,7 +210,7 @@ def test_slow_cairnkv_server_is_probed_and_awaited() -> None:
 
     def second(connected: socket.socket) -> None:
         assert connected.recv(4_096).startswith(b"INFO")
-        connected.sendall(b"$24\r\ncairnkv_version:0.1.0\r\n\r\n")
+        connected.sendall(answer)
         probed.set()
 
     def serve() -> None:

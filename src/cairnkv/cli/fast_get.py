@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 0.25
 """Seconds to wait for the connection or the reply before the client takes over. Its own timeouts are longer."""
 
+LOGIN_TIMEOUT: Final = 5.0
+"""Seconds to wait for the reply to AUTH, which a server delays by up to 4 seconds after failed logins. The client must
+not take over meanwhile: its login would count as another failure."""
+
 
 class NeedsClient(Exception):
     """The address, the key or the reply is not one of the simple cases."""
@@ -54,11 +58,11 @@ def get(url: str, key: bytes, *, local: bool = False, credentials: str | None = 
     try:
         begin = login_request(login.encode("ascii") if at else _first_line(credentials)) if at or credentials else b""
         with _connected(scheme, place) as connection:
-            connection.settimeout(TIMEOUT)
+            connection.settimeout(LOGIN_TIMEOUT if begin else TIMEOUT)
             connection.sendall(begin + frame)
             with connection.makefile("rb") as replies:
-                if begin and (answer := _reply(replies)) not in _OK:
-                    raise _refused(*answer)
+                if begin:
+                    _check_login(replies)
                 header, status, payload = _reply(replies)
     except (OSError, OverflowError):
         raise NeedsClient from None
@@ -85,13 +89,18 @@ def _reply(replies: "BinaryIO") -> tuple[int, int, bytes]:
     return head[0], head[1], payload
 
 
-def _refused(header: int, status: int, payload: bytes) -> Exception:
-    """Return the error for a failure of AUTH."""
-    if not payload.startswith(b"WRONGPASS "):
-        return NeedsClient()
-    from cairnkv.errors import LoginFailed  # a slow import that only an error needs
+def _check_login(replies: "BinaryIO") -> None:
+    """Read the reply to AUTH. Raises `LoginFailed`, or `NeedsClient` for a failure that does not count as wrong."""
+    try:
+        header, status, payload = _reply(replies)
+    except TimeoutError:
+        header, status, payload = 0, 0, b"WRONGPASS no reply to the login; a server delays it after failed logins"
+    if payload.startswith(b"WRONGPASS "):
+        from cairnkv.errors import LoginFailed  # a slow import that only an error needs
 
-    return LoginFailed(payload.decode("utf-8", "replace"))
+        raise LoginFailed(payload.decode("utf-8", "replace"))
+    if (header, status, payload) not in _OK:
+        raise NeedsClient
 
 
 def _first_line(path: str | None) -> bytes:

@@ -34,7 +34,8 @@ FLAGS_MAX: Final = b"\x0f"
 
 TLS_SERVER: Final = "a TLS server"
 
-_OURS: Final = re.compile(rb"cairnkv_version")
+_OURS: Final = re.compile(rb"cairnkv_version|^-NOAUTH ")
+"""The answer of cairnkv to a probe. If it requires a login, it answers as Redis does: then `LINES` decides."""
 
 _HTTP_2: Final = re.compile(rb"\0\0[\x06\x0c\x12\x18\x1e\x24]\x04\0\0\0\0\0")
 """The SETTINGS frame of an HTTP/2 server. Read as a reply, it would announce 100 MB of payload."""
@@ -75,7 +76,7 @@ def wrong_server(data: bytes, where: str) -> WrongServer | None:
 
 
 def wrong_server_by_probe(answer: bytes, where: str) -> WrongServer | None:
-    """Return the error for a server that answered a probe; None if it is cairnkv or did not answer."""
+    """Return the error for a server that answered a probe; None if it may be cairnkv or did not answer."""
     return None if not answer or _OURS.search(answer) else wrong_server(answer, where)
 
 
