@@ -51,6 +51,36 @@ def users(tmp_path: Path) -> Iterator[Users]:
         yield made
 
 
+def test_user_reads_its_keys_and_nothing_else(users: Users) -> None:
+    with cairnkv.connect(users.url("boss:all")) as boss:
+        boss.set("app:k", "v")
+        boss.set("k", "w")
+    with cairnkv.connect(users.url("app:one"), attempts=1) as kv:
+        assert kv.get("app:k") == "v"
+        for denied in (lambda: kv.get("k"), lambda: kv.set("app:k", "x"), lambda: kv.clear_all(), kv.count):
+            with pytest.raises(cairnkv.AccessDenied, match="NOPERM") as caught:
+                denied()
+            assert not isinstance(caught.value, cairnkv.LoginFailed)
+        pipeline = kv.pipeline()
+        pending = [pipeline.get("app:k"), pipeline.get("k"), pipeline.get("app:k")]
+        with pytest.raises(cairnkv.AccessDenied):
+            pipeline.execute()
+        assert [pending[0].result(), pending[2].result()] == ["v", "v"]
+        assert kv.get("app:k") == "v", "the connection is still good"
+
+
+def test_asyncio_client_reads_its_keys_and_nothing_else(users: Users) -> None:
+    async def ask() -> None:
+        async with cairnkv.aio.connect(users.url("app:one"), attempts=1) as kv:
+            assert await kv.get("app:k") is None
+            for key in ("k", "app"):
+                with pytest.raises(cairnkv.AccessDenied, match="NOPERM"):
+                    await kv.get(key)
+            assert await kv.get("app:k") is None
+
+    asyncio.run(ask())
+
+
 def test_rotated_secret_takes_over(users: Users) -> None:
     with cairnkv.connect(users.url("app:one")) as kv:
         assert kv.get("app:k") is None
@@ -106,4 +136,8 @@ def run() -> Run:
 
 def test_command_line_is_a_user(users: Users, run: Run) -> None:
     assert run("whoami", "--url", users.url("app:one")).stdout == "app\n"
+    assert run("get", "app:k", "--url", users.url("app:one")).returncode == 1
+    for words in (["get", "k"], ["set", "app:k", "v"]):
+        denied = run(*words, "--url", users.url("app:one"))
+        assert (denied.returncode, "NOPERM" in denied.stderr) == (2, True)
     assert "'auth'" in run("auth", "app", "one", "--url", users.url("app:one")).stderr, "there is no such command"
