@@ -327,6 +327,21 @@ def test_client_of_a_removed_or_disabled_user_must_log_in(world: World, how: str
     assert client.rights == Rights()
 
 
+def test_client_that_lost_its_user_does_not_become_the_default_user(world: World) -> None:
+    world.users.set(default_user())
+    client = world.client()
+    client.log_in(b"app", TOKEN)
+    world.users.set(user(b"app", "off"))
+    assert client.user is None
+    world.users.set(user(b"unrelated"))
+    assert client.user is None
+    client.reset()
+    assert client.user == default_user()
+    world.users.set(user(b"app", f">{TOKEN.decode()}"))
+    client.log_in(b"app", TOKEN)
+    assert client.user == world.users.get(b"app")
+
+
 def test_client_stays_when_the_secret_of_its_user_changes(world: World) -> None:
     client = world.client()
     client.log_in(b"default", b"sesame")

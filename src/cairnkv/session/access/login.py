@@ -162,6 +162,7 @@ class Login:
 
     def reset(self) -> None:
         """Begin as a client that has sent no secret."""
+        self._has_lost_user = False
         self._version = self._users.version
         user = None if self._certified is None else self._enabled(self._certified)
         if user is None and not self._users.required:
@@ -206,7 +207,10 @@ class Login:
         self._version = self._users.version
         before = self._user
         now = None if before is None else self._enabled(before.name)
-        if now is None and not self._users.required:
+        if before is not None and now is None:
+            # The client would not notice that it is another user from now on, so it must log in again.
+            self._has_lost_user = before.name != DEFAULT_USER
+        if now is None and not self._has_lost_user and not self._users.required:
             now = self._users.get(DEFAULT_USER)
         if now != before:
             self._set(now)
@@ -263,6 +267,7 @@ class Login:
             done(self._enter(user, "secret") if right else self._fail(user.name, "secret"))
 
     def _enter(self, user: User, method: str) -> Reply:
+        self._has_lost_user = False
         self._version = self._users.version
         self._set(user)
         self.logins.succeeded += 1
