@@ -81,6 +81,11 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "The memory and the work that one client causes at once have a limit.",
     ),
     Difference(
+        "A transaction cannot contain `AUTH` and `HELLO`.",
+        "A login may wait for a hash or a delay, and a transaction does not wait.",
+        Shown(("MULTI", "HELLO"), b"+QUEUED", b"-ERR Command not allowed inside a transaction"),
+    ),
+    Difference(
         f"Times are at most 2^53 milliseconds, {TTL_MAX // 31_557_600_000_000:,} thousand years; Redis has 2^63.",
         "Every language has exact numbers up to 2^53.",
         Shown((f"SET k v PXAT {TTL_MAX + 1}",), b"+OK", b"-ERR invalid expire time in 'set' command"),

@@ -72,6 +72,13 @@ class Side:
         raise AssertionError(f"{self.target.name}: an iteration did not end within {SCAN_CALLS} calls")
 
 
+NO_LOGIN = b"-ERR Command not allowed inside a transaction"
+
+
+class OtherProgram(Exception):
+    """The rest of a program is another one: a word was a key that the user may not use, or a login in MULTI."""
+
+
 class Comparison:
     """Runs a program on both sides and compares, with what was queued in mind, so that EXEC is understood."""
 
@@ -87,13 +94,17 @@ class Comparison:
             self._closing = stack.pop_all()
 
     def run(self) -> None:
-        """Raises AssertionError with the whole conversation when replies differ."""
-        with self._closing:
+        """Raises AssertionError with the whole conversation when replies differ. Ends at a known difference."""
+        with self._closing, contextlib.suppress(OtherProgram):
             for connection, burst in self.program.writes():
                 for side in (self.theirs, self.ours):
                     side.send(connection, burst)
                 theirs, ours = (side.replies(connection, burst) for side in (self.theirs, self.ours))
                 for words, their, our in zip(burst, theirs, ours, strict=True):
+                    if our.startswith(b"-NOPERM") and any(word[:1] not in secured.FIRST for word in words[1:]):
+                        raise OtherProgram
+                    if our.startswith(NO_LOGIN) and words[0].upper() in (b"AUTH", b"HELLO"):
+                        raise OtherProgram
                     self._compare(connection, words, their, our)
 
     def _compare(self, connection: int, words: Words, theirs: bytes, ours: bytes) -> None:
@@ -169,7 +180,9 @@ def test_each_command_gives_equal_replies(real_redis: Target, redis_target: Targ
 @pytest.fixture(scope="module")
 def limited_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """cairnkv, with clients that log in as a user with prefixes."""
-    file = secured.users_file(tmp_path_factory.mktemp("users"), default="~* &* +@all")
+    all_commands = secured.RIGHTS[secured.USER].removesuffix(" -@admin")
+    rights = {"default": "~* &* +@all", secured.USER: all_commands}
+    file = secured.users_file(tmp_path_factory.mktemp("users"), **rights)
     with targets.cairn("--users", str(file)) as target:
         login = secured.USER.encode(), secured.SECRETS[secured.USER].encode()
         yield dataclasses.replace(target, login=login)
