@@ -17,6 +17,8 @@ import cairnkv
 from cairnkv import limits
 from cairnkv.commands import BY_NUMBER
 from cairnkv.session import Session, State
+from cairnkv.session.access.users import User, Users
+from cairnkv.session.context import ServerContext
 from cairnkv.session.resp import command_spec
 from cairnkv.store import LocalStore, wall_clock
 from cairnkv.testing import running_server
@@ -172,9 +174,9 @@ def test_only_successful_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.M
 # -- the protocol page -----------------------------------------------------------------------------------------------
 
 
-def conversation() -> list[tuple[bytes, bytes]]:
+def conversation(name: str) -> list[tuple[bytes, bytes]]:
     text = (ROOT / "docs" / "protocol.md").read_text()
-    (block,) = re.findall(r"```conversation\n(.*?)```", text, re.DOTALL)
+    (block,) = re.findall(rf"```{name}\n(.*?)```", text, re.DOTALL)
     exchanges: list[list[bytes]] = []
     for line in block.splitlines():
         if line.startswith(">"):
@@ -185,14 +187,31 @@ def conversation() -> list[tuple[bytes, bytes]]:
 
 
 def test_dialogue_on_the_protocol_page_is_true() -> None:
-    exchanges = conversation()
+    exchanges = conversation("conversation")
     assert len(exchanges) >= 8
     session = Session(LocalStore(), wake=lambda: None)
-    for sent, expected in exchanges:
+    assert replies(session, exchanges) == [expected.hex(" ") for _, expected in exchanges]
+    assert session.state is State.DONE
+
+
+def test_login_on_the_protocol_page_is_true() -> None:
+    exchanges = conversation("login")
+    assert len(exchanges) == 3
+    store = LocalStore()
+    app = User(b"app").changed(("on", ">secret", "+@all"))
+    session = Session(store, wake=lambda: None, context=ServerContext(store, users=Users((app,))))
+    assert replies(session, exchanges) == [expected.hex(" ") for _, expected in exchanges]
+    assert session.state is State.OPEN
+
+
+def replies(session: Session, exchanges: list[tuple[bytes, bytes]]) -> list[str]:
+    """Return what the session sends after each write, in hex."""
+    found = []
+    for sent, _ in exchanges:
         session.receive(sent)
         session.advance()
-        assert b"".join(session.output()).hex(" ") == expected.hex(" ")
-    assert session.state is State.DONE
+        found.append(b"".join(session.output()).hex(" "))
+    return found
 
 
 # -- the page on Redis -----------------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ from cairnkv.store import LocalStore
 _FILE = json.loads((Path(__file__).parent.parent / "vectors" / "wire-vectors.json").read_text())
 
 
-def _named(kind: str) -> list[Any]:
-    return [pytest.param(vector, id=vector["name"]) for vector in _FILE["vectors"] if vector["kind"] == kind]
+def _named(kind: str, list_name: str = "vectors") -> list[Any]:
+    return [pytest.param(vector, id=vector["name"]) for vector in _FILE[list_name] if vector["kind"] == kind]
 
 
-COMMAND_VECTORS = _named("command")
+COMMAND_VECTORS = _named("command") + _named("command", "logins")
 RESPONSE_VECTORS = _named("response")
 BAD_VECTORS = [pytest.param(vector, id=vector["name"]) for vector in _FILE["bad"]]
 CUTTINGS = [pytest.param(lambda data: [data], id="whole"), pytest.param(lambda data: _bytes_of(data), id="by bytes")]
@@ -54,7 +54,7 @@ def _events(decoder: Any, pieces: list[bytes]) -> list[Any]:
 
 
 def test_file_has_vectors_of_every_kind() -> None:
-    assert len(COMMAND_VECTORS) >= 18
+    assert len(COMMAND_VECTORS) >= 22
     assert len(RESPONSE_VECTORS) >= 7
     assert len(BAD_VECTORS) >= 14
 

@@ -13,8 +13,10 @@ Out of scope: users, and what a success means (`cairnkv.session.access.login`).
 import contextlib
 import hashlib
 import logging
+import os
 import queue
 import secrets
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,6 +26,9 @@ from typing import Final, TypeAlias
 from cairnkv.errors import missing_package
 from cairnkv.limits import PASSWORDS_KEPT_MAX, PASSWORDS_WAITING_MAX
 from cairnkv.records import record
+
+LESS_PRIORITY: Final = 10
+"""The niceness of the thread above that of the server: where CPU is short, clients come before checks."""
 
 logger: Final = logging.getLogger("cairnkv.logins")
 
@@ -134,6 +139,9 @@ class PasswordChecker:
         return keyed.digest()
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError):  # on Linux, of this thread only
+            if sys.platform == "linux":
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + LESS_PRIORITY)
         while (job := self._jobs.get()) is not None:
             try:
                 right = any(self._check(text, job.password) for text in job.hashes)
