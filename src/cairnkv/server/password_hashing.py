@@ -98,8 +98,9 @@ class PasswordChecker:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def __len__(self) -> int:
-        """Return the number of checks that wait or run."""
+    @property
+    def waiting(self) -> int:
+        """The number of checks that wait or run."""
         return len(self._waiting)
 
     def verify(self, hashes: Sequence[str], password: bytes, done: Done) -> bool:

@@ -110,7 +110,7 @@ class Logins:
     ) -> None:
         """clock: returns the time in milliseconds since 1970."""
         self.users: Final = users
-        self.passwords: Final = NoPasswords() if passwords is None else passwords  # an idle checker has a length of 0
+        self.passwords: Final = NoPasswords() if passwords is None else passwords
         self.after = after
         self.audit = audit
         self.failed: Final = FailedLogins(clock)
