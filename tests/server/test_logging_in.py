@@ -127,19 +127,28 @@ def test_audit_log_has_logins_changes_and_administrative_commands(
         assert redis("FLUSHALL") == OK
         assert redis("CONFIG SET maxclients 100") == OK
         assert redis("ACL SETUSER guest on >canary-secret ~guest:* +@read") == OK
+        with RedisClient(server.address) as guest:
+            assert guest("AUTH guest canary-secret") == OK
+            for _ in range(3):
+                assert guest("GET canary-key").code == "NOPERM"
+            assert guest("SET guest:1 canary-value").code == "NOPERM"
     eventually(lambda: {"users_changed", "login"} <= {event["event"] for event in events_in(path)})
     server.call(server.server.request_stop)
     eventually(lambda: events_in(path)[-1]["event"] == "stopped")
     told = events_in(path)
     assert [event["event"] for event in told] == [
         *("started", "login", "login_failed", "login", "command", "command", "command", "config_changed"),
-        *("command", "users_changed", "stopped"),
+        *("command", "users_changed", "login", "denied", "denied", "stopped"),
     ]
     assert [event["command"] for event in told if event["event"] == "command"] == [
         *("CLEAR_ALL", "flushall", "config|set", "acl|setuser")
     ]
-    assert [event["user"] for event in told if "user" in event] == ["app", "anna", "anna", "anna", *["app"] * 3]
-    assert [event["protocol"] for event in told if "login" in event["event"]] == ["redis", "native", "native"]
+    named = [event["user"] for event in told if "user" in event]
+    assert named == ["app", "anna", "anna", "anna", *["app"] * 3, *["guest"] * 3]
+    assert [event["protocol"] for event in told if "login" in event["event"]] == ["redis", "native", "native", "redis"]
+    assert [(event["reason"], event.get("command")) for event in told if event["event"] == "denied"] == [
+        *(("key", None), ("command", "set"))
+    ]
     assert told[7]["options"] == ["max_connections"]
     assert "canary" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
