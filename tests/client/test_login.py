@@ -213,6 +213,7 @@ def test_full_server_is_no_refused_login(ask: Ask) -> None:
         assert ask(with_login(server)) == "k"
 
 
+@pytest.mark.parametrize("ask", [get_sync, get_async])
 def test_silent_server_is_unavailable_and_the_error_names_the_delay(ask: Ask) -> None:
     def say_nothing(conversation: Conversation) -> None:
         while conversation.command() is not None:
@@ -220,7 +221,7 @@ def test_silent_server_is_unavailable_and_the_error_names_the_delay(ask: Ask) ->
 
     with scripted(say_nothing) as server:
         with pytest.raises(cairnkv.Unavailable, match="does not answer the login, or delays it after failed"):
-            ask(f"{with_login(server)}&connect_timeout=1&attempts=1")
+            ask(f"{with_login(server)}&connect_timeout=2&attempts=1")
         assert len(server.conversations) == 1
 
 
@@ -389,7 +390,7 @@ def test_file_of_the_environment_logs_clients_in(
 def test_command_line_logs_in(protected: str, tmp_path: Path, words: list[str]) -> None:
     def run(url: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cairnkv", *words, "--url", url]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
 
     with cairnkv.connect(with_password(protected)) as kv:
         kv.set("k", "v")
