@@ -181,6 +181,13 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown(("ACL SETUSER x reset", "ACL DRYRUN x INFO"), b"$", b"+OK"),
     ),
     Difference(
+        "`PSUBSCRIBE` needs a pattern within a prefix of the user. `PUBSUB CHANNELS` shows only channels that the user "
+        "may use. `STRLEN`, `MEMORY USAGE` and `OBJECT ENCODING` need the right to read the key.",
+        "In Redis the pattern must be the same as in the rule, `PUBSUB CHANNELS` shows all names, and any right to the "
+        "key is enough.",
+        Shown(("ACL SETUSER x reset %W~* +strlen", "ACL DRYRUN x STRLEN k"), b"+OK", b"$"),
+    ),
+    Difference(
         "The last user that can log in and has all commands cannot be removed, disabled or reduced.",
         "No client could undo that change.",
     ),

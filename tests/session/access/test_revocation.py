@@ -25,6 +25,7 @@ from cairnkv.commands import (
 )
 from cairnkv.protocol.resp import OK as RESP_OK
 from cairnkv.protocol.resp import Error, Simple
+from cairnkv.session.access.users import User
 from cairnkv.session.context import Peer
 from cairnkv.session.resp.command_spec import RespCommandSpec
 from tests.session.access.test_enforcement import RESP_SPECS, filled_store, reply_to, request_of
@@ -290,3 +291,23 @@ def test_redis_15371_no_reply_shows_a_key_that_the_user_may_not_use(spec: RespCo
     if spec.name == "client|list":
         tracking = reply_to(filled_store(), [b"CLIENT", b"TRACKING", b"ON"], "+@all", "~app:*")
         assert isinstance(tracking, Error)
+
+
+@pytest.mark.parametrize("rules", [("on", "certonly"), ("on", ">secret", "certonly"), ("on", "nopass", "certonly")])
+def test_redis_14638_user_for_certificates_does_not_log_in_with_a_secret(chat: Chat, rules: tuple[str, ...]) -> None:
+    """In Redis, such a user has `nopass`, so any password logs it in."""
+    chat.context.users.set(User(b"machine").changed((*rules, "+@all", "~*")))
+    for secret in ("secret", "x", '""'):
+        assert chat(f"AUTH machine {secret}").text.startswith("WRONGPASS")
+        assert chat(f"HELLO 3 AUTH machine {secret}").text.startswith("WRONGPASS")
+    assert chat("ACL WHOAMI") == b"default"
+
+
+def test_garnet_258_password_of_a_user_can_have_a_slow_salted_hash(chat: Chat) -> None:
+    """Garnet keeps an unsalted SHA-256 of each password, which is cheap to guess. Here that is for random tokens."""
+    hashed = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaGhhc2g"
+    chat.context.users.set(User(b"person").changed(("on", hashed, "+@all", "~*")))
+    person = chat.context.users.get(b"person")
+    assert person is not None
+    assert not person.secrets[0].is_digest
+    assert chat("AUTH person aGFzaGhhc2hoYXNoaGFzaGhhc2g").text.startswith("WRONGPASS")
