@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cairnkv.commands import OK, Failure, Reply, failures
-from cairnkv.limits import LOGIN_FAILURES_MAX
+from cairnkv.limits import LOGIN_FAILURES_MAX, MIB, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
 from cairnkv.session.access.login import EVENTS_FREE, LINE_EVERY, TOO_MANY, WRONG, Login, Logins, is_token
 from cairnkv.session.access.rights import Rights
 from cairnkv.session.access.users import Secret, User, Users, default_user
@@ -26,8 +26,10 @@ class Timers:
     def __init__(self) -> None:
         self.waiting: list[tuple[float, Callable[[], None]]] = []
 
-    def __call__(self, seconds: float, callback: Callable[[], None]) -> None:
-        self.waiting.append((seconds, callback))
+    def __call__(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        timer = seconds, callback
+        self.waiting.append(timer)
+        return lambda: self.waiting.remove(timer) if timer in self.waiting else None
 
     def come(self) -> list[float]:
         """Call all functions. Returns their delays."""
@@ -128,6 +130,7 @@ def test_right_secret_logs_in_at_once(world: World, name: bytes, secret: bytes) 
 @pytest.mark.parametrize(
     ("name", "secret"),
     [
+        (b"default" * 1_000, b"sesame"),
         (b"default", b"Sesame"),
         (b"app", OTHER_TOKEN),
         (b"nobody", b"sesame"),
@@ -254,6 +257,18 @@ def test_guess_is_checked_after_its_delay(world: World) -> None:
     world.timers.come()
     assert reply_of(right) is OK
     assert len(world.passwords.asked) == 1
+
+
+@pytest.mark.parametrize(("name", "secret"), [(b"default", b"sesame"), (b"app", OTHER_TOKEN)])
+def test_client_that_has_left_waits_no_longer(world: World, name: bytes, secret: bytes) -> None:
+    fail(world.client(), name, 5)
+    client = world.client()
+    outcome = client.log_in(name, secret)
+    assert len(world.timers.waiting) == 1
+    client.end()
+    assert not world.timers.waiting
+    assert reply_of(outcome) is None
+    client.end()
 
 
 def test_right_token_is_never_delayed(world: World) -> None:
@@ -434,3 +449,28 @@ def test_text_of_failures(world: World) -> None:
     outcome: Any = world.client().log_in(b"default", b"x")
     assert isinstance(outcome, Failure)
     assert outcome.message == "WRONGPASS invalid username-password pair or user is disabled."
+
+
+def test_names_and_secrets_that_no_user_has_are_cut_off(world: World) -> None:
+    """An authenticated client may send frames of many MiB, and the server keeps the names of 10,000 failed logins."""
+    client = world.client()
+    longest = b"n" * USER_NAME_MAX
+    world.users.set(user(longest, ARGON2))
+    assert client.log_in(longest + b"x", b"password") == WRONG
+    client.log_in(b"n" * MIB, b"password")
+    assert client.logins.failed.count("1.2.3.4", longest + b"n") == 1
+    client.log_in(longest, b"p" * MIB)
+    assert len(world.passwords.asked[0][1]) == UNAUTHENTICATED_FRAME_MAX
+
+
+def test_names_without_a_user_fill_no_audit_log(world: World) -> None:
+    for number in range(200):
+        fail(world.client(), b"random %d" % number)
+    fields = [fields for name, fields in world.events if name == "login_failed"]
+    assert len(fields) == EVENTS_FREE
+    assert fields[-1]["user"] == b"random 9"
+    fail(world.client(), b"default")
+    assert world.events[-1][1]["user"] == b"default", "a user has its own events"
+    world.clock.now += LINE_EVERY
+    fail(world.client(), b"random")
+    assert world.events[-1][1] == {**world.events[-1][1], "user": b"random", "failures": 191}

@@ -26,12 +26,14 @@ def timers() -> Timers:
 @pytest.fixture
 def context(timers: Timers) -> ServerContext[RespConversation]:
     app = User(b"app").changed(("on", ">s3cret", "+@all", "~*", "&*"))
+
+    def after(seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        timer = seconds, callback
+        timers.append(timer)
+        return lambda: timers.remove(timer) if timer in timers else None
+
     store = LocalStore(clock=HandClock())
-    return ServerContext(
-        store,
-        users=Users((default_user(b"sesame"), app)),
-        after=lambda seconds, callback: timers.append((seconds, callback)),
-    )
+    return ServerContext(store, users=Users((default_user(b"sesame"), app)), after=after)
 
 
 class Client:
@@ -173,8 +175,9 @@ def test_auth_is_refused_within_a_transaction(client: Client) -> None:
 def test_client_that_leaves_during_a_delay_is_gone(client: Client, timers: Timers) -> None:
     client.send(write_command(Auth(b"app", b"wrong")) * 4)
     client.output()
+    assert len(timers) == 1
     client.session.disconnected()
-    timers.pop()[1]()
+    assert not timers, "the client keeps no memory"
     assert client.output() == b""
 
 

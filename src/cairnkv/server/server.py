@@ -323,8 +323,8 @@ class Server:
         except UsersRefused as refused:
             logger.error("the users stay as they are: %s", refused)
 
-    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
-        self._loop.call_later(seconds, callback)
+    def _after(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._loop.call_later(seconds, callback).cancel
 
     def audit(self, event: str, fields: Mapping[str, object]) -> None:
         """Write an event to the audit log, if there is one."""

@@ -9,7 +9,7 @@ Out of scope: the state of one conversation.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from cairnkv.session.access.login import Logins, Passwords, at_once, no_audit
+from cairnkv.session.access.login import After, Logins, Passwords, at_once, no_audit
 from cairnkv.session.access.users import Users, default_user, encoded
 from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
@@ -95,7 +95,7 @@ class ServerContext(Generic[C]):
         save_users: Callable[[], None] | None = None,
         random_bytes: Callable[[int], bytes] | None = None,
         passwords: Passwords | None = None,
-        after: Callable[[float, Callable[[], None]], None] = at_once,
+        after: After = at_once,
         audit: Callable[[str, Mapping[str, object]], None] = no_audit,
     ) -> None:
         """users: None: only the user `default`, with all rights and with `password`; None: clients need none.

@@ -242,6 +242,7 @@ class Session:
 
     def disconnected(self) -> None:
         """The client has disconnected."""
+        self.login.end()
         self._end_waits(gives_back=True)
         self.paused = True
         if self._conversation is not None:

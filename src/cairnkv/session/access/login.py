@@ -1,8 +1,9 @@
 """Logins: the users that clients have proven to be, and what they may do. Sans-IO: the server gives clock and timers.
 
 Invariants:
-- A secret that people choose is checked only after the delay of its address and user, so that a guess costs that time
-  even if its client does not wait for the reply. A token cannot be guessed: a right one is never delayed.
+- A secret that people choose is checked only after the delay of its address and user, and not at all if the client
+  leaves before. So a guess costs that time. A token cannot be guessed: a right one is never delayed.
+- A client that has left keeps no memory, and names and secrets are short.
 - Slow checks run elsewhere (`Passwords`). No other command of the client executes meanwhile.
 - A client follows its user: changed rights apply to its next command, and it must log in again when the user is removed
   or disabled. A changed secret has no effect on clients that are logged in.
@@ -15,11 +16,11 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import OK, Failure, Reply, failures
 from cairnkv.escapes import quoted
-from cairnkv.limits import LOGIN_FAILURES_MAX
+from cairnkv.limits import LOGIN_FAILURES_MAX, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
 from cairnkv.session.access.attempts import AccessLog, FailedLogins
 from cairnkv.session.access.rights import Rights
 from cairnkv.session.access.users import DEFAULT_USER, User, Users
@@ -50,6 +51,9 @@ EVENTS_FREE: Final = 10
 """Failed logins of an address and a user that are events of their own in the audit log; later ones are counted."""
 
 
+NO_USER: Final = b""
+"""Not the name of a user."""
+
 NAME_SHOWN: Final = 256
 """Maximum bytes of a user's name in the log and in an event: a client may give any name."""
 
@@ -76,9 +80,18 @@ class NoPasswords:
         """There is nothing to forget."""
 
 
-def at_once(_: float, callback: Callable[[], None]) -> None:
+After: TypeAlias = Callable[[float, Callable[[], None]], Callable[[], None]]
+"""See `Logins`."""
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def at_once(_: float, callback: Callable[[], None]) -> Callable[[], None]:
     """Call a function without its delay: without a server there is no timer."""
     callback()
+    return nothing
 
 
 def no_audit(_event: str, _fields: Mapping[str, object]) -> None:
@@ -96,7 +109,8 @@ class Client(Protocol):
 class Logins:
     """The logins of a server.
 
-    after: calls a function after some seconds. audit: writes an event and its fields to the audit log.
+    after: calls a function after some seconds, and returns a function that prevents that. audit: writes an event and
+    its fields to the audit log.
     """
 
     def __init__(
@@ -105,7 +119,7 @@ class Logins:
         clock: Callable[[], int],
         *,
         passwords: Passwords | None = None,
-        after: Callable[[float, Callable[[], None]], None] = at_once,
+        after: After = at_once,
         audit: Callable[[str, Mapping[str, object]], None] = no_audit,
     ) -> None:
         """clock: returns the time in milliseconds since 1970."""
@@ -123,11 +137,17 @@ class Logins:
         users.on_change.append(self.passwords.forget)
 
     def note_failure(self, network: str, user: bytes, number: int, fields: Mapping[str, object]) -> None:
-        """Write about a failed login: an event, and at most one line a minute. number: of failures in a row."""
+        """Write about a failed login: an event, and at most one line a minute. number: of failures in a row.
+
+        All names of an address that no user has count together, so that no client fills the audit log.
+        """
+        name = user
+        if self.users.get(name) is None:
+            user, number = NO_USER, self.failed.add(network, NO_USER)
         now = self.log.clock()
         self._unwritten += 1
         if self._line_at is None or abs(now - self._line_at) >= LINE_EVERY:
-            shown = quoted(user[:NAME_SHOWN])
+            shown = quoted(name[:NAME_SHOWN])
             logger.warning("failed logins: %d, the newest from %s as user %s", self._unwritten, network, shown)
             self._line_at, self._unwritten = now, 0
         at, since = self._events.pop((network, user), (now, 0))
@@ -153,6 +173,7 @@ class Login:
         self._users: Final = logins.users
         self._peer = peer
         self._certified: bytes | None = None  # the user that a client certificate proves
+        self._prevent: Callable[[], None] = nothing  # what a timer does
         self.failures = 0
         self.protocol = "native"
         self.name = b""
@@ -222,6 +243,7 @@ class Login:
 
         A client that fails keeps its user.
         """
+        name, secret = name[: USER_NAME_MAX + 1], secret[:UNAUTHENTICATED_FRAME_MAX]  # no user has a longer one
         waiting = PendingExecution()
         delay = self.logins.failed.delay(self._peer.network, name)
         if not delay:
@@ -229,8 +251,12 @@ class Login:
         elif is_token(secret):
             self._check(name, secret, partial(self._complete_late, waiting, delay))
         else:
-            self.logins.after(delay, lambda: self._check(name, secret, waiting.complete))
+            self._after(delay, lambda: self._check(name, secret, waiting.complete))
         return waiting if waiting.reply is None else waiting.reply
+
+    def end(self) -> None:
+        """The client has left: do not check its secret after a delay."""
+        self._prevent()
 
     def log_in_as(self, name: bytes) -> bool:
         """Log in as a user that a client certificate proves. Returns whether the user exists and is enabled."""
@@ -242,9 +268,16 @@ class Login:
         self._enter(user, "certificate")
         return True
 
+    def _after(self, delay: float, continued: Callable[[], None]) -> None:
+        def come() -> None:
+            self._prevent = nothing  # it has the secret
+            continued()
+
+        self._prevent = self.logins.after(delay, come)
+
     def _complete_late(self, waiting: PendingExecution, delay: float, outcome: Reply) -> None:
         if isinstance(outcome, Failure):
-            self.logins.after(delay, lambda: waiting.complete(outcome))
+            self._after(delay, lambda: waiting.complete(outcome))
         else:
             waiting.complete(outcome)
 
