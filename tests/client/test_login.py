@@ -436,6 +436,31 @@ def test_wrong_secret_counts_once_on_the_command_line(script: Callable[[Conversa
         assert len(server.conversations) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["get", "k", "--url", "me:s3cret@host:1"],
+        ["get", "k", "--url", "cairn://host:1,,me:s3cret"],
+        ["set", "k", "v", "--url", "cairn://me:s3cret@127.0.0.1:1/?timeout=1"],
+        ["get", "k", "cairn://me:s3cret@host"],
+        ["cairn://me:s3cret@host"],
+        ["get", "k", "--timeout", "cairn://me:s3cret@host"],
+        ["backup", "--url", "cairns://me:s3cret@host", "name"],
+        ["trace", "--to", "cairn://me:s3cret@host@host"],
+        ["shell", "--url", "cairn://me:s3cret/@host"],
+        ["queue", "put", "q", "m", "--url", "cairn://me:s3cret#@host"],
+    ],
+    ids=" ".join,
+)
+def test_command_line_shows_no_secret_of_a_url(words: list[str]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "cairnkv", *words], input="", capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("cairn: ")
+    assert "s3cret" not in ran.stdout + ran.stderr
+
+
 def test_consistency_check_refuses_a_secret_in_its_addresses() -> None:
     """The history of a run contains the addresses."""
     ran = subprocess.run(

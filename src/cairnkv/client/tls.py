@@ -60,7 +60,9 @@ class Tls:
     def handshake(self, connected: socket.socket, host: str, timeout: float) -> ssl.SSLSocket:
         """Return a connected socket with TLS, whose operations have that timeout. Raises OSError."""
         connected.settimeout(timeout)
-        secured = self.context().wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False)
+        secured = self.context().wrap_socket(
+            connected, server_hostname=without_zone(host), do_handshake_on_connect=False
+        )
         try:
             secured.do_handshake()
         except BaseException:
@@ -106,6 +108,15 @@ def reason_of(error: OSError) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return error.strerror or str(error) or type(error).__name__
+
+
+def without_zone(host: str) -> str:
+    """Return a host without the zone of an IPv6 address, which no certificate has.
+
+    >>> without_zone("fe80::1%eth0")
+    'fe80::1'
+    """
+    return host.partition("%")[0]
 
 
 def is_alert(error: OSError) -> bool:

@@ -494,14 +494,13 @@ async def secured(
 
     Raises the errors of `open_connection`.
     """
-    from cairnkv.client.tls import handshake_error  # imported before
+    from cairnkv.client.tls import handshake_error, without_zone  # imported before
 
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout_at(until):
-            made = await loop.create_connection(
-                protocol, sock=connected, ssl=tls.context(), server_hostname=endpoint[0]
-            )
+            name = without_zone(endpoint[0])
+            made = await loop.create_connection(protocol, sock=connected, ssl=tls.context(), server_hostname=name)
     except OSError as error:
         raise handshake_error(error, shown(endpoint)) from None
     return made[1]

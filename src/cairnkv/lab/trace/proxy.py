@@ -193,10 +193,11 @@ async def _connect(
 async def _with_tls(
     tls: "Tls", connected: socket.socket, endpoint: tuple[str, int]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    from cairnkv.client.tls import handshake_error  # imported before
+    from cairnkv.client.tls import handshake_error, without_zone  # imported before
 
+    host = without_zone(endpoint[0])
     try:
-        return await asyncio.open_connection(sock=connected, ssl=tls.context(), server_hostname=endpoint[0])
+        return await asyncio.open_connection(sock=connected, ssl=tls.context(), server_hostname=host)
     except OSError as error:
         connected.close()
         raise handshake_error(error, shown(endpoint)) from None
