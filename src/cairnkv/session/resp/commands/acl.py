@@ -175,7 +175,7 @@ def acl_cat(conversation: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         return [name.encode() for name in CATEGORIES]
     if len(arguments) > 1:
-        raise Refusal(wrong_number(arguments.name))
+        raise Refusal("ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.")
     given = arguments.take()
     found = names_by_category().get(given.lower().decode("utf-8", "replace"))
     if found is None:
