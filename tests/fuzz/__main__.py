@@ -1,11 +1,12 @@
 """`make fuzz`: a long comparison of the native path with the pure path, with the sanitizers on.
 
-    python -m tests.fuzz [--seconds 300] [--seed N] [--protocol native|resp|both] [--plain]
+    python -m tests.fuzz [--seconds 300] [--seed N] [--protocol native|resp|both|tls] [--plain]
 
 Builds the compiled part anew with AddressSanitizer and UndefinedBehaviorSanitizer into a directory of its own, and
 runs itself there: lives of a store are drawn from seeds, cut into pieces, damaged now and then, and told to both;
 replies, sessions and keyspaces have to agree after each step. What fails prints its seed, and `--seed` repeats it.
-`--plain` takes the compiled part that is installed, without sanitizers.
+`--plain` takes the compiled part that is installed, without sanitizers. `--protocol tls` runs clients with random
+streams of TLS on a server instead (`streams`); with `both`, they follow for a tenth of the time.
 """
 
 import argparse
@@ -31,12 +32,18 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, help="the first seed (default: by chance)")
-    parser.add_argument("--protocol", choices=("native", "resp", "both"), default="both", help="(default: both)")
+    parser.add_argument("--protocol", choices=("native", "resp", "both", "tls"), default="both", help="(default: both)")
     parser.add_argument("--plain", action="store_true", help="fuzz what is installed, without sanitizers")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
     if given.plain:
-        return fuzz(given.seconds, seed, given.protocol)
+        from tests.fuzz.streams import fuzz_streams
+
+        if given.protocol == "tls":
+            return fuzz_streams(given.seconds, seed)
+        return fuzz(given.seconds, seed, given.protocol) or (
+            fuzz_streams(given.seconds / 10, seed) if given.protocol == "both" else 0
+        )
     compiler = os.environ.get("CC", "gcc")
     if shutil.which(compiler) is None:
         print(f"fuzz: there is no {compiler}; on Debian: apt-get install gcc", file=sys.stderr)

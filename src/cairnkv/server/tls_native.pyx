@@ -40,6 +40,7 @@ cdef extern from "openssl/bio.h" nogil:
 cdef extern from "openssl/err.h" nogil:
     void ERR_clear_error()
     unsigned long ERR_get_error()
+    unsigned long ERR_peek_error()
     const char *ERR_reason_error_string(unsigned long code)
 
 cdef extern from "openssl/x509v3.h" nogil:
@@ -190,6 +191,12 @@ cdef BIO_METHOD *_new_method() noexcept:
 cdef BIO_METHOD *METHOD = _new_method()
 
 
+cdef inline void _forget_errors() noexcept nogil:
+    """Empty libssl's queue of errors. To look costs less than to empty it."""
+    if ERR_peek_error():
+        ERR_clear_error()
+
+
 cdef str _words_of_error():
     """Return libssl's words for the first error of its queue."""
     cdef const char *words = ERR_reason_error_string(ERR_get_error())
@@ -265,7 +272,7 @@ cdef class TlsStream(Stream):
         cdef int done
         if self.failed:
             return -1
-        ERR_clear_error()
+        _forget_errors()
         done = SSL_do_handshake(self._ssl)
         if done == 1:
             self.established = self._state.established = True
@@ -282,7 +289,7 @@ cdef class TlsStream(Stream):
             if room - total <= 0:  # `RECORD_ROOM` excludes this
                 self._fail()
                 break
-            ERR_clear_error()
+            _forget_errors()
             got = SSL_read(self._ssl, plaintext + total, <int>min(room - total, <Py_ssize_t>READ_MAX))
             if got > 0:
                 total += got
@@ -303,7 +310,7 @@ cdef class TlsStream(Stream):
     cdef bint encrypt(self, const char *plaintext, Py_ssize_t size) noexcept nogil:
         if self.failed:
             return False
-        ERR_clear_error()
+        _forget_errors()
         if SSL_write(self._ssl, plaintext, <int>size) != size:
             self._fail()
             return False
@@ -311,7 +318,7 @@ cdef class TlsStream(Stream):
 
     cdef int end(self) noexcept nogil:
         if not self.failed and self.established:
-            ERR_clear_error()
+            _forget_errors()
             SSL_shutdown(self._ssl)
         return 0
 
