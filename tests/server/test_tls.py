@@ -8,7 +8,9 @@ import contextlib
 import ctypes
 import ctypes.util
 import logging
+import resource
 import shutil
+import signal
 import socket
 import ssl
 import threading
@@ -18,16 +20,16 @@ from typing import Any
 
 import pytest
 
-from cairnkv.commands import Count, Get, Ping, Set
+from cairnkv.commands import Auth, Count, Get, Ping, Set, Whoami
 from cairnkv.errors import OptionError
-from cairnkv.limits import HANDSHAKES_TOGETHER, TLS_CONTROL_MAX
+from cairnkv.limits import HANDSHAKES_TOGETHER, KIB, TLS_CONTROL_MAX
 from cairnkv.protocol.native import Response, write_command
 from cairnkv.server.settings import UserFrom
 from cairnkv.server.tls import CertificateRefused, PeerNames, TlsFiles, load, user_of
 from cairnkv.server.tls_transport import Handshakes
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
-from tests.support.raw import OK, PING, PONG, RawClient, eventually, failed_with
+from tests.support.raw import OK, PING, PONG, SECONDS, RawClient, ServerProcess, eventually, failed_with
 from tests.support.tls import Authority, Raw, TlsClient
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -133,9 +135,23 @@ def test_second_connection_resumes_the_session(start_on_both: Start, authority: 
         assert second.tls.session_reused
 
 
+def with_users(authority: Authority, source: str, *lines: str) -> dict[str, str]:
+    """The options of a server that takes users from certificates."""
+    path = authority.directory / "users"
+    path.write_text("".join(f"user {line}\n" for line in ("root on >secret ~* &* +@all", *lines)))
+    path.chmod(0o600)
+    return {
+        **files(authority),
+        "tls_client_ca": str(authority.path),
+        "tls_user_from": source,
+        "plain_text": "never",
+        "users": str(path),
+    }
+
+
 def test_resumed_session_still_has_the_user_of_its_certificate(start_on_both: Start, authority: Authority) -> None:
     own = authority.issue("ann", "ann.example", user="ann")
-    server = start_on_both(**files(authority), tls_client_ca=str(authority.path), tls_user_from="cn")
+    server = start_on_both(**with_users(authority, "cn", "ann on certonly ~ann:* +@all"))
     context = authority.trusting(own)
     with TlsClient(server.address, context) as first:
         assert first.ask(Ping(b"")) == PONG
@@ -143,12 +159,37 @@ def test_resumed_session_still_has_the_user_of_its_certificate(start_on_both: St
     with TlsClient(server.address, context, session=session) as second:
         assert second.ask(Ping(b"")) == PONG
         assert second.tls.session_reused
-        assert users(server) == [b"ann"]
+        assert second.ask(Whoami()).payload == b"ann"
 
 
-def users(server: RunningServer) -> list[bytes | None]:
-    """The users that certificates of the connected clients name."""
-    return server.call(lambda: [connection.certificate_user for connection in server.server.connections])
+def test_certificate_logs_in_a_user_with_its_rights_alone(start_on_both: Start, authority: Authority) -> None:
+    own = authority.issue("ann", "ann.example", user="ann")
+    server = start_on_both(**with_users(authority, "cn", "ann on certonly ~ann:* resetchannels +@all"))
+    with TlsClient(server.address, authority.trusting(own)) as client:
+        assert client.ask(Set(b"ann:k", b"v")) == OK
+        assert failed_with(client.ask(Set(b"k", b"v")), "NOPERM")
+        assert failed_with(client.ask(Auth(b"ann", b"")), "WRONGPASS")  # redis 14638
+        assert failed_with(client.ask(Auth(b"ann", b"secret")), "WRONGPASS")
+        assert client.ask(Auth(b"root", b"secret")) == OK
+        assert client.ask(Whoami()).payload == b"root"
+    with TlsClient(server.address, authority.trusting(own)) as client:
+        client.send(b"ACL WHOAMI\r\nRESET\r\nACL WHOAMI\r\n")
+        received = b""
+        while received.count(b"ann") < 2:
+            received += client.socket.recv(1_000)
+        client.send(b"AUTH ann secret\r\n")
+        assert client.socket.recv(1_000).startswith(b"-WRONGPASS")
+
+
+def test_certificate_of_no_enabled_user_is_refused(start_on_both: Start, authority: Authority) -> None:
+    own = authority.issue("ann", "ann.example", user="ann")
+    for line in ("bob on certonly ~* +@all", "ann off certonly ~* +@all"):
+        server = start_on_both(**with_users(authority, "cn", line))
+        with TlsClient(server.address, authority.trusting(own)) as client:
+            reply = client.ask(Ping(b""))
+            assert failed_with(reply, "NOAUTH")
+            assert b"no enabled user" in reply.payload
+            assert client.is_closed()
 
 
 @pytest.mark.parametrize(
@@ -169,12 +210,12 @@ def test_certificate_names_exactly_one_user(
     start_on_both: Start, authority: Authority, source: str, names: dict[str, Any], user: bytes | None
 ) -> None:
     own = authority.issue_strange("strange", **names)
-    server = start_on_both(**files(authority), tls_client_ca=str(authority.path), tls_user_from=source)
+    server = start_on_both(**with_users(authority, source, "ann on certonly +ping", "urn:app on certonly +ping"))
     with TlsClient(server.address, authority.trusting(own)) as client:
         reply = client.ask(Ping(b""))
         if user is not None:
             assert reply == PONG
-            assert users(server) == [user]
+            assert client.ask(Whoami()).payload == user
         else:
             assert failed_with(reply, "NOAUTH")
             assert client.is_closed()
@@ -664,3 +705,44 @@ def test_check_of_files_names_the_fault(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=words):
             load(files_of_tls)
     assert load(TlsFiles(certificate, key, authority.path)).expires > 0
+
+
+# -- a server as a process -----------------------------------------------------------------------------------------
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process has."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_connection_with_tls_takes_little_memory(authority: Authority, tmp_path: Path, path_in_use: str) -> None:
+    limit = {"native": 24 * KIB, "pure": 48 * KIB}[path_in_use]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in files(authority).items()]
+    context = authority.trusting()
+    with ServerProcess("--port=0", *options, log=tmp_path / "log") as server, contextlib.ExitStack() as stack:
+
+        def connect(count: int) -> int:
+            for _ in range(count):
+                client = stack.enter_context(TlsClient(server.address, context))
+                assert client.ask(Set(b"k", b"v" * 1_000)) == OK
+                assert client.ask(Get(b"k")) == Response(True, b"v" * 1_000)
+            return resident(server.process.pid)
+
+        before = connect(100)
+        each = (connect(500) - before) / 500
+    assert each <= limit
+
+
+def test_hangup_reloads_the_certificate_and_does_not_stop(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in files(authority).items()]
+    with ServerProcess("--port=0", *options, log=tmp_path / "log") as server:
+        before = serial(server.address, authority)
+        authority.issue("server")
+        server.signal(signal.SIGHUP)
+        eventually(lambda: serial(server.address, authority) != before)
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
+    assert "the server uses a new certificate" in server.log()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from cairnkv.commands import Failure, failures
+from cairnkv.escapes import quoted
 from cairnkv.limits import (
     CLIENT_UNSENT_MAX,
     DISCARD_BYTES,
@@ -103,8 +104,6 @@ class Connection(asyncio.Protocol, Peer):
         self._frame_since: tuple[int, float] | None = None  # an incomplete frame: its begin, and since when
         self._connected_at = self._heard
         self._stranger_since: float | None = None  # since when the client must log in
-        self.certificate_user: bytes | None = None
-        """The user that the client's certificate names."""
         self.name = "?"
         self.network = UNIX
         """The client's address for limits, by `network_of`."""
@@ -208,10 +207,15 @@ class Connection(asyncio.Protocol, Peer):
         self._heard = self._loop.time()
         source = self._server.settings.tls_user_from
         try:
-            self.certificate_user = user_of(self._tls.peer_names(), source)
+            user = user_of(self._tls.peer_names(), source)
+            if user is not None and not self.session.login.log_in_as(user):
+                raise CertificateRefused(
+                    f"there is no enabled user {quoted(user)}, which the client's certificate names"
+                )
         except (CertificateRefused, ValueError) as error:  # ValueError: a name that is not UTF-8
-            logger.info("%s: refused: %s", self.name, error)
+            client_logger.info("%s: refused: %s", self.name, error)
             self.session.refuse(Failure(failures.NOAUTH, str(error)))
+        self._server.buffered(self, self.session.buffered)  # the client may have logged in
 
     def tls_failed(self, reason: str) -> None:
         """TLS has failed, and the transport closes."""
@@ -220,7 +224,7 @@ class Connection(asyncio.Protocol, Peer):
         assert self._tls is not None
         if self._tls.is_handshaking:
             certificates.failed_handshakes += 1
-        logger.info("%s: closed: TLS: %s", self.name, reason)
+        client_logger.info("%s: closed: TLS: %s", self.name, reason)
 
     def without_tls(self, transport: asyncio.Transport) -> None:
         """The client speaks plain text through this transport, which was below the other one."""
