@@ -174,6 +174,12 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown(("ACL SETUSER x ~a?b",), b"+OK", b"-ERR Error in ACL SETUSER modifier '~a?b': a pattern is a prefix"),
     ),
     Difference(
+        "If one ACL rule allows to read a key, and another to write it, a command may do both. In Redis, one rule must "
+        "allow both.",
+        "The rights to read and to write are independent lists of prefixes.",
+        Shown(("ACL SETUSER x reset %R~* %W~a* +getset", "ACL DRYRUN x GETSET a b"), b"$", b"+OK"),
+    ),
+    Difference(
         "Every user that has logged in may use `AUTH`, `HELLO`, `PING`, `INFO`, `COMMAND`, `QUIT`, `RESET` and "
         "`ACL WHOAMI`. Commands on a whole database need the rules `~*`, and `SCAN` and `KEYS` need a pattern within a "
         "prefix of the user.",

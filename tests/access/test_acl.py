@@ -223,6 +223,12 @@ class TestGenpass:
         assert chat("ACL GENPASS many") == Error("ERR value is not an integer or out of range")
 
 
+@pytest.mark.parametrize("subcommand", ["CAT", "GENPASS", "LOG"])
+def test_too_many_arguments_have_the_text_of_redis(chat: Chat, subcommand: str) -> None:
+    text = f"ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try ACL HELP."
+    assert chat(f"ACL {subcommand.lower()} a b") == Error(text)
+
+
 def test_acl_help_lists_the_subcommands(chat: Chat) -> None:
     lines = [line.text for line in chat("ACL HELP")]
     assert "SETUSER username [rule [rule ...]]" in lines

@@ -49,6 +49,12 @@ IN_CLUSTER: Final = (
 container("ACL", group="server", since="6.0.0", summary="Inspect and change users and their rights.")
 
 
+def _too_many(arguments: Arguments) -> Refusal:
+    """Return the refusal of more arguments than a subcommand has, with the text of Redis."""
+    subcommand = arguments.name.partition("|")[2].upper()
+    return Refusal(f"ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try ACL HELP.")
+
+
 def _octets(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
@@ -175,7 +181,7 @@ def acl_cat(conversation: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         return [name.encode() for name in CATEGORIES]
     if len(arguments) > 1:
-        raise Refusal("ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.")
+        raise _too_many(arguments)
     given = arguments.take()
     found = names_by_category().get(given.lower().decode("utf-8", "replace"))
     if found is None:
@@ -210,7 +216,7 @@ def acl_dryrun(conversation: RespConversation, arguments: Arguments) -> Value:
 def acl_genpass(conversation: RespConversation, arguments: Arguments) -> Value:
     """Return a random password in hexadecimal, by default of 256 bits."""
     if len(arguments) > 1:
-        raise Refusal(wrong_number(arguments.name))
+        raise _too_many(arguments)
     bits = integer(arguments.take()) if len(arguments) else GENPASS_BITS
     if not 1 <= bits <= GENPASS_BITS_MAX:
         raise Refusal(
@@ -235,7 +241,7 @@ def acl_whoami(conversation: RespConversation, arguments: Arguments) -> Value:
 def acl_log(conversation: RespConversation, arguments: Arguments) -> Value:
     """Return the newest failed logins and refused commands, by default 10, or remove all. The log has 128 entries."""
     if len(arguments) > 1:
-        raise Refusal(wrong_number(arguments.name))
+        raise _too_many(arguments)
     log = conversation.context.logins.log
     count = ENTRIES_SHOWN
     if len(arguments):
