@@ -149,7 +149,7 @@ def test_access_to_keys_is_that_of_redis() -> None:
     for spec in BY_NUMBER.values():
         if spec.scope is not Scope.QUEUES:
             of_keys.setdefault(spec.access, set()).add(spec.name)
-    assert of_keys[Access.EXISTENCE] == {"EXISTS", "TTL", "DEADLINE"}
+    assert of_keys[Access.EXISTENCE] == {"EXISTS"}
     assert of_keys[Access.WRITE] == {
         *("SET", "CLEAR", "SET_MANY", "CLEAR_MANY", "EXPIRE", "PERSIST", "CLEAR_ALL", "CLEAR_PREFIX", "EXPIRE_WITH"),
         *("APPEND", "SET_RANGE", "SET_MANY_IF_ABSENT"),

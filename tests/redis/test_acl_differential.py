@@ -41,9 +41,7 @@ PROBES = (
 )
 
 READ_AND_WRITE = {
-    probe
-    for probe in PROBES
-    if probe.split()[0] in ("GETSET", "GETDEL", "INCR", "APPEND", "SETBIT", "RENAME", "RENAMENX")
+    probe for probe in PROBES if probe.split()[0] in ("GETSET", "GETDEL", "INCR", "SETBIT", "RENAME", "RENAMENX")
 }
 """The probes that read and write the same key. In Redis, one pattern must allow both."""
 

@@ -159,7 +159,7 @@ class Access(enum.Flag):
     """The access of a command to a key, for which its client needs a right."""
 
     EXISTENCE = 0
-    """Whether the key exists, and its expiry: the right to read it or to write it is enough."""
+    """Whether the key exists: the right to read it or to write it is enough."""
     READ = enum.auto()
     WRITE = enum.auto()
 

@@ -195,7 +195,7 @@ class Incr(Command):
     n: int = argument(AMOUNT)
 
 
-@command_spec(25, reads=False, writes=False, answer=Answer.NUMBER, redis=("pttl",))
+@command_spec(25, reads=False, writes=False, answer=Answer.NUMBER, redis=("pttl",), access=Access.READ)
 class Ttl(Command):
     """Return the milliseconds until a key expires, or -1 if it has no expiry.
 
@@ -296,7 +296,7 @@ class ExpireWith(Command):
         return ("pexpireat",) if self.at else ("pexpire",)
 
 
-@command_spec(34, reads=False, writes=False, answer=Answer.NUMBER, redis=("pexpiretime",))
+@command_spec(34, reads=False, writes=False, answer=Answer.NUMBER, redis=("pexpiretime",), access=Access.READ)
 class Deadline(Command):
     """Return the expiry time of a key in milliseconds since 1970, or -1 if it has no expiry.
 
