@@ -45,6 +45,7 @@ from servers import (
     beanstalkd_on_disk,
     cairn,
     cairn_on_disk,
+    cairn_with_rules,
     disk_directory,
     memcached,
     nats_on_disk,
@@ -428,6 +429,36 @@ def growth_row(run: Run, what: str, name: str, of: str, sizes: Sequence[int], sa
         run.row(f"server CPU per GET while {of} grow", what, peer, "µs", most, by_size[0], target)
     else:
         run.row("beside the targets", f"{name}'s {what}", peer, "µs", most, by_size[0])
+
+
+RIGHTS = {"all rights": ("~* &* +@all", "≤ 1.01"), "a prefix": ("~key:* &* +@all", "≤ 1.05")}
+"""The rules of a user, and the target of its CPU time per command: the ratio to that of a server without users."""
+
+
+def rights(run: Run) -> None:
+    """Measure GET and SET in pipelines of users with all rights, and with a prefix, on both protocols."""
+    keys = run.profile.keys
+    with contextlib.ExitStack() as stack:
+        servers = {"no users": stack.enter_context(cairn())}
+        servers |= {name: stack.enter_context(cairn_with_rules(rules)) for name, (rules, _) in RIGHTS.items()}
+        for server in servers.values():
+            run.generate(server, "load", keys=keys, depth=MANY)
+        for protocol in ("native", "resp"):
+            for work in ("get", "set"):
+                what = f"{work.upper()}, {DEEP} in a pipeline, {protocol}"
+                measure = partial(run.generate, work=work, depth=DEEP, keys=keys, protocol=protocol)
+                samples = run.contest(what, {name: partial(measure, server) for name, server in servers.items()})
+                for name, (_, target) in RIGHTS.items():
+                    ours, theirs = costs(samples[name]), costs(samples["no users"])
+                    run.row(
+                        "users: server CPU per command",
+                        f"{what}: {name}",
+                        "itself without users",
+                        "µs",
+                        ours,
+                        theirs,
+                        target,
+                    )
 
 
 def steps(run: Run) -> None:
@@ -1074,7 +1105,7 @@ def processes(run: Run) -> None:
 
 # -- all of it --------------------------------------------------------------------------------------------------------
 
-WITH_GENERATOR = (commands, redis_protocol, memory, growth, steps, disk, cluster, clients)
+WITH_GENERATOR = (commands, redis_protocol, rights, memory, growth, steps, disk, cluster, clients)
 WITHOUT = (embedded, embedded_disk, queues, imports, processes)
 PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 

@@ -93,7 +93,7 @@ def test_the_command_of_the_page_works_on_the_native_path(tmp_path: Path) -> Non
     served = (
         "from cairnkv.session.native import frames_native as a; from cairnkv.session.resp import frames_native as b"
     )
-    run(copy, sys.executable, "-P", "-c", f"{served}; assert a.SERVED['PULL'] == 44; assert 'PULL' in b.SERVED")
+    run(copy, sys.executable, "-P", "-c", f"{served}; assert a.SERVED['PULL'] == 46; assert 'PULL' in b.SERVED")
     run_tests(copy, "tests/commands/test_cases.py", "-k", "pull")
     run_tests(
         copy,
