@@ -123,10 +123,10 @@ LOGIN_FAILURES_MAX: Final = 10
 """Failed logins after which the server closes a connection."""
 
 LOGIN_FAILURES_KEPT: Final = 10_000
-"""Maximum pairs of an address and a user whose failed logins the server counts; the oldest are forgotten."""
+"""Maximum pairs of an address and a user whose failed logins the server counts. It removes the oldest ones."""
 
 LOGIN_FAILURES_FORGOTTEN: Final = 900_000
-"""Milliseconds after the last failed login of an address and a user until the server forgets their number."""
+"""Milliseconds after the last failed login of an address and a user until the server removes their number."""
 
 ACCESS_LOG_MAX: Final = 128
 """Maximum entries of ACL LOG, as in Redis."""

@@ -64,7 +64,7 @@ class TestUsers:
         ("rule", "reason"),
         [
             ("+nothing", "Unknown command or category name in ACL"),
-            ("~a?", "a pattern is a prefix and a final *, such as app:*, here"),
+            ("~a?", "a pattern must be a prefix with a final *, such as app:*"),
             ("<absent", "The password you are trying to remove from the user does not exist"),
         ],
     )

@@ -59,7 +59,7 @@ class TestTable:
         assert users.table.required
 
     def test_two_defaults_are_refused(self, file: Path) -> None:
-        with pytest.raises(OptionError, match="has a user default, and the server has a password"):
+        with pytest.raises(OptionError, match="has a user default, and --password is a second definition"):
             ServerUsers(Settings(password="s3cret", users=str(file)))
 
     def test_bad_file_is_an_error_of_options(self, file: Path) -> None:

@@ -127,7 +127,11 @@ class TestErrors:
             (["add", "app", "+read"], "did you mean '+@read'?"),
             (["add", "app", "+@raed"], "did you mean '+@read'?"),
             (["add", "app", "-@wirte"], "did you mean '-@write'?"),
-            (["add", "app", "~app"], "the rule '~app': a pattern is a prefix and a final *"),
+            (["add", "app", "~app"], "the rule '~app': a pattern must be a prefix with a final *"),
+            (
+                ["add", "app", "app:*"],
+                "the rule '(hidden)': Syntax error; a rule is a word such as allkeys, or begins with",
+            ),
             (["add", "app", ">s3cret"], "all users of this computer can read a password in arguments; use --password"),
             (["add", "a b"], "Usernames can't contain spaces or null characters"),
             (["add", "a:b"], "a user's name with a colon cannot be written in USER:SECRET"),

@@ -206,6 +206,7 @@ def test_reprs_of_clients_and_addresses_hide_secrets() -> None:
     assert "s3cret" not in repr(cairnkv.aio.connect(url))
     assert pickle.loads(pickle.dumps(address)) == address
     assert without_secrets(f"({url}) and cairn://token@b") == "(cairn://app:***@a,b) and cairn://***@b"
+    assert without_secrets("use cairn://USER:SECRET@HOST") == "use cairn://USER:SECRET@HOST"
 
 
 def test_files_of_tls_are_decoded() -> None:

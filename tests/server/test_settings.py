@@ -134,10 +134,10 @@ def test_options_of_tls() -> None:
 
 def test_certificates_of_clients_are_an_authentication() -> None:
     flags = {"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}
-    with pytest.raises(OptionError, match="no password"):
+    with pytest.raises(OptionError, match="no login"):
         load(flags, environment={})
     load(flags | {"tls_client_ca": "ca"}, environment={})
-    with pytest.raises(OptionError, match="no password"):
+    with pytest.raises(OptionError, match="no login"):
         load(flags | {"tls_client_ca": "ca", "plain_text": "always"}, environment={})
 
 

@@ -707,6 +707,16 @@ def test_check_of_files_names_the_fault(tmp_path: Path) -> None:
     assert load(TlsFiles(certificate, key, authority.path)).expires > 0
 
 
+def test_key_that_all_users_can_read_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate, key = Authority(tmp_path).issue("server")
+    key.chmod(0o640)
+    load(TlsFiles(certificate, key))
+    assert not caplog.records
+    key.chmod(0o644)
+    load(TlsFiles(certificate, key))
+    assert "all users of this computer can use" in caplog.text
+
+
 # -- a server as a process -----------------------------------------------------------------------------------------
 
 
@@ -745,4 +755,4 @@ def test_hangup_reloads_the_certificate_and_does_not_stop(tmp_path: Path) -> Non
         eventually(lambda: serial(server.address, authority) != before)
         server.signal(signal.SIGTERM)
         assert server.process.wait(SECONDS) == 0
-    assert "the server uses a new certificate" in server.log()
+    assert "the server has loaded its certificate" in server.log()

@@ -91,6 +91,7 @@ class Authority:
     def _write(self, name: str, certificate: bytes, key: bytes) -> tuple[Path, Path]:
         paths = self.directory / f"{name}.pem", self.directory / f"{name}.key"
         paths[0].write_bytes(certificate)
+        paths[1].touch(0o600)
         paths[1].write_bytes(key)
         return paths
 

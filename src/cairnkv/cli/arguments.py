@@ -67,8 +67,9 @@ class Parser(argparse.ArgumentParser):
         if address:
             self.add_argument(
                 "--url",
-                help="address of the server, or of several nodes of a cluster: cairn://HOST,HOST "
-                "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
+                help="address of the server, or of several nodes of a cluster: cairn://HOST,HOST; with TLS cairns://; "
+                "user and secret as USER:SECRET@HOST, or in the file $CAIRNKV__CREDENTIALS (default: $CAIRNKV_URL, "
+                "else cairn://127.0.0.1:6555)",
             )
             self.option("--timeout", duration, "TIME", "maximum time of a call, e.g. 500ms or 5s")
         if json:

@@ -56,13 +56,14 @@ def get(url: str, key: bytes, *, local: bool = False, credentials: str | None = 
     if "@" in login or not (login.isascii() and login.isprintable() and not any(map(login.__contains__, "%,/?# "))):
         raise NeedsClient
     try:
-        begin = login_request(login.encode("ascii") if at else _first_line(credentials)) if at or credentials else b""
+        pair = login.encode("ascii") if at else _first_line(credentials) if credentials else b""
+        begin = login_request(pair) if at or credentials else b""
         with _connected(scheme, place) as connection:
             connection.settimeout(LOGIN_TIMEOUT if begin else TIMEOUT)
             connection.sendall(begin + frame)
             with connection.makefile("rb") as replies:
                 if begin:
-                    _check_login(replies)
+                    _check_login(replies, pair.partition(b":")[0].decode("utf-8", "backslashreplace"), place)
                 header, status, payload = _reply(replies)
     except (OSError, OverflowError):
         raise NeedsClient from None
@@ -89,7 +90,7 @@ def _reply(replies: "BinaryIO") -> tuple[int, int, bytes]:
     return head[0], head[1], payload
 
 
-def _check_login(replies: "BinaryIO") -> None:
+def _check_login(replies: "BinaryIO", user: str, place: str) -> None:
     """Read the reply to AUTH. Raises `LoginFailed`, or `NeedsClient` for a failure that does not count as wrong."""
     try:
         header, status, payload = _reply(replies)
@@ -98,14 +99,15 @@ def _check_login(replies: "BinaryIO") -> None:
     if payload.startswith(b"WRONGPASS "):
         from cairnkv.errors import LoginFailed  # a slow import that only an error needs
 
-        raise LoginFailed(payload.decode("utf-8", "replace"))
+        code, _, text = payload.decode("utf-8", "replace").partition(" ")
+        raise LoginFailed(f"{code} login as {user!r} at {place.removesuffix('/')}: {text}")
     if (header, status, payload) not in _OK:
         raise NeedsClient
 
 
-def _first_line(path: str | None) -> bytes:
+def _first_line(path: str) -> bytes:
     """Return the first line of a file that only its owner may use. Raises OSError or `NeedsClient`."""
-    descriptor = os.open(path or "", os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         if os.fstat(descriptor).st_mode & 0o077:
             raise NeedsClient

@@ -33,9 +33,12 @@ TOKEN_BYTES: Final = 32
 """256 random bits: too many to guess, so the users file needs no slow hash of them."""
 
 _RULES: Final = (
-    "Rules: on, off; +COMMAND, -COMMAND, +@CATEGORY, -@CATEGORY, +COMMAND|SUBCOMMAND; PREFIX* of keys as ~PREFIX*,\n"
-    "%R~PREFIX* (to read) or %W~PREFIX* (to write), and of channels as &PREFIX*; allkeys, allchannels, allcommands,\n"
-    "resetkeys, resetchannels, nocommands; nopass, certonly, resetpass. Quote rules with ~, * or & for the shell."
+    "Rules:\n"
+    "  +COMMAND, -COMMAND, +COMMAND|SUBCOMMAND, +@CATEGORY, -@CATEGORY, allcommands, nocommands\n"
+    "  ~PREFIX* (keys and queues), %R~PREFIX* (only to read), %W~PREFIX* (only to write), allkeys, resetkeys\n"
+    "  &PREFIX* (channels), allchannels, resetchannels\n"
+    "  on, off, nopass, certonly, #SHA256, resetpass, reset\n"
+    "Quote rules with ~, *, & or | for the shell."
 )
 
 
@@ -51,7 +54,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     actions = "\n".join(f"  {action:<{width}}  {summary}" for action, (_, summary) in ACTIONS.items())
     parser = Parser(
         name,
-        "Change the users of a server: their secrets, and what they may do. The users are in a file that\n"
+        "Change the users of a server, their secrets and their rights. The users are in a file that\n"
         f"`cairn serve --users FILE` reads, and reads again after SIGHUP or the command ACL LOAD.\n\n{actions}\n\n"
         f"`cairn {name} ACTION --help` explains an action.",
         f"cairn {name} add app '~app:*' +@read +@write --users users.acl\ncairn {name} list --users users.acl",
@@ -82,12 +85,12 @@ def _is_rule(argument: str) -> bool:
 
 
 _MARK: Final = "\0"
-"""The first character of rules that look like options, while argparse has them."""
+"""The first character of rules that look like options, while argparse processes them."""
 
 
 def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse arguments with rules."""
-    parser.add_argument("rules", metavar="RULE", nargs="*", help="what the user may do, as below")
+    parser.add_argument("rules", metavar="RULE", nargs="*", help="a rule, as described above")
     parser.description = f"{parser.description}\n\n{_RULES}"
     options = parser.parse_args([_MARK + text if _is_rule(text) else text for text in arguments])
     options.rules = [rule.removeprefix(_MARK) for rule in options.rules]
@@ -99,12 +102,14 @@ def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 def _changed(user: "User", rules: Sequence[str], parser: Parser) -> "User":
     """Return a user after rules. Reports the first wrong rule."""
     from cairnkv.session.access.categories import CATEGORIES, names
-    from cairnkv.session.access.rights import UNKNOWN_NAME, RuleError
+    from cairnkv.session.access.rights import SYNTAX_ERROR, UNKNOWN_NAME, RuleError
 
     try:
         return user.changed(rules)
     except RuleError as error:
         hint = ""
+        if error.reason == SYNTAX_ERROR and error.rule == "(hidden)":
+            hint = "; a rule is a word such as allkeys, or begins with +, -, ~, %, & or #"
         if error.reason == UNKNOWN_NAME:
             hint = suggestion(
                 error.rule, [error.rule[:1] + name for name in (*names(), *(f"@{one}" for one in CATEGORIES))]
@@ -196,7 +201,7 @@ def _add(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
         "Add a user, and print its new token: the secret that its clients send. With nopass, certonly or a hash\n"
-        "(#SHA256) among the rules, there is no token. The file is made if it does not exist.",
+        "(#SHA256) among the rules, there is no token. The command makes the file if it does not exist.",
         f"cairn {name} app '~app:*' +@read +@write --users users.acl\n"
         f"cairn {name} admin allkeys allchannels allcommands --password --users users.acl\n"
         f"cairn {name} default nopass '~public:*' +@read --users users.acl",

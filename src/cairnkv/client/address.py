@@ -126,7 +126,7 @@ class Address:
         return self.credentials is not None or (self.tls is not None and self.tls.cert is not None)
 
     def present_credentials(self) -> Credentials | None:
-        """Return the credentials for a new connection: what the file has now, if they come from a file that fits."""
+        """Return the credentials for a new connection: those that a file has now, if they come from a valid file."""
         if self.credentials_file is None:
             return self.credentials
         return credentials_again(self.credentials_file, self.credentials)
@@ -171,7 +171,7 @@ def _parsed_or_default(url: str | None, keywords: Mapping[str, Seconds | None]) 
         raise AddressError(f"the variable {URL_VARIABLE}: {error}") from None
 
 
-_LOGIN: Final = re.compile(r"://(?:([^:@/?#\s]*):)?\S*@")
+_LOGIN: Final = re.compile(r"://(?!USER:SECRET@)(?:([^:@/?#\s]*):)?\S*@")  # the placeholder of hints stays
 
 
 def without_secrets(text: str) -> str:

@@ -29,7 +29,7 @@ class Endpoints:
     def __init__(self, address: Address) -> None:
         self._order = list(address.endpoints)
         self.several = len(self._order) > 1
-        # With TLS 1.3, the first reply tells whether the server accepts the client's certificate.
+        # With TLS 1.3, the first reply shows whether the server accepts the client's certificate.
         self.pings_first = self.several or address.credentials is not None or address.tls is not None
         self.attempts = address.attempts + len(self._order) - 1
         self._connect_timeout = address.connect_timeout

@@ -574,7 +574,7 @@ class _Connection:
         self._line = self._tls_line = TlsLine(self._socket)
 
     def greet(self, credentials: Credentials | None) -> None:
-        """Log in and send a PING, in one write, and read the replies: the system accepts for a server that hangs.
+        """Log in and send a PING, in one write, and read the replies: the system also accepts for a hung server.
 
         Raises OSError, PeerError or `AccessDenied`, and closes the connection, if that fails.
         """

@@ -27,6 +27,9 @@ _PLAIN: Final = frozenset(
 )
 """The reasons of OpenSSL for a first record that is not of TLS."""
 
+_UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+"""The codes of OpenSSL (X509_V_ERR_...) for a certificate without a trusted authority."""
+
 _OF_CLIENT_CERTIFICATE: Final = (
     "CERTIFICATE_REQUIRED",
     "BAD_CERTIFICATE",
@@ -75,7 +78,7 @@ class Tls:
 
 
 def _stamp(path: str | None) -> _Stamp:
-    """Return what a change of a file changes."""
+    """Return properties of a file, one of which differs after a change."""
     try:
         status = Path(path).stat() if path is not None else None
     except OSError:
@@ -93,8 +96,9 @@ def _new_context(files: TlsFiles) -> ssl.SSLContext:
         try:
             context.load_cert_chain(files.cert, files.key, password=_refuse_password)
         except OSError as error:
-            both = f"the options cert and key, {files.cert!r} and {files.key or files.cert!r}"
-            raise AddressError(f"{both}: {reason_of(error)}") from None
+            both = f"the options cert and key, {files.cert!r} and {files.key or files.cert!r}: {reason_of(error)}"
+            hint = "" if files.key is not None else "; without the option key, the file of cert also contains the key"
+            raise AddressError(both + hint) from None
     return context
 
 
@@ -125,14 +129,15 @@ def is_alert(error: OSError) -> bool:
 
 
 def handshake_error(error: OSError, where: str) -> CairnError | OSError:
-    """Return the error for a failed handshake, or for a failed first read, at which TLS 1.3 tells a refusal.
+    """Return the error for a failed handshake, or for a failed first read, with which TLS 1.3 reports a refusal.
 
     An OSError is one after which another attempt may succeed.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "; the option ca names a file with the certificate of its authority"
         return UntrustedServer(
-            f"the certificate of {where} is not valid: {error.verify_message.rstrip('.')}; the option ca names a file "
-            "with the certificate of its authority"
+            f"the certificate of {where} is not valid: {error.verify_message.rstrip('.')}"
+            f"{hint if error.verify_code in _UNKNOWN_AUTHORITY else ''}"
         )
     reason = (isinstance(error, ssl.SSLError) and error.reason) or ""
     if reason in _PLAIN:

@@ -436,7 +436,7 @@ class Backup(Command):
 
 @command_spec(44, scope=Scope.NOTHING, writes=False, answer=Answer.OK, by_store=True, redis=("auth",))
 class Auth(Command):
-    """Log in as a user, with a password or a token of this user. The failure `WRONGPASS` does not tell which is wrong.
+    """Log in as a user, with a password or a token of this user. The failure `WRONGPASS` does not show which is wrong.
 
     The login applies to this connection until it ends. A client may send it with its first commands, in one write.
     """

@@ -7,7 +7,7 @@ Invariants: no check runs on the event loop, and one runs at a time. At most `PA
 wait together. A success is remembered as a hash with a key of this process, which `forget` and a new hash of the user's
 password make useless. The memory does not grow: `PASSWORDS_KEPT_MAX`.
 
-Out of scope: users, and what a success means (`cairnkv.session.access.login`).
+Out of scope: users, and the login after a success (`cairnkv.session.access.login`).
 """
 
 import contextlib
@@ -123,7 +123,7 @@ class PasswordChecker:
         return True
 
     def forget(self) -> None:
-        """Forget all successes, because users have changed."""
+        """Remove all successes, because users have changed."""
         self._age += 1
         self._proven.clear()
 

@@ -968,7 +968,7 @@ cdef class Transport:
         return 0
 
     cdef int _say_end(self) except -1:
-        """Tell the client that nothing follows, if that is possible now."""
+        """Send close_notify, if that is possible now."""
         cdef Stream stream = self._stream
         if stream is not None and stream.established and not self._end_said and not self._lost:
             self._end_said = True

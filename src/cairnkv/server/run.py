@@ -127,7 +127,7 @@ def readiness(server: Server) -> str:
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
     attempt = f"try: {called()} set greeting hello{elsewhere}"
     if server.login_required:
-        attempt = "clients must log in with a user and a password"
+        attempt = "clients must log in"
     if server.broken:
         attempt = f"BROKEN ON PURPOSE, by {BREAK_VARIABLE}: {', '.join(server.broken)}"
     return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, mode {mode}, {runs_on}; {attempt}"

@@ -387,9 +387,9 @@ class Settings:
             and not is_loopback(self.host)
         ):
             raise OptionError(
-                f"{self.host} is not a loopback address, and the server has no password: any client that reaches the "
-                "port can read and delete all data. Use --host 127.0.0.1, --users, --password or --tls-client-ca, or "
-                "allow it with --insecure"
+                f"{self.host} is not a loopback address, and clients need no login: any client that reaches the "
+                "port can read and delete all data. Use --host 127.0.0.1, --users, --password-file or "
+                "--tls-client-ca, or allow it with --insecure"
             )
 
     @property
@@ -427,7 +427,7 @@ SECRETS: Final = frozenset(field.name for field in dataclasses.fields(Settings) 
 """Options whose values may contain passwords. They are shown nowhere."""
 
 
-SECRET_FILES: Final = frozenset({"nats_creds", "nats_key", "users"})
+SECRET_FILES: Final = frozenset({"nats_creds", "nats_key", "tls_key", "users"})
 """Options that name files with secrets, which the server reads."""
 
 
@@ -440,7 +440,7 @@ def readable_secrets(flags: Mapping[str, str]) -> list[str]:
     """Return a warning for each flag with a secret: all users of the computer can read the command line.
 
     >>> readable_secrets({"password": "s3cret", "cluster": "nats://127.0.0.1:4222"})
-    ['all users of this computer can read --password: use CAIRNKV__PASSWORD, or password in the file of --config']
+    ['all users of this computer can read --password: use CAIRNKV__PASSWORD, or the key password in a --config file']
     """
     found = [
         name
@@ -449,7 +449,7 @@ def readable_secrets(flags: Mapping[str, str]) -> list[str]:
     ]
     return [
         f"all users of this computer can read --{name.replace('_', '-')}: use {ENVIRONMENT_PREFIX}{name.upper()}, or "
-        f"{name.replace('_', '-')} in the file of --config"
+        f"the key {name.replace('_', '-')} in a --config file"
         for name in found
     ]
 

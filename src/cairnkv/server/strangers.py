@@ -1,9 +1,10 @@
 """Limits on the clients of a server that must log in and have not done so.
 
 Invariants: unauthenticated clients have at most a quarter of the places, `UNAUTHENTICATED_PER_ADDRESS_MAX` of them from
-one address, and at most `UNAUTHENTICATED_BYTES_MAX` of memory together. At a limit on their number the oldest one pays:
-one of the new client's own address, if the address has any. At the limit of memory those pay that use most. So a client
-that sends its secret at once can log in while others hold all places, and no client that has logged in pays for them.
+one address, and at most `UNAUTHENTICATED_BYTES_MAX` of memory together. At a limit on their number, the server refuses
+the oldest one: one of the new client's own address, if the address has any. At the limit of memory, the server fails
+those that use most. So a client that sends its secret at once can log in while others hold all places, and the limits
+never close the connection of a client that has logged in.
 
 Out of scope: the size of their frames (the decoders), and the time to log in (`Connection.check_times`).
 """
@@ -17,7 +18,7 @@ from cairnkv.server.fair_share import Sharer, first_to_pay
 _SharerT = TypeVar("_SharerT", bound=Sharer)
 
 BYTES_LEFT: Final = UNAUTHENTICATED_BYTES_MAX * 3 // 4
-"""Bytes that unauthenticated clients keep when some have paid, so that the next client does not pay again."""
+"""Bytes that unauthenticated clients use after the server has failed some, so that it does not fail the next one."""
 
 
 class Strangers(Generic[_SharerT]):

@@ -1,7 +1,7 @@
 """TLS on the pure path: a transport that encrypts with Python's `ssl`, between a connection and any other transport.
 
-The first byte of a client decides. With 0x16, the begin of a TLS record, this transport does the handshake and then
-decrypts and encrypts. With any other byte the connection gets the transport below, and this one has no further part.
+The first byte of a client decides. With 0x16, the beginning of a TLS record, this transport does the handshake and then
+decrypts and encrypts. With any other byte the connection gets the transport below, and does not use this one any more.
 
 asyncio's own TLS transports cannot close only the sending side, and they need the decision before the first byte.
 
@@ -242,7 +242,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._below.close()
 
     def _flush(self) -> None:
-        """Send what `ssl` has encrypted."""
+        """Send the bytes that `ssl` has encrypted."""
         if self._outgoing.pending and not self._below.is_closing():
             self._below.write(self._outgoing.read())
 
@@ -279,7 +279,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._shut_down()
 
     def _say_end(self) -> None:
-        """Tell the client that nothing follows."""
+        """Send close_notify."""
         if self._secured and not self._end_sent and self._tls is not None:
             self._end_sent = True
             with contextlib.suppress(ssl.SSLError):  # the client has not ended its side yet

@@ -79,8 +79,8 @@ class ServerUsers:
         if self._password is not None:
             if any(user.name == DEFAULT_USER for user in users):
                 raise UsersRefused(
-                    f"{self._settings.users} has a user default, and the server has a password, which would be another "
-                    "one of default: remove one of them"
+                    f"{self._settings.users} has a user default, and --password is a second definition of that user: "
+                    "remove one of them"
                 )
             users = [*users, default_user(encoded(self._password))]
         self.table.replace(users)

@@ -131,7 +131,7 @@ class QueuedReply:
 
     cost: the command's work, in commands of one key. closes: whether the conversation ends after this reply.
     size: bytes that it keeps in memory until it is encoded, besides those of its outcome.
-    take: the command, if its reply may have leases. If the client leaves before the execution, it gives them back.
+    take: the command, if its reply may have leases. If the client disconnects before the execution, it gives them back.
     """
 
     outcome: Reply | PendingReply

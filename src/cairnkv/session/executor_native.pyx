@@ -310,7 +310,7 @@ cdef class FrameExecutor:
     cdef object left(self, object store, object changes, bytes frame, bint abandoned):
         """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`.
 
-        abandoned: whether its client has left: a TAKE gives its leases back.
+        abandoned: whether its client has disconnected: a TAKE gives its leases back.
         """
         raise NotImplementedError
 

@@ -28,7 +28,7 @@ def execute_native_frame(
 ) -> QueuedReply:
     """Execute a frame of the native protocol. Return its queued reply.
 
-    abandoned: whether its client has left: a TAKE gives its leases back.
+    abandoned: whether its client has disconnected: a TAKE gives its leases back.
     """
     decoder = CommandDecoder(width=width, limits=limits)
     decoder.feed(frame)
@@ -79,7 +79,7 @@ def execute_resp_request(
 
 
 def _given_back(store: "ReplicatedStore", command: Command, reply: Reply) -> Reply:
-    """Return the reply to a command whose client has left. A TAKE gives its leases back."""
+    """Return the reply to a command whose client has disconnected. A TAKE gives its leases back."""
     if not isinstance(command, Take):
         return reply
     store.give_back(returns_of(command, reply))

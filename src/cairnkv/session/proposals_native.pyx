@@ -43,7 +43,7 @@ cdef Py_ssize_t UNSENT_PAUSE = _UNSENT_PAUSE
 cdef enum:
     BATCH_BYTES_MAX = 262144  # maximum bytes of the frames of a batch: its execution takes some milliseconds
     COMMANDS_PER_COST = 8  # commands as work of one command of the pure path
-    GIVEN_BACK_MAX = 100  # TAKE commands of a client that has left whose leases it gives back: some milliseconds
+    GIVEN_BACK_MAX = 100  # TAKE commands of a disconnected client whose leases it gives back: some milliseconds
 
 cdef object COMMANDS = ItemKind.COMMANDS
 
@@ -135,11 +135,11 @@ cdef class ProposedBatch:
         return self._parts[at].given_up and not self._parts[at].writes
 
     cdef inline bint _is_abandoned(self, int at) noexcept:
-        """Whether a client with TAKE commands has left."""
+        """Whether a client with TAKE commands has disconnected."""
         return self._parts[at].takes and (<PendingBatch>self._pending[at]).abandoned
 
     cdef int _execute_abandoned(self, Piece *piece, int at, changes) except -1:
-        """Execute the frames of a client that has left. The pure path executes TAKE, up to a number."""
+        """Execute the frames of a client that has disconnected. The pure path executes TAKE, up to a number."""
         cdef Piece run
         cdef Scanned found
         cdef Py_ssize_t end, size

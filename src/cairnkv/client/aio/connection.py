@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         return future
 
     async def greet(self, credentials: Credentials | None, deadline: float) -> None:
-        """Log in and send a PING, in one write, and await the replies: the system accepts for a server that hangs.
+        """Log in and send a PING, in one write, and await the replies: the system also accepts for a hung server.
 
         Raises OSError, PeerError or `AccessDenied`.
         """

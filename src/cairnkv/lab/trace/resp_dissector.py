@@ -29,7 +29,7 @@ SUBSCRIBING: Final = frozenset({"SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSU
 """Commands with one message per channel instead of a reply."""
 
 BEGINNING: Final = 3
-"""The first arguments of a command, which tell whether others are secrets."""
+"""The first arguments of a command, which decide whether others are secrets."""
 
 OF_CHANNELS: Final = frozenset({*(name.lower().encode() for name in SUBSCRIBING), b"message", b"pmessage"})
 """The first items of the arrays that the server sends about channels."""

@@ -61,7 +61,7 @@ class FailedLogins:
         return number
 
     def forget(self, network: str, user: bytes) -> None:
-        """Forget the failures of an address and a user, after a successful login."""
+        """Remove the failures of an address and a user, after a successful login."""
         self._failures.pop((network, user), None)
 
 

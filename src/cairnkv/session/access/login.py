@@ -1,4 +1,4 @@
-"""Logins: the users that clients have proven to be, and what they may do. Sans-IO: the server gives clock and timers.
+"""Logins: the users as which clients are logged in, and their rights. Sans-IO: the server gives clock and timers.
 
 Invariants:
 - A secret that people choose is checked only after the delay of its address and user, and not at all if the client
@@ -29,7 +29,7 @@ from cairnkv.store import PendingExecution, PendingReply
 logger: Final = logging.getLogger("cairnkv.logins")
 
 WRONG: Final = Failure(failures.WRONGPASS, "invalid username-password pair or user is disabled.")
-"""The failure of every wrong login, whatever is wrong. The text is that of Redis."""
+"""The failure of every wrong login. It does not show whether the name or the secret is wrong. The text is Redis'."""
 
 TOO_MANY: Final = Failure(failures.BUSY, "too many passwords wait for their check; log in again in a moment")
 
@@ -65,7 +65,7 @@ class Passwords(Protocol):
         """Call `done` with whether a password has one of some hashes, now or later. Returns False if too many wait."""
 
     def forget(self) -> None:
-        """Forget all successes, because users have changed."""
+        """Remove all successes, because users have changed."""
 
 
 class NoPasswords:
@@ -77,7 +77,7 @@ class NoPasswords:
         return True
 
     def forget(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: there are no successes."""
 
 
 After: TypeAlias = Callable[[float, Callable[[], None]], Callable[[], None]]
@@ -99,7 +99,7 @@ def no_audit(_event: str, _fields: Mapping[str, object]) -> None:
 
 
 class Client(Protocol):
-    """The interface of a client: its addresses. network: that for limits."""
+    """The interface of a client: its addresses. network: the address for limits."""
 
     network: str
     address: str

@@ -32,7 +32,7 @@ AFTER_ALL_CHANNELS: Final = (
     "Try 'resetchannels' to start with an empty list of channels"
 )
 ARGUMENT_OF_SUBCOMMAND: Final = "Allowing first-arg of a subcommand is not supported"
-NOT_A_PREFIX: Final = "a pattern is a prefix and a final *, such as app:*, here"
+NOT_A_PREFIX: Final = "a pattern must be a prefix with a final *, such as app:*"
 NO_SELECTORS: Final = "there are no selectors here; add another user"
 
 PATTERNS_MAX: Final = 256

@@ -33,7 +33,7 @@ NAME: Final = re.compile(rb"[!-~]*")
 
 
 class _LoggingIn(Job):
-    """A login, and what follows if it succeeds. It waits without holding up other clients."""
+    """A login, and the steps after its success. Other clients do not wait for it."""
 
     def __init__(self, outcome: Reply | PendingReply, then: Callable[[], Value]) -> None:
         self._outcome = outcome
