@@ -171,7 +171,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "A pattern of keys or channels in an ACL rule is a prefix and a final `*`. There are no selectors, and no "
         "`+command|argument`.",
         "The server compares the beginnings of keys only, so a user with prefixes costs little.",
-        Shown(("ACL SETUSER x ~a?b",), b"+OK", b"-ERR Error in ACL SETUSER modifier '~a?b': a pattern is a prefix"),
+        Shown(("ACL SETUSER x ~a?b",), b"+OK", b"-ERR Error in ACL SETUSER modifier '~a?b': a pattern must"),
     ),
     Difference(
         "If one ACL rule allows to read a key, and another to write it, a command may do both. In Redis, one rule must "

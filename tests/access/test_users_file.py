@@ -59,7 +59,7 @@ class TestFormat:
             ("USER app on", "a line should start with the word user"),
             ("user admin on", "there are two lines of the user 'admin'"),
             ("user x +nothing", "Error in applying operation '+nothing': Unknown command or category name in ACL"),
-            ("user x ~a", "a pattern is a prefix and a final *"),
+            ("user x ~a", "a pattern must be a prefix with a final *"),
             ("user x on #abc", "The password hash must be exactly 64 characters"),
             ("user x (~a*)", "there are no selectors here"),
             ("user " + "x" * 129, "a user's name has 1 to 128 bytes here"),
