@@ -207,6 +207,10 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 HANDSHAKES_TOGETHER: Final = 4
 """Steps of TLS handshakes between two visits of all other clients: about two milliseconds."""
 
+TLS_HELLO_MAX: Final = 16 * KIB
+"""Maximum length of a client's first message of TLS. OpenSSL takes memory for the announced length, up to 128 KiB.
+Clients send some hundred bytes, and up to some KiB with a ticket."""
+
 TLS_CONTROL_MAX: Final = 32 * KIB
 """Maximum bytes that a client sends through TLS without a byte of data: two records, or about 1,200 changes of the key,
 which would take the server some milliseconds."""

@@ -22,7 +22,7 @@ import pytest
 
 from cairnkv.commands import Auth, Count, Get, Ping, Set, Whoami
 from cairnkv.errors import OptionError
-from cairnkv.limits import HANDSHAKES_TOGETHER, KIB, TLS_CONTROL_MAX
+from cairnkv.limits import HANDSHAKES_TOGETHER, KIB, TLS_CONTROL_MAX, TLS_HELLO_MAX
 from cairnkv.protocol.native import Response, write_command
 from cairnkv.server.settings import UserFrom
 from cairnkv.server.tls import CertificateRefused, PeerNames, TlsFiles, load, user_of
@@ -436,6 +436,58 @@ class Libssl:
         buffer = ctypes.create_string_buffer(1_000)
         size = self._library.SSL_read(self._ssl, buffer, len(buffer))
         return buffer.raw[: max(size, 0)]
+
+
+def hello_of(length: int) -> bytes:
+    """The begin of a first message with this length."""
+    return b"\x01" + length.to_bytes(3) + b"\3\3" + bytes(100)
+
+
+def record_of(content: bytes) -> bytes:
+    return b"\x16\3\1" + len(content).to_bytes(2) + content
+
+
+@pytest.mark.parametrize("pieces", ["one record", "four records", "single bytes"])
+@pytest.mark.parametrize(("length", "is_refused"), [(TLS_HELLO_MAX, False), (TLS_HELLO_MAX + 1, True)])
+def test_long_first_message_is_refused_at_its_head(
+    start_on_both: Start,
+    authority: Authority,
+    caplog: pytest.LogCaptureFixture,
+    length: int,
+    is_refused: bool,
+    pieces: str,
+) -> None:
+    """OpenSSL takes memory for the announced length."""
+    caplog.set_level(logging.INFO)
+    server = start_on_both(**files(authority))
+    hello = hello_of(length)
+    with RawClient(server.address) as client:
+        if pieces == "one record":
+            client.send(record_of(hello))
+        elif pieces == "four records":
+            client.send(b"".join(map(record_of, (hello[:1], hello[1:2], hello[2:3], hello[3:]))))
+        else:
+            for byte in record_of(hello):
+                client.send(bytes([byte]))
+        with contextlib.suppress(ConnectionError):
+            client.send(b"\x15\3\1\0\2\2\0")  # an alert, which ends any handshake
+            while client.socket.recv(1_000):
+                pass
+        eventually(lambda: "closed: TLS: " in caplog.text)
+        assert ("the client's first message is too long" in caplog.text) == is_refused
+
+
+def test_clients_without_a_certificate_do_not_take_all_places(start_on_both: Start, authority: Authority) -> None:
+    own = authority.issue("ann", "ann.example", user="ann")
+    server = start_on_both(**files(authority), tls_client_ca=str(authority.path), plain_text="never", max_connections=8)
+    with contextlib.ExitStack() as stack:
+        for begin in (b"\x16", b"", PING) * 6:
+            client = stack.enter_context(RawClient(server.address))
+            if begin:
+                client.send(begin)
+        friends = [stack.enter_context(TlsClient(server.address, authority.trusting(own))) for _ in range(6)]
+        for friend in friends:
+            assert friend.ask(Ping(b"")) == PONG
 
 
 def test_a_few_key_updates_are_answered(start_on_both: Start, authority: Authority) -> None:

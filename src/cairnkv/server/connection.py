@@ -89,6 +89,7 @@ class Connection(asyncio.Protocol, Peer):
         self._polled: PolledTransport | None = None  # the transport, if it is the native path's
         self._tls: PolledTransport | TlsTransport | None = None  # the transport, if the client may begin TLS
         self._refuses_plain_text = False
+        self._needs_certificate = False
         self._native_path_set: NativePathSettings | None = None  # the settings that it got last
         self._reading = True
         self._writing_paused = False  # whether the client does not read its replies
@@ -135,6 +136,7 @@ class Connection(asyncio.Protocol, Peer):
                 self._tls = self._polled
                 self._polled.offer_tls(certificates.identity.native)
             self._refuses_plain_text = not self._may_speak_plainly(address)
+            self._needs_certificate = self._refuses_plain_text and self._server.settings.wants_certificates
         refusal = self._server.connected(self)
         if refusal is not None:
             self.session.refuse(refusal)
@@ -255,6 +257,8 @@ class Connection(asyncio.Protocol, Peer):
     @property
     def authenticated(self) -> bool:
         """Whether the client may execute commands."""
+        if self._needs_certificate and (self._tls is None or not self._tls.is_encrypted or self._tls.is_handshaking):
+            return False
         return self.session.authenticated
 
     @property

@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 from cairnkv.server.poller_native cimport CIPHERTEXT_BYTES, Ciphertext, Stream, StreamFactory
 
 from cairnkv.limits import TLS_CONTROL_MAX as _CONTROL_MAX
+from cairnkv.limits import TLS_HELLO_MAX as _HELLO_MAX
 
 cdef extern from "openssl/bio.h" nogil:
     ctypedef struct BIO
@@ -117,6 +118,7 @@ cdef enum:
     BYTES_PER_CONTROL = 1 << 20  # and one more for so many bytes of data
 
 cdef int64_t CONTROL_MAX = _CONTROL_MAX
+cdef int64_t HELLO_MAX = _HELLO_MAX
 
 
 cdef struct State:
@@ -127,6 +129,11 @@ cdef struct State:
     int64_t data_bytes  # decrypted so far
     int64_t idle_bytes  # received since the last decrypted byte
     int64_t controls  # messages of TLS after the handshake
+    # The begin of the client's first message, which may come in several records and in any pieces.
+    int record_head  # bytes of the head of the current record so far
+    int record_length, record_left
+    int hello_head  # bytes of the head of the message so far
+    int64_t hello_length
 
 
 cdef int _bio_write(BIO *bio, const char *data, int size) noexcept nogil:
@@ -137,6 +144,26 @@ cdef int _bio_write(BIO *bio, const char *data, int size) noexcept nogil:
     memcpy(ciphertext.to_send + ciphertext.to_send_size, data, size)
     ciphertext.to_send_size += size
     return size
+
+
+cdef void _read_hello(State *state, const unsigned char *data, int size) noexcept nogil:
+    """Read the length of the client's first message, before libssl takes memory for it."""
+    cdef int at
+    for at in range(size):
+        if state.record_left == 0:
+            state.record_head += 1
+            if state.record_head > 3:
+                state.record_length = state.record_length << 8 | data[at]
+            if state.record_head == 5:
+                state.record_left = state.record_length
+                state.record_head = state.record_length = 0
+            continue
+        state.record_left -= 1
+        state.hello_head += 1
+        if state.hello_head > 1:
+            state.hello_length = state.hello_length << 8 | data[at]
+        if state.hello_head == 4:
+            break
 
 
 cdef int _bio_read(BIO *bio, char *buffer, int size) noexcept nogil:
@@ -153,6 +180,10 @@ cdef int _bio_read(BIO *bio, char *buffer, int size) noexcept nogil:
         size = <int>left
     memcpy(buffer, ciphertext.received + ciphertext.received_at, size)
     ciphertext.received_at += size
+    if state.hello_head < 4:
+        _read_hello(state, <unsigned char *>buffer, size)
+        if state.hello_length > HELLO_MAX:
+            return -1
     if state.established:
         state.idle_bytes += size
         if state.idle_bytes > CONTROL_MAX:
@@ -335,6 +366,8 @@ cdef class TlsStream(Stream):
     cdef str _words(self):
         cdef long verified = SSL_get_verify_result(self._ssl)
         words = _words_of_error()
+        if self._state.hello_length > HELLO_MAX:
+            return "the client's first message is too long"
         if self._state.floods:
             return "the client sends TLS messages without data"
         if verified != X509_V_OK:

@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, cast
 
-from cairnkv.limits import HANDSHAKES_TOGETHER, TLS_CONTROL_MAX
+from cairnkv.limits import HANDSHAKES_TOGETHER, TLS_CONTROL_MAX, TLS_HELLO_MAX
 from cairnkv.server.tls import Identity, PeerNames, reason_of
 
 TLS_FIRST_BYTE: Final = 0x16
@@ -77,6 +77,30 @@ class Handshakes:
                 asyncio.get_running_loop().call_soon(self._run)
 
 
+class Hello:
+    """The begin of a client's first message, which may come in several records and in any pieces."""
+
+    def __init__(self) -> None:
+        self._record = bytearray()  # the head of the current record so far
+        self._left = 0  # bytes of the record
+        self._head = bytearray()  # of the message so far: its kind and its length
+
+    def is_too_long(self, data: bytes | memoryview) -> bool:
+        """Read the next bytes of the client. Returns whether OpenSSL would take too much memory for the message."""
+        for byte in data:
+            if len(self._head) == 4:
+                break
+            if self._left:
+                self._left -= 1
+                self._head.append(byte)
+                continue
+            self._record.append(byte)
+            if len(self._record) == 5:
+                self._left = int.from_bytes(self._record[3:])
+                self._record.clear()
+        return int.from_bytes(self._head[1:]) > TLS_HELLO_MAX
+
+
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """A transport above another transport, whose protocol it is."""
 
@@ -91,6 +115,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._below: asyncio.Transport
         self._tls: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._hello = Hello()
         self._secured = False
         self._unsent: list[bytes | memoryview] = []  # not encrypted, in order
         self._unsent_size = 0
@@ -120,6 +145,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         if self._secured:
             self._decrypt(data)
+        elif self._hello.is_too_long(data):
+            self._fail(ConnectionError("the client's first message is too long"))
         else:
             self._incoming.write(data)
             if self._incoming.pending > TLS_CONTROL_MAX:
