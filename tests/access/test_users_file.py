@@ -127,6 +127,14 @@ class TestChanges:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert list(file.parent.iterdir()) == [file]
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    def test_change_by_root_keeps_the_owner(self, file: Path) -> None:
+        os.chown(file, 12_345, 12_346)
+        with edited(file) as users:
+            users[b"new"] = User(b"new")
+        status = file.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12_345, 12_346, 0o600)
+
     def test_no_change_keeps_every_byte(self, file: Path) -> None:
         with edited(file):
             pass

@@ -270,6 +270,21 @@ class TestList:
         shown = cairn_here("user", "list").out + cairn_here("user", "list", "--json").out
         assert not any(one.encode() in shown for one in hashes)
 
+    def test_terminal_gets_no_control_sequence_of_the_file(self, file: Path) -> None:
+        with file.open("a") as opened:
+            opened.write("user x\x1b]0;title\x07 on ~\x1b\x07* +get\n")
+        with Terminal("user", "list", NO_COLOR="1") as terminal:
+            assert terminal.wait() == 0
+            assert "\x1b" not in terminal.screen
+            assert "title" in terminal.screen
+
+    def test_error_about_the_file_has_no_control_sequence(self, cairn_here: Call, file: Path) -> None:
+        with file.open("a") as opened:
+            opened.write("user x on +\x1b]0;title\x07\n")
+        said = cairn_here("user", "list")
+        assert said.code == 2
+        assert "'+\\x1b]0;title\\x07'" in said.err
+
     def test_terminal_has_colours(self) -> None:
         with Terminal("user", "list") as terminal:
             terminal.expect("\x1b\\[1mapp")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from cairnkv.cli.arguments import Parser, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain, suggestion
 from cairnkv.cli.output import BOLD, CYAN, DIM, GREEN, RED, YELLOW, note, on_terminal, put_json, styled
+from cairnkv.escapes import escaped
 from cairnkv.limits import CREDENTIALS_MAX
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def _list(name: str, arguments: Sequence[str]) -> int:
 
 def _print_table(users: Sequence["User"]) -> None:
     rows = [("user", "state", "login", "rules")]
-    rows += [(os.fsdecode(user.name), user.flags[0], _login(user), user.rights.rules) for user in users]
+    rows += [(_shown(user.name), user.flags[0], _login(user), _shown(os.fsencode(user.rights.rules))) for user in users]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for number, row in enumerate(rows):
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
@@ -348,6 +349,11 @@ def _print_table(users: Sequence["User"]) -> None:
         user = users[number - 1]
         style = RED if not user.enabled else YELLOW if user.is_administrator else GREEN
         print("  ".join([styled(cells[0], BOLD), styled(cells[1], style), cells[2], styled(row[3], DIM)]))
+
+
+def _shown(text: bytes) -> str:
+    """Return a text from the file for standard output: escaped for a terminal."""
+    return escaped(text) if on_terminal(sys.stdout) else os.fsdecode(text)
 
 
 def _login(user: "User") -> str:

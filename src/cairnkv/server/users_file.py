@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from cairnkv.errors import OptionError
+from cairnkv.escapes import quoted
 from cairnkv.limits import USERS_FILE_MAX, USERS_MAX
 from cairnkv.paths import os_error_text
 from cairnkv.session.access.rights import UNKNOWN_NAME, RuleError
@@ -111,7 +112,7 @@ def parsed(text: bytes, path: Path) -> list[User]:
         except ValueError as error:
             raise UsersFileError(f"{where}: {error}") from None
         if name in users:
-            raise UsersFileError(f"{where}: there are two lines of the user '{words[1]}'")
+            raise UsersFileError(f"{where}: there are two lines of the user {quoted(name)}")
         try:
             users[name] = User(name).changed(words[2:])
         except RuleError as error:

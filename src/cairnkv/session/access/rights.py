@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from cairnkv.escapes import escaped
 from cairnkv.session.access.categories import CATEGORIES, names, names_below, names_by_category, names_for_everyone
 from cairnkv.session.resp.command_spec import REPEATED_MAX
 
@@ -56,7 +57,7 @@ class RuleError(ValueError):
         if not rule.startswith(_SHOWN):
             # The rule may be a password: of `>password`, or without the `>` by mistake.
             rule = f"{rule[:1]}(hidden)" if rule.startswith((">", "<", "#", "!", "$")) else "(hidden)"
-        self.rule: Final = rule.partition("\0")[0][:REPEATED_MAX]
+        self.rule: Final = escaped(rule.partition("\0")[0][:REPEATED_MAX].encode("utf-8", "surrogateescape"))
         self.reason: Final = reason
         super().__init__(f"Error in ACL SETUSER modifier '{self.rule}': {reason}")
 
