@@ -5,7 +5,7 @@
 
 The first form prints CPU time of the server per command, by redis-benchmark with 50 connections: the medians of the
 rounds, in which the servers take turns, and in parentheses the median of the ratios to redis-server with TLS within
-each round. A workload is COMMAND/DEPTH. A connection's memory follows, over 500 idle connections.
+each round. A workload is COMMAND/DEPTH. A connection's memory follows: of a new server, over 500 idle connections.
 
 The second form opens many connections at once, whose handshakes all begin together, and prints the latency of another
 client meanwhile.
@@ -114,7 +114,10 @@ def compare(works: str, rounds: int, seconds: float, program: Path | None) -> No
                 ratio = statistics.median(a / b for a, b in zip(own, found["redis-server, TLS"], strict=True))
                 cells.append(f"{statistics.median(own):.3g} µs ({ratio:.2f})")
             print(f"| {work} | " + " | ".join(cells) + " |", flush=True)
-        cells = [f"{memory(server, tls=tls) / 1024:.1f} KiB" for server, tls in servers.values()]
+        cells = []
+        for start, tls in starts.values():
+            with start() as server:  # a new one: memory that a server has freed would serve the connections
+                cells.append(f"{memory(server, tls=tls) / 1024:.1f} KiB")
         print("| memory of a connection | " + " | ".join(cells) + " |")
 
 

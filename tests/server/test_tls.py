@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import ctypes.util
+import json
 import logging
 import resource
 import shutil
@@ -630,7 +631,7 @@ def reload(server: RunningServer) -> None:
 def test_new_certificate_is_for_new_clients(start_on_both: Start, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue("server")
-    server = start_on_both(**files(authority))
+    server = start_on_both(**files(authority), audit_log=str(tmp_path / "audit"))
     with TlsClient(server.address, authority.trusting()) as old:
         before = serial(server.address, authority)
         authority.issue("server")
@@ -638,6 +639,12 @@ def test_new_certificate_is_for_new_clients(start_on_both: Start, tmp_path: Path
         reload(server)
         assert serial(server.address, authority) != before
         assert old.ask(Ping(b"")) == PONG
+    (tmp_path / "server.key").write_text("damaged")
+    reload(server)
+    server.call(server.server.reload)  # the same failure again is no other event
+    eventually(lambda: '"tls_reload_failed"' in (tmp_path / "audit").read_text())
+    events = [json.loads(line)["event"] for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [event for event in events if event.startswith("tls")] == ["tls_reloaded", "tls_reload_failed"]
 
 
 def test_files_that_do_not_fit_keep_the_certificate(

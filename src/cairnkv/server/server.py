@@ -39,7 +39,7 @@ from cairnkv.server.options import ServerOptions
 from cairnkv.server.password_hashing import PasswordChecker
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, PlainText, Settings, broken_on_purpose, is_loopback
 from cairnkv.server.strangers import Strangers
-from cairnkv.server.tls import Certificates, TlsFiles, load, newer
+from cairnkv.server.tls import Certificates, Identity, TlsFiles, load, newer
 from cairnkv.server.tls_transport import Handshakes, TlsTransport
 from cairnkv.server.users import ServerUsers
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
@@ -290,8 +290,8 @@ class Server:
                 raise OptionError(str(refused)) from None
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
         self.store.limit_memory(settings.memory_limit, settings.when_full)
-        if identity is not None and self.certificates is not None:
-            self.certificates.use(identity)
+        if identity is not None:
+            self._use_certificate(identity)
         self.settings = settings
         logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
         self.audit("config_changed", {"options": changed})
@@ -589,6 +589,8 @@ class Server:
         try:
             identity = await asyncio.to_thread(newer, files, self.certificates.identity, always=always)
         except OptionError as error:
+            if str(error) != self.certificates.failure:
+                self.audit("tls_reload_failed", {"reason": str(error)})
             self.certificates.refuse(str(error))
             return
         if files != TlsFiles.of(self.settings):  # CONFIG SET has named others meanwhile
@@ -596,7 +598,12 @@ class Server:
         if identity is None:
             self.certificates.unchanged()
         else:
-            self.certificates.use(identity)
+            self._use_certificate(identity)
+
+    def _use_certificate(self, identity: Identity) -> None:
+        assert self.certificates is not None
+        self.certificates.use(identity)
+        self.audit("tls_reloaded", {"expires": int(identity.expires)})
 
     # -- INFO ---------------------------------------------------------------------------------------------------
 
