@@ -22,7 +22,7 @@ from cairnkv.client.tls import Tls
 from cairnkv.commands import OK, Auth, Get, Items, Ping, Set, Take, TakeAny
 from cairnkv.errors import AddressError
 from cairnkv.protocol.native import write_command
-from cairnkv.server.settings import PlainText
+from cairnkv.server.settings import PlainText, UserFrom
 from cairnkv.testing import RunningServer, running_server
 from tests.support.scripted import Conversation, Scripted, scripted
 
@@ -466,6 +466,18 @@ def test_clients_use_a_server_through_tls(ask: Ask, start: Start, authority: Aut
             ask(secured(server, authority, "default:wrong-one@"))
         with pytest.raises(cairnkv.LoginFailed, match="NOAUTH"):
             ask(secured(server, authority))
+
+
+def test_certificate_logs_the_client_in(
+    ask: Ask, start: Start, authority: Authority, other_authority: Authority
+) -> None:
+    certificate = authority.directory / "default.pem"
+    issued = authority.ca.issue_cert("default@example.org", common_name="default")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    with start(password="s3cret", tls_client_ca=str(authority.path), tls_user_from=UserFrom.CN) as server:
+        assert ask(secured(server, authority, cert=certificate)) in (None, True)
+        with pytest.raises(cairnkv.LoginFailed, match="see the options cert and key"):
+            ask(secured(server, authority, cert=other_authority.client("default")))
 
 
 def test_server_that_needs_tls_says_so(ask: Ask, start: Start) -> None:
