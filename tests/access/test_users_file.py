@@ -93,8 +93,8 @@ class TestAccess:
         with pytest.raises(UsersFileError, match=rf"mode {mode:04o}: .*chmod 600"):
             read(file)
 
-    def test_missing_file_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(UsersFileError, match="No such file"):
+    def test_missing_file_is_an_error_with_a_hint(self, tmp_path: Path) -> None:
+        with pytest.raises(UsersFileError, match="No such file or directory; `cairn user add` makes it"):
             read(tmp_path / "absent")
 
     def test_pipe_and_directory_are_no_users_files(self, tmp_path: Path) -> None:

@@ -156,10 +156,15 @@ def _content(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UsersFileError(f"cannot read the users file: {os_error_text(error)}") from None
+        raise _unreadable(error) from None
     if len(content) > USERS_FILE_MAX:
         raise UsersFileError(f"{path} has more than {USERS_FILE_MAX:,} bytes")
     return content
+
+
+def _unreadable(error: OSError) -> UsersFileError:
+    hint = "; `cairn user add` makes it" if isinstance(error, FileNotFoundError) else ""
+    return UsersFileError(f"cannot read the users file: {os_error_text(error)}{hint}")
 
 
 def _check_status(path: Path, status: os.stat_result) -> None:
@@ -187,7 +192,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise UsersFileError(f"cannot read the users file: {os_error_text(error)}") from None
+        raise _unreadable(error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
