@@ -78,6 +78,7 @@ def _command_events(pieces: list[bytes], width: Width | None) -> tuple[list[Any]
 
 @given(data=hostile_commands(), width=WIDTHS, pieces=st.data())
 @example(data=bytes(200), width=None, pieces=None)
+@example(data=b"\x00\x00\x00\x00\x00\x00\x02\x00\x01", width=4, pieces=None)
 @example(data=b"\x00\x00\x10\x00\x01\x00\x00" + bytes(80), width=None, pieces=None)
 def test_command_decoder_gives_equal_results_for_any_pieces(
     data: bytes, width: Width | None, pieces: st.DataObject | None

@@ -467,9 +467,10 @@ class CommandDecoder(FrameDecoder):
                 self._count = count
         while self._found < self._count:
             begin = self._at + 4
-            if len(buffer) < begin:
-                if self._pinned_to_four and self._number == Get.spec.number and not self.consumed:
-                    return self._refused_early()
+            if self._pinned_to_four and self._number == Get.spec.number and not self.consumed:
+                if (refusal := self._refused_early()) is not None or len(buffer) < begin:
+                    return refusal
+            elif len(buffer) < begin:
                 self._wanted = begin
                 return None
             (length,) = LENGTH.unpack_from(buffer, self._at)
