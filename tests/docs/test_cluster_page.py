@@ -5,6 +5,7 @@ import inspect
 import re
 import shutil
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ from cairnkv.replication.node_health import NodeHealth
 from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.server.cluster import node_from
 from cairnkv.server.settings import Settings, load
+from cairnkv.server.tls import TlsFiles
+from cairnkv.server.tls import load as load_certificate
+from cairnkv.server.users import ServerUsers
 from cairnkv.session.resp import command_spec
 from cairnkv.session.resp.command_spec import error_of
 from cairnkv.storage.base import LoggedProgress
 from cairnkv.store import wall_clock
+from tests.support import secured
 from tests.support.certificates import certificates as made
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +145,20 @@ def test_node_accepts_its_options(tmp_path: Path) -> None:
     assert settings.nats_system is not None
     assert not settings.trust_nats_sync
     assert set(tomllib.loads(path.read_text())) <= {name.replace("_", "-") for name in Settings.__dataclass_fields__}
+
+
+def test_node_accepts_its_users_and_certificates(certificates: Path, tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(files()["node.toml"].replace("/etc/cairnkv", str(certificates)))
+    secured.users_file(certificates)
+    settings = load({}, environment={}, file=path)
+    assert not settings.insecure
+    assert ServerUsers(settings).table.required
+    of_tls = TlsFiles.of(settings)
+    assert of_tls is not None
+    assert load_certificate(of_tls).expires > time.time()
+    unit = files()["cairnkv.service"]
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in unit
 
 
 def test_page_lists_all_permissions_of_a_node() -> None:

@@ -27,6 +27,7 @@ from tests.support.readme import transcript, typed
 ROOT = Path(__file__).parents[2]
 TUTORIAL = Path("docs/tutorial.md")
 TASK_FRAMEWORKS = Path("docs/task-frameworks.md")  # its examples need the extra `clients`: tests/clients/brokers
+SECURITY = Path("docs/security.md")  # test_security_page runs its examples
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 PACKAGE = ROOT / "src" / "cairnkv"
 
@@ -255,7 +256,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "document",
-    [path for path in DOCUMENTS if blocks(path, "python") and path not in (TUTORIAL, TASK_FRAMEWORKS)],
+    [path for path in DOCUMENTS if blocks(path, "python") and path not in (TUTORIAL, TASK_FRAMEWORKS, SECURITY)],
     ids=str,
 )
 def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
@@ -278,7 +279,11 @@ def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "document",
     # The page on backups shows sizes and times, which vary: tests/cli tests it.
-    [path for path in DOCUMENTS if blocks(path, "console") and path not in (Path("docs/backup.md"), TUTORIAL)],
+    [
+        path
+        for path in DOCUMENTS
+        if blocks(path, "console") and path not in (Path("docs/backup.md"), TUTORIAL, SECURITY)
+    ],
     ids=str,
 )
 def test_console_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
