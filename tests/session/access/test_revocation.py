@@ -120,6 +120,37 @@ class TestTransactions:
         assert native.payloads()[1] == b"v"
 
 
+class TestAccessLog:
+    def test_denials_of_both_protocols_are_recorded(self, chat: Chat, native: NativeClient) -> None:
+        limit(chat, "+@all", "-incr", "~app:*", "&news:*")
+        chat("GET other:1")
+        chat("PUBLISH other m")
+        chat("MULTI")
+        chat("INCR app:1")
+        chat("EXEC")
+        entries = [(entry.reason, entry.context, entry.object, entry.user) for entry in chat.context.logins.log]
+        assert entries == [
+            ("command", "multi", b"incr", b"limited"),
+            ("channel", "toplevel", b"other", b"limited"),
+            ("key", "toplevel", b"other:1", b"limited"),
+        ]
+        limit(native, "+@all", "~app:*")
+        native.send(Get(b"other:1"), Get(b"other:1"))
+        assert len(native.payloads()) == 2
+        assert [(entry.reason, entry.object, entry.count) for entry in native.context.logins.log] == [
+            ("key", b"other:1", 2)
+        ]
+
+    def test_right_that_ends_before_exec_is_recorded(self, chat: Chat) -> None:
+        limit(chat, "+@all", "~*")
+        chat("MULTI")
+        chat("INCR k")
+        limit(chat, "+@all", "-incr", "~*")
+        chat("EXEC")
+        (entry,) = chat.context.logins.log
+        assert (entry.reason, entry.context, entry.object) == ("command", "multi", b"incr")
+
+
 class TestWholeDatabase:
     def test_scan_needs_a_pattern_within_a_prefix(self, chat: Chat) -> None:
         chat("MSET app:1 a other:1 b")
