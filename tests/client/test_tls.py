@@ -19,7 +19,7 @@ import cairnkv
 import cairnkv.client.sync as sync_module
 from cairnkv.client.address import TlsFiles
 from cairnkv.client.tls import Tls
-from cairnkv.commands import OK, Auth, Get, Items, Ping, Set, Take, TakeAny
+from cairnkv.commands import OK, Auth, Failure, Get, Items, Ping, Set, Take, TakeAny, failures
 from cairnkv.errors import AddressError
 from cairnkv.protocol.native import write_command
 from cairnkv.server.settings import PlainText, UserFrom
@@ -118,6 +118,19 @@ def test_server_of_another_authority_is_refused(ask: Ask, authority: Authority, 
         with pytest.raises(cairnkv.UntrustedServer):
             ask(f"cairns://127.0.0.1:{server.port}")  # the authorities of the system
         assert server.conversations == []
+
+
+def test_certificate_without_a_user_is_a_failed_login(ask: Ask, authority: Authority) -> None:
+    text = "there is no enabled user 'app', which the client's certificate names"
+
+    def refuse(conversation: Conversation) -> None:
+        assert conversation.socket.recv(4_096) == write_command(Ping(b""))
+        conversation.say(Failure(failures.NOAUTH, text))
+
+    with scripted(refuse, tls=authority.server()) as server:
+        with pytest.raises(cairnkv.LoginFailed, match=f"^NOAUTH {text}$"):
+            ask(authority.url(server, cert=authority.client("app")))
+        assert len(server.conversations) == 1
 
 
 def test_server_with_another_name_is_refused(ask: Ask, authority: Authority) -> None:

@@ -28,8 +28,8 @@ def greeting(credentials: Credentials | None) -> list[Command]:
     return [GREETING] if credentials is None else [Auth(credentials.user, credentials.secret), GREETING]
 
 
-def check_greeting(command: Command, reply: Reply, where: str) -> None:
-    """Check the reply to one of the first commands.
+def check_greeting(command: Command, reply: Reply, where: str, credentials: Credentials | None, *, tls: bool) -> None:
+    """Check the reply to one of the first commands. tls: whether the connection has TLS.
 
     Raises `LoginFailed`, another error if the client must change something, or OSError if another attempt may succeed.
     """
@@ -39,6 +39,8 @@ def check_greeting(command: Command, reply: Reply, where: str) -> None:
     if isinstance(command, Auth) and code in _OF_LOGIN:
         user = command.user.decode("utf-8", "backslashreplace")
         raise LoginFailed(f"{code.name} login as {user!r} at {where}: {reply.text}", code=code)
+    if tls and code is failures.NOAUTH:  # the server closes the connection if a certificate names no user
+        raise error_of(not_logged_in(reply, credentials), writes=False)
     if isinstance(command, Auth) or code.closes:
         raise error_of(reply, writes=False) if code.fault is Fault.CALLER else ConnectionRefusedError(reply.message)
 
@@ -51,8 +53,11 @@ def no_answer(credentials: Credentials | None) -> TimeoutError:
 
 
 def not_logged_in(failure: Failure, credentials: Credentials | None) -> Failure:
-    """Return a failure NOAUTH with a hint for its reader if the address has no user; other failures unchanged."""
-    if failure.code is not failures.NOAUTH or credentials is not None:
+    """Return a failure NOAUTH with a hint for its reader if the address has no user; other failures unchanged.
+
+    A failure about a certificate has no hint: the server refuses its client in any case.
+    """
+    if failure.code is not failures.NOAUTH or credentials is not None or "certificate" in failure.text:
         return failure
     hint = f"the address has no user: use cairn://USER:SECRET@HOST, or the variable {CREDENTIALS_VARIABLE}"
     return Failure(failure.code, f"{failure.text}; {hint}")

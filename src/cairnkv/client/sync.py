@@ -582,7 +582,8 @@ class _Connection:
         try:
             self.send([part for command in commands for part in command_parts(command)], self._greet_until)
             for command in commands:
-                check_greeting(command, self.receive(command, self._greet_until), self.name)
+                reply = self.receive(command, self._greet_until)
+                check_greeting(command, reply, self.name, credentials, tls=self._tls_line is not None)
         except (BlockingIOError, TimeoutError):
             self.close()
             raise no_answer(credentials) from None

@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
                 raise ConnectionResetError(self.ended)
             if isinstance(outcome, PeerError):
                 raise outcome
-            check_greeting(command, outcome, self.name)
+            check_greeting(command, outcome, self.name, credentials, tls=self._tls)
         if not self.usable:  # the reply was a failure that ends the connection
             raise ConnectionRefusedError(self.ended)
 
