@@ -121,7 +121,7 @@ def test_connect_accepts_durations_as_text_and_timedelta(connect: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"url": 5}, "an address is text such as cairn://127.0.0.1:6555, not 5"),
+        ({"url": 5}, "an address is text such as cairn://127.0.0.1:6555, not int"),
         ({"url": ["cairn://a"]}, "an address is text"),
         ({"timeout": "soon"}, "timeout is a time such as 30s"),
         ({"timeout": True}, "timeout is a number of seconds, text such as '5s', or a timedelta, not True"),
