@@ -443,6 +443,20 @@ def test_equal_denials_are_one_event(world: World) -> None:
         client.deny("command", b"flushall")
     assert world.names() == ["login", "denied"]
     assert world.logins.log.counts["command"] == 100
+    world.clock.advance(LINE_EVERY)
+    client.deny("command", b"flushall")
+    assert world.names() == ["login", "denied", "denied"]
+
+
+def test_denials_of_many_keys_are_one_event(world: World) -> None:
+    """An event has no key, so the events of many keys would only fill the disk."""
+    client = world.client()
+    client.log_in(b"app", TOKEN)
+    for number in range(100):
+        client.deny("key", b"%d" % number)
+        client.deny("channel", b"%d" % number)
+    assert world.names() == ["login", "denied", "denied"]
+    assert world.logins.log.counts["key"] == 100
 
 
 def test_text_of_failures(world: World) -> None:

@@ -1,5 +1,6 @@
 """AUTH over both protocols: replies in order, one after another, and the end after too many failures."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -189,3 +190,12 @@ def test_store_without_a_session_does_not_have_logins(command: Auth | Whoami) ->
 
 def test_secret_is_not_in_the_repr_of_auth() -> None:
     assert "s3cret" not in repr(Auth(b"app", b"s3cret"))
+
+
+def test_log_has_no_control_characters_of_clients(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client.send(b"*1\r\n\x1b\r\n")
+    assert client.output().startswith(b"-ERR Protocol error: expected '$', got '\x1b'")
+    assert [record.getMessage() for record in caplog.records] == [
+        "?:0: refused: ERR Protocol error: expected '$', got '\\x1b'"
+    ]

@@ -51,6 +51,9 @@ EVENTS_FREE: Final = 10
 """Failed logins of an address and a user that are events of their own in the audit log; later ones are counted."""
 
 
+DENIALS_KEPT: Final = 10_000
+"""Maximum number of refusals whose equals are not events."""
+
 NO_USER: Final = b""
 """Not the name of a user."""
 
@@ -134,7 +137,20 @@ class Logins:
         self._line_at: int | None = None
         self._unwritten = 0  # failed logins since then
         self._events: dict[tuple[str, bytes], tuple[int, int]] = {}  # time of the last event, and failures since then
+        self._denied: dict[tuple[bytes, str, bytes], int] = {}  # time of the last event, the oldest first
         users.on_change.append(self.passwords.forget)
+
+    def is_event(self, user: bytes, reason: str, command: bytes) -> bool:
+        """Return whether a refused command is an event, because the last equal event is a minute old."""
+        now = self.log.clock()
+        at = self._denied.get((user, reason, command))
+        if at is not None and abs(now - at) < LINE_EVERY:
+            return False
+        self._denied.pop((user, reason, command), None)
+        self._denied[user, reason, command] = now
+        if len(self._denied) > DENIALS_KEPT:
+            del self._denied[next(iter(self._denied))]
+        return True
 
     def note_failure(self, network: str, user: bytes, number: int, fields: Mapping[str, object]) -> None:
         """Write about a failed login: an event, and at most one line a minute. number: of failures in a row.
@@ -328,12 +344,13 @@ class Login:
     def deny(self, reason: str, object: bytes, context: str = "toplevel") -> None:
         """Record that the rights of the client did not allow a command.
 
-        reason: the missing right: `command`, `key` or `channel`. object: that command, key or channel. Equal refusals
-        within a minute are one event.
+        reason: the missing right: `command`, `key` or `channel`. object: that command, key or channel. The refusals of
+        a command to a user within a minute are one event, and so are those of all keys, and of all channels.
         """
         user = b"" if self._user is None else self._user.name
-        if self.logins.log.add(reason, context, object, user, self.description):
-            shown = {"command": object} if reason == "command" else {}
+        self.logins.log.add(reason, context, object, user, self.description)
+        shown = {"command": object} if reason == "command" else {}
+        if self.logins.is_event(user, reason, shown.get("command", b"")):
             self.logins.audit("denied", {**self._fields(user), "reason": reason, **shown})
 
     def note(self, event: str, **fields: object) -> None:

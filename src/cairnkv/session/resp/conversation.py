@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Access, Failure, Reply, Step, Take, TakeAny, failures
+from cairnkv.escapes import escaped
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
@@ -158,7 +159,8 @@ class RespConversation(Conversation):
         if request == []:
             return UNFINISHED
         if isinstance(request, ProtocolFault):
-            client_logger.info("%s: refused: %s", self.peer.address, request.text)
+            shown = escaped(request.text.encode("utf-8", "surrogateescape"))
+            client_logger.info("%s: refused: %s", self.peer.address, shown)
             return QueuedReply(0, partial(self._encode, Error(request.text), self.protocol), closes=True)
         return self._queued_reply(request)
 
