@@ -815,3 +815,18 @@ def test_hangup_reloads_the_certificate_and_does_not_stop(tmp_path: Path) -> Non
         server.signal(signal.SIGTERM)
         assert server.process.wait(SECONDS) == 0
     assert "the server has loaded its certificate" in server.log()
+
+
+def test_server_stops_without_waiting_for_a_handshake(
+    start_on_both: Start, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = start_on_both(**files(authority), drain_timeout=20.0)
+    with Raw.to(server.address, authority.trusting()) as client:
+        client.transmit(client.hello()[:100])
+        eventually(lambda: server.call(lambda: len(server.server.connections)) == 1)
+        server.call(server.server.request_stop)
+        with contextlib.suppress(ConnectionError):
+            assert client.socket.recv(1) == b""
+        eventually(lambda: not server.loop.is_running())
+    assert "did not read its last replies" not in caplog.text

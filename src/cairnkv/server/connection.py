@@ -318,7 +318,7 @@ class Connection(asyncio.Protocol, Peer):
         if not unsent or not self._unsent_before or taken > self._taken_before:
             self._took = now  # a client that sends commands may still read no replies
         self._unsent_before, self._taken_before = unsent, taken
-        if self._tls is not None and self._tls.is_handshaking:
+        if self._tls is not None and self._tls.is_handshaking and self._discarded is None:
             if now - self._connected_at >= HANDSHAKE_TIMEOUT:
                 self.abort(f"the TLS handshake took more than {HANDSHAKE_TIMEOUT:g} s", level=logging.INFO)
             return
