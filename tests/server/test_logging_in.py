@@ -71,6 +71,17 @@ def test_password_logs_in_over_both_protocols(start_on_both: Start, users: str) 
     assert (info(server)["logins"], info(server)["logins_failed"]) == ("2", "1")
 
 
+def test_server_with_hashed_passwords_needs_the_package(
+    start: Start, users: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OptionError("a password (argon2id) needs the package argon2")
+
+    monkeypatch.setattr("cairnkv.server.users.require_argon2", fail)
+    with pytest.raises(OptionError, match="needs the package argon2"):
+        start(users=users)
+
+
 def test_failures_are_delayed_counted_and_end_the_connection(start_on_both: Start, users: str, quick: None) -> None:
     """F3. Also in one write; the owner's token is not delayed."""
     server = start_on_both(users=users)

@@ -243,6 +243,7 @@ class FrameDecoder(abc.ABC):
     def __init__(self, limits: DecoderLimits, *, trusted: bool = True) -> None:
         """trusted: see the property."""
         self._trusted_limits = limits
+        self._trusted = not trusted
         self.trusted = trusted
         self._start = 0  # beginning of the current frame in the buffer
         self._begin()
@@ -261,6 +262,8 @@ class FrameDecoder(abc.ABC):
 
     @trusted.setter
     def trusted(self, trusted: bool) -> None:
+        if trusted is self._trusted:
+            return
         self._trusted = trusted
         limits = self._trusted_limits
         if not trusted:
