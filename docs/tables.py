@@ -126,6 +126,14 @@ INFO = {
         "users_digest": "beginning of the SHA-256 of all users; nodes with the same users have the same",
         "run_id": "40 hexadecimal digits, new at every start",
     },
+    "server with TLS": {
+        "tls_certificate_expires": "end of the server's certificate, in seconds since 1970",
+        "tls_reloads": "new certificates since the start",
+        "tls_reload_failed": "1 if the files of TLS cannot be used and the server keeps its certificate, else 0",
+        "tls_reload_failure": "the reason",
+        "tls_handshakes": "complete handshakes since the start",
+        "tls_handshakes_failed": "failed handshakes since the start",
+    },
     "durable store": {
         "data": "directory of the store",
         "sync": "the option `--sync`",

@@ -23,6 +23,7 @@ from cairnkv.session.resp import command_spec
 from cairnkv.store import LocalStore, wall_clock
 from cairnkv.testing import running_server
 from tests.support.readme import transcript, typed
+from tests.support.tls import Authority
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = Path("docs/tutorial.md")
@@ -58,10 +59,14 @@ def test_info_names_on_the_protocol_page_are_those_of_servers(tmp_path: Path) ->
         assert kv.info().keys() == {**documented["every store"], **documented["every server"]}.keys()
     with cairnkv.open() as store:
         assert store.info().keys() == documented["every store"].keys()
-    with (
-        running_server(data=tmp_path / "data", backup_dir=tmp_path / "kept") as server,
-        cairnkv.connect(server.url) as kv,
-    ):
+    certificate, key = Authority(tmp_path).issue("server")
+    options: dict[str, Any] = {
+        "data": tmp_path / "data",
+        "backup_dir": tmp_path / "kept",
+        "tls_cert": certificate,
+        "tls_key": key,
+    }
+    with running_server(**options) as server, cairnkv.connect(server.url) as kv:
         assert kv.info().keys() == {name for names in documented.values() for name in names}
 
 

@@ -639,6 +639,9 @@ def test_new_certificate_is_for_new_clients(start_on_both: Start, tmp_path: Path
         reload(server)
         assert serial(server.address, authority) != before
         assert old.ask(Ping(b"")) == PONG
+        with RawClient(server.address) as redis:
+            redis.send(b"INFO server\r\n")
+            assert b"tls_reloads:1\r\n" in redis.socket.recv(100_000)
     (tmp_path / "server.key").write_text("damaged")
     reload(server)
     server.call(server.server.reload)  # the same failure again is no other event

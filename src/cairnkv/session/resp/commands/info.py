@@ -99,6 +99,7 @@ def _server(conversation: RespConversation, facts: Facts) -> Lines:
     yield from _renamed(facts, {"path": "path", "mode": "mode", "addresses": "addresses"})
     yield "password_wanted", int(conversation.context.users.required)
     yield from _renamed(facts, {"users_digest": "users_digest"})
+    yield from ((name, value) for name, value in facts.items() if name.startswith("tls_"))
 
 
 def _clients(conversation: RespConversation, facts: Facts) -> Lines:
