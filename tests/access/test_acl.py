@@ -286,6 +286,14 @@ class TestLog:
         (newest,) = chat("ACL LOG 1")
         assert newest[newest.index(b"username") + 1] == b"user11"
 
+    def test_missing_right_to_all_keys_has_a_star_as_object(self, chat: Chat) -> None:
+        chat("ACL SETUSER app on nopass +@all ~app:*")
+        app = Chat(chat)
+        assert app("AUTH app x") == OK
+        assert app("DBSIZE") == Error("NOPERM No permissions to access a key")
+        (entry,) = chat("ACL LOG")
+        assert entry[entry.index(b"object") + 1] == b"*"
+
     def test_reset_removes_all(self, chat: Chat) -> None:
         chat("AUTH nobody wrong")
         assert chat("ACL LOG reset") == OK

@@ -129,7 +129,7 @@ cdef struct State:
     int64_t data_bytes  # decrypted so far
     int64_t idle_bytes  # received since the last decrypted byte
     int64_t controls  # messages of TLS after the handshake
-    # The begin of the client's first message, which may come in several records and in any pieces.
+    # The beginning of the client's first message, which may come in several records and in any pieces.
     int record_head  # bytes of the head of the current record so far
     int record_length, record_left
     int hello_head  # bytes of the head of the message so far

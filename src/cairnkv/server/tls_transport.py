@@ -78,7 +78,7 @@ class Handshakes:
 
 
 class Hello:
-    """The begin of a client's first message, which may come in several records and in any pieces."""
+    """The beginning of a client's first message, which may come in several records and in any pieces."""
 
     def __init__(self) -> None:
         self._record = bytearray()  # the head of the current record so far

@@ -11,7 +11,7 @@ Out of scope: the language of rules (`rights`), and the native path, which execu
 
 import enum
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Access, Command, Failure, Together, failures
 from cairnkv.engine import Database
@@ -22,6 +22,10 @@ from cairnkv.session.resp.glob import literal_prefix
 
 if TYPE_CHECKING:
     from cairnkv.session.access.rights import Rights
+
+
+ALL_KEYS: Final = b"*"
+"""The name in a denial of a command that needs all keys."""
 
 
 class Reason(enum.Enum):
@@ -70,7 +74,7 @@ def denial_of_keys(rights: "Rights", command: Command, database: Database) -> De
         return next((denial for denial in denials if denial is not None), None)
     for key, access in command.accesses():
         if not allows(rights, key, access):
-            return Denial(Reason.KEY, key)
+            return Denial(Reason.KEY, key or ALL_KEYS)
     if (messages := command.message_ids()) and not allows(rights, b"", command.spec.access):
         queues = queues_of(database.shared)
         newest = queues.index.counters.id
