@@ -16,6 +16,7 @@ Needs redis-server with TLS, redis-benchmark and openssl (on Debian: apt-get ins
 import argparse
 import contextlib
 import re
+import resource
 import selectors
 import socket
 import ssl
@@ -210,6 +211,8 @@ def storm(server: Server, count: int) -> float:
 
 def handshakes(count: int, rounds: int) -> None:
     """Print the latency of a client beside many handshakes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # also for the servers
     print("| server | idle p50 | idle p99 | p99 beside handshakes | ratio | longest | seconds | CPU of a handshake |")
     print("|" + " --- |" * 8)
     with contextlib.ExitStack() as stack:

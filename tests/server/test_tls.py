@@ -316,7 +316,7 @@ def test_values_over_many_records(start_on_both: Start, authority: Authority, ve
 
 def test_client_that_reads_late_gets_all_replies(start_on_both: Start, authority: Authority) -> None:
     server = start_on_both(**files(authority))
-    with TlsClient(server.address, authority.trusting(), receive_buffer=4_096) as client:
+    with TlsClient(server.address, authority.trusting(), receive_buffer=65_536) as client:
         assert client.ask(Set(b"k", b"v" * 100_000)) == OK
         for _ in range(8):
             client.send(write_command(Get(b"k")) * 20)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import native_tls_in_use
 from cairnkv.paths import os_error_text
 from cairnkv.server.settings import Settings, UserFrom
@@ -123,8 +123,10 @@ def load(files: TlsFiles) -> Identity:
             raise OptionError(f"{files.client_ca} contains no certificates in the format PEM") from None
         context.verify_mode = ssl.CERT_REQUIRED
     if native_tls_in_use():
-        from cairnkv.server.tls_native import Context
-
+        try:
+            from cairnkv.server.tls_native import Context
+        except ImportError as error:  # without the library of the computer that compiled it
+            raise missing_package(error, "TLS (--tls-cert)") from None
         try:
             client_ca = None if files.client_ca is None else bytes(files.client_ca)
             native = Context(bytes(files.certificate), bytes(files.key), CIPHERS.encode(), client_ca)
