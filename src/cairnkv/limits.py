@@ -119,6 +119,10 @@ LOGIN_DELAY_MAX: Final = 4.0
 """Seconds that the next failed login waits; each further one waits twice as long, up to the maximum. The right password
 waits, too, so the maximum is below the timeouts of clients, `CLIENT_TIMEOUT` and `CONNECT_TIMEOUT`."""
 
+LOGIN_WAITING_MAX: Final = 16
+"""Maximum passwords of an address and a user that wait at once, so that many connections do not make many guesses: four
+a second."""
+
 LOGIN_FAILURES_MAX: Final = 10
 """Failed logins after which the server closes a connection."""
 

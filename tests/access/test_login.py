@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cairnkv.commands import OK, Failure, Reply, failures
-from cairnkv.limits import LOGIN_FAILURES_MAX, MIB, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
+from cairnkv.limits import LOGIN_FAILURES_MAX, LOGIN_WAITING_MAX, MIB, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
 from cairnkv.session.access.login import EVENTS_FREE, LINE_EVERY, TOO_MANY, WRONG, Login, Logins, is_token
 from cairnkv.session.access.rights import Rights
 from cairnkv.session.access.users import Secret, User, Users, default_user
@@ -269,6 +269,24 @@ def test_client_that_has_left_waits_no_longer(world: World, name: bytes, secret:
     assert not world.timers.waiting
     assert reply_of(outcome) is None
     client.end()
+
+
+def test_many_connections_make_few_guesses(world: World) -> None:
+    fail(world.client(), b"default", 5)
+    clients = [world.client() for _ in range(LOGIN_WAITING_MAX)]
+    outcomes = [client.log_in(b"default", b"wrong") for client in clients]
+    assert set(map(reply_of, outcomes)) == {None}
+    late = world.client()
+    assert late.log_in(b"default", b"sesame") == TOO_MANY
+    assert reply_of(late.log_in(b"default", OTHER_TOKEN)) is None
+    assert reply_of(world.client("5.6.7.8").log_in(b"default", b"sesame")) is OK
+    assert world.client().log_in(b"app", TOKEN) is OK
+    clients[0].end()
+    clients[0].end()
+    assert reply_of(world.client().log_in(b"default", b"sesame")) is None
+    assert world.client().log_in(b"default", b"sesame") == TOO_MANY
+    world.timers.come()
+    assert not world.logins.waiting
 
 
 def test_right_token_is_never_delayed(world: World) -> None:

@@ -249,3 +249,27 @@ def test_garbage_of_many_connections_is_a_few_log_lines(tmp_path: Path) -> None:
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if "127.0.0.1" in line]
     assert 3 <= len(lines) < 30
     assert any("like this within" in line for line in lines)
+
+
+def test_client_whose_rights_cannot_change_is_closed(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It must not go on with its former rights, and the others must get theirs."""
+    server = start(password=PASSWORD)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(authenticated(server)) for _ in range(3)]
+        broken = server.call(lambda: next(iter(server.server.connections)))
+        applied: list[object] = []
+        apply = connection_module.Connection.apply_users
+
+        def apply_or_fail(connection: connection_module.Connection) -> None:
+            applied.append(connection)
+            if connection is broken:
+                raise RuntimeError("a fault")
+            apply(connection)
+
+        monkeypatch.setattr(connection_module.Connection, "apply_users", apply_or_fail)
+        clients[0].send(request(b"CONFIG", b"SET", b"requirepass", b"another"))
+        eventually(lambda: server.call(lambda: len(server.server.connections)) == 2)
+        assert len(applied) == 3
+    assert "cannot change its rights" in caplog.text

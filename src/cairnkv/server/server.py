@@ -300,8 +300,12 @@ class Server:
         users = self._users.table
         self.audit("users_changed", {"number": len(users), "digest": users.digest})
         for connection in list(self._connections):
-            connection.apply_users()
-            self._note_login(connection)
+            try:
+                connection.apply_users()
+                self._note_login(connection)
+            except Exception:  # the client must not go on with its former rights, nor prevent that others change
+                logger.exception("%s: cannot change its rights", connection.name)
+                connection.abort("its rights have changed")
 
     @property
     def login_required(self) -> bool:

@@ -14,13 +14,14 @@ Out of scope: users and rights (`users`, `rights`), hashing (`cairnkv.server.pas
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import OK, Failure, Reply, failures
 from cairnkv.escapes import quoted
-from cairnkv.limits import LOGIN_FAILURES_MAX, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
+from cairnkv.limits import LOGIN_FAILURES_MAX, LOGIN_WAITING_MAX, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
 from cairnkv.session.access.attempts import AccessLog, FailedLogins
 from cairnkv.session.access.rights import Rights
 from cairnkv.session.access.users import DEFAULT_USER, User, Users
@@ -132,6 +133,8 @@ class Logins:
         self.audit = audit
         self.failed: Final = FailedLogins(clock)
         self.log: Final = AccessLog(clock)
+        self.waiting: Final[Counter[tuple[str, bytes]]] = Counter()
+        """The number of passwords of each address and user that wait for their delay."""
         self.succeeded = 0
         """The number of successful logins."""
         self._line_at: int | None = None
@@ -190,6 +193,7 @@ class Login:
         self._peer = peer
         self._certified: bytes | None = None  # the user that a client certificate proves
         self._prevent: Callable[[], None] = nothing  # what a timer does
+        self._waits_as: tuple[str, bytes] | None = None  # the address and the user of a delayed password
         self.failures = 0
         self.protocol = "native"
         self.name = b""
@@ -266,13 +270,18 @@ class Login:
             self._check(name, secret, waiting.complete)
         elif is_token(secret):
             self._check(name, secret, partial(self._complete_late, waiting, delay))
+        elif self.logins.waiting[self._peer.network, name] >= LOGIN_WAITING_MAX:
+            return TOO_MANY
         else:
+            self._waits_as = self._peer.network, name
+            self.logins.waiting[self._waits_as] += 1
             self._after(delay, lambda: self._check(name, secret, waiting.complete))
         return waiting if waiting.reply is None else waiting.reply
 
     def end(self) -> None:
         """The client has left: do not check its secret after a delay."""
         self._prevent()
+        self._wait_no_longer()
 
     def log_in_as(self, name: bytes) -> bool:
         """Log in as a user that a client certificate proves. Returns whether the user exists and is enabled."""
@@ -287,9 +296,17 @@ class Login:
     def _after(self, delay: float, continued: Callable[[], None]) -> None:
         def come() -> None:
             self._prevent = nothing  # it has the secret
+            self._wait_no_longer()
             continued()
 
         self._prevent = self.logins.after(delay, come)
+
+    def _wait_no_longer(self) -> None:
+        if self._waits_as is not None:
+            self.logins.waiting[self._waits_as] -= 1
+            if not self.logins.waiting[self._waits_as]:
+                del self.logins.waiting[self._waits_as]
+            self._waits_as = None
 
     def _complete_late(self, waiting: PendingExecution, delay: float, outcome: Reply) -> None:
         if isinstance(outcome, Failure):
