@@ -257,6 +257,16 @@ class TestWhoami:
         assert chat("CLIENT KILL USER app") == 1
 
 
+def test_administrative_commands_are_audited_also_in_transactions() -> None:
+    commands: list[object] = []
+    chat = with_context(audit=lambda event, fields: commands.append((event, fields.get("command"))))
+    for text in ("SET k v", "FLUSHDB", "MULTI", "FLUSHALL", "GET k", "CONFIG RESETSTAT"):
+        chat(text)
+    assert commands == [("command", "flushdb")]
+    chat("EXEC")
+    assert commands[1:] == [("command", "flushall"), ("command", "config|resetstat")]
+
+
 class TestLog:
     def test_equal_failures_are_one_entry(self, chat: Chat) -> None:
         for _ in range(3):

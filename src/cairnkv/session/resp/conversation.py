@@ -386,13 +386,17 @@ class RespConversation(Conversation):
     def execute(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Value:
         """Execute a command now."""
         arguments = self.arguments(spec, request)
-        if "admin" in spec.flags or spec.name in AUDITED:
-            self.login.note("command", command=spec.name)
+        self.audit(spec)
         if spec.in_conversation is None:
             assert spec.on_keys is not None
             return self._execute_on_keys(spec.on_keys(arguments))
         self.context.commands_executed += 1
         return spec.in_conversation(self, arguments)
+
+    def audit(self, spec: RespCommandSpec) -> None:
+        """Write an event to the audit log before the execution of an administrative command."""
+        if "admin" in spec.flags or spec.name in AUDITED:
+            self.login.note("command", command=spec.name)
 
     def arguments(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Arguments:
         """Return the arguments of a request for this command."""

@@ -158,6 +158,7 @@ def _plan(conversation: RespConversation, queued: QueuedCommand, steps: list[Ste
         call = spec.on_keys(conversation.arguments(spec, queued.request))
     except Refusal as refusal:
         return _Planned(value=Error(str(refusal)))
+    conversation.audit(spec)
     if isinstance(call, Calls):
         steps += call.steps
         return _Planned(call.show, several=len(call.steps))
