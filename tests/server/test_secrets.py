@@ -10,6 +10,7 @@ import pytest
 
 from cairnkv.errors import OptionError
 from cairnkv.server.settings import OPTIONS, Settings, load
+from cairnkv.storage.replay import SHORT_BYTES, replay
 from tests.support.raw import ServerProcess, clean_environment, eventually, serve
 from tests.support.raw_resp import Peer, command
 
@@ -113,6 +114,7 @@ def test_no_output_contains_a_password_of_the_users_file(tmp_path: Path) -> None
         with Peer(server.address) as peer:
             assert peer.ask(b"AUTH", b"app", CANARY.encode()) == b"+OK\r\n"
             heard = peer.ask(b"SET", b"k", b"v") + peer.ask(b"GET", b"other")
+            assert heard.count(b"-NOPERM") == 2
             assert holds_no_canary(heard)
         assert holds_no_canary(said_by(server))
     assert holds_no_canary(server.log().encode())
@@ -158,6 +160,23 @@ def test_unusable_files_of_passwords_are_errors(tmp_path: Path) -> None:
         load({"password_file": str(tmp_path / "absent")}, environment={})
     with pytest.raises(OptionError, match="exclude each other"):
         load({"password_file": str(empty)}, environment={"CAIRNKV__PASSWORD": CANARY})
+
+
+def test_process_that_reads_a_log_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAIRNKV__PASSWORD", CANARY)
+    environments = []
+
+    def started(*_: object, env: dict[str, str], **__: object) -> None:
+        environments.append(env)
+        raise OSError("no process for this test")
+
+    monkeypatch.setattr("cairnkv.storage.replay.subprocess.Popen", started)
+    (tmp_path / "000001.log").write_bytes(bytes(2 * SHORT_BYTES))
+    with pytest.raises(OSError, match="no process"):
+        replay(tmp_path, None, lambda: False)
+    (environment,) = environments
+    assert environment["PATH"]
+    assert holds_no_canary(repr(environment).encode())
 
 
 def test_no_error_about_an_option_contains_its_secret() -> None:

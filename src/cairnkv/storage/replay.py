@@ -43,7 +43,7 @@ def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> N
         python_command("-c", code, str(directory), "" if limit is None else str(limit)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=python_environment(),
+        env={name: text for name, text in python_environment().items() if not name.startswith("CAIRNKV_")},
     )
     with process:
         while not stopped():
