@@ -186,6 +186,12 @@ class TestErrors:
 
 
 class TestChanges:
+    def test_rules_may_follow_options(self, cairn_here: Call, file: Path) -> None:
+        assert (
+            cairn_here("user", "add", "--json", "app", "-@all", "--users", str(file), "+get", "-get", "+set").code == 0
+        )
+        assert user(file).rights.all_command_rules == "-@all -get +set"
+
     def test_set_applies_rules_after_the_others(self, cairn_here: Call, file: Path) -> None:
         token = token_of(cairn_here("user", "add", "app", "~app:*", "+@read"))
         assert cairn_here("user", "set", "app", "+@write", "-set", "off") == Said(0, b"", "")

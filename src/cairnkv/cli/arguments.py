@@ -64,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         self._name = name
         self._in_shell = in_shell
         self._given: list[str] = []
+        self.intermixed = False
+        """Whether an argument with any number of values may continue behind an option."""
         if address:
             self.add_argument(
                 "--url",
@@ -80,7 +82,8 @@ class Parser(argparse.ArgumentParser):
         self._given = list(args)
         end = self._end_of_options()
         values = [_TwoDashes(text) if text == "--" else text for text in self._given[end + 1 :]]
-        options, left = self.parse_known_args([*self._given[: end + 1], *values], namespace)
+        parse = self.parse_known_intermixed_args if self.intermixed else self.parse_known_args
+        options, left = parse([*self._given[: end + 1], *values], namespace)
         if left:
             self.error(self._hint() or f"{left[0]!r} is one argument too many")
         return options

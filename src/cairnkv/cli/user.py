@@ -91,7 +91,8 @@ _MARK: Final = "\0"
 
 def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse arguments with rules."""
-    parser.add_argument("rules", metavar="RULE", nargs="*", help="a rule, as described above")
+    parser.add_argument("rules", metavar="RULE", nargs="*", default=[], help="a rule, as described above")
+    parser.intermixed = True
     parser.description = f"{parser.description}\n\n{_RULES}"
     options = parser.parse_args([_MARK + text if _is_rule(text) else text for text in arguments])
     options.rules = [rule.removeprefix(_MARK) for rule in options.rules]
