@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -746,6 +747,32 @@ def test_hundred_new_certificates_under_load_without_an_error(start_on_both: Sta
 
 
 # -- checks of files -----------------------------------------------------------------------------------------------
+
+
+def test_server_warns_of_a_key_that_all_can_read(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    _, key = authority.issue("server")
+    for mode, is_open in ((0o600, False), (0o640, False), (0o644, True)):
+        caplog.clear()
+        key.chmod(mode)
+        start(**files(authority))
+        assert ("chmod 600" in caplog.text) == is_open
+
+
+def test_server_warns_before_its_certificate_expires(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    expires = load(TlsFiles(tmp_path / "server.pem", tmp_path / "server.key")).expires
+    left = (expires - time.time()) / 86_400
+    for days, is_soon in ((left - 1, False), (left + 1, True)):
+        caplog.clear()
+        monkeypatch.setattr("cairnkv.server.tls.EXPIRY_WARNING_DAYS", days)
+        start(**files(authority))
+        assert ("expires on" in caplog.text) == is_soon
 
 
 def test_check_of_files_names_the_fault(tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ class Server:
         clock: of a new store. progress: called while the store loads or joins its cluster; None: log it.
         """
         self.settings = settings
+        files = TlsFiles.of(settings)
+        self.certificates: Final = None if files is None else Certificates(files)
+        """The certificate of TLS; None: the server has none."""
         broken = broken_on_purpose(os.environ, allowed=settings.allow_broken)
         if broken and settings.cluster is None:
             raise OptionError(f"the variable {BREAK_VARIABLE} is for nodes of a cluster (--cluster); unset it")
@@ -147,9 +150,6 @@ class Server:
         if self.node is not None:
             self._context.pubsub.relay = self.node.publish_message
             self.node.on_message = self._context.pubsub.publish_here
-        files = TlsFiles.of(settings)
-        self.certificates: Final = None if files is None else Certificates(files)
-        """The certificate of TLS; None: the server has none."""
         self._handshakes = Handshakes()
         self._look: asyncio.Task[None] | None = None  # at the files of TLS
         self._run_id = secrets.token_hex(20)

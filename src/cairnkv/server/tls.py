@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import re
 import ssl
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
@@ -201,6 +202,8 @@ class Certificates:
         self.reloads = 0
         self.handshakes = 0
         self.failed_handshakes = 0
+        if files.key.stat().st_mode & stat.S_IROTH:
+            logger.warning("TLS: all users of this computer can read %s, the key of the server (chmod 600)", files.key)
         self._warn_of_end()
 
     def use(self, identity: Identity) -> None:
