@@ -500,6 +500,41 @@ def test_a_few_key_updates_are_answered(start_on_both: Start, authority: Authori
             assert client.ask(PING) == b"\x000\0\0\0\x04PONG"
 
 
+@pytest.mark.parametrize("ending", ["garbage", "damaged record", "key updates", "renegotiation", "reset", "end"])
+def test_stream_leaves_no_error_for_others(start_on_both: Start, authority: Authority, ending: str) -> None:
+    """Python's `ssl`, which connects to NATS, has the same queue of errors, and looks at it after a read."""
+    server = start_on_both(**files(authority))
+    queue = ctypes.CDLL(ctypes.util.find_library("crypto"))
+    queue.ERR_peek_error.restype = ctypes.c_ulong
+    with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionError):
+        if ending == "garbage":
+            raw = stack.enter_context(RawClient(server.address))
+            raw.send(b"\x16" + b"garbage" * 100)
+            raw.socket.recv(1_000)
+        elif ending in ("key updates", "renegotiation"):
+            libssl = stack.enter_context(Libssl(server.address, version=0x0303 if ending == "renegotiation" else 0))
+            libssl.ask(PING)
+            for _ in range(40):
+                (libssl.update_key if ending == "key updates" else libssl.renegotiate)()
+            libssl.ask(PING)
+        else:
+            client = stack.enter_context(Raw.to(server.address, authority.trusting()))
+            client.handshake()
+            records = bytearray(
+                client.encrypted(write_command(Set(b"k", b"v" * 1_000_000)) + write_command(Get(b"k")) * 9)
+            )
+            if ending == "damaged record":
+                records[-1] ^= 1
+            client.transmit(bytes(records))
+            if ending == "reset":
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.socket.close()
+            elif ending == "end":
+                client.transmit(client.end())
+    eventually(lambda: server.call(lambda: not server.server.connections))
+    assert server.call(queue.ERR_peek_error) == 0
+
+
 def test_flood_of_key_updates_is_closed(
     start_on_both: Start, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
