@@ -82,6 +82,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
     from cairnkv.protocol import DecoderLimits, StatusByte
     from tests.support import cluster_twins
     from tests.support.lives import flipped, lively_frame, lively_queue_frame, lively_redis
+    from tests.support.rights import SOME_RULES
     from tests.support.twins import Twins
 
     print(f"fuzz: {cairnkv.session.executor_native.__file__}, from seed {first}, protocol {protocol}", flush=True)
@@ -103,8 +104,11 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
                 clusters = cluster_twins.twins(3, width=None if on_redis else width, room=room)
                 for _ in range(5):
                     cluster_twins.live(clusters, chance, width, on_redis=on_redis)
+            has_rules = chance.random() < 0.3
             for _ in range(20):
                 twins.clock.advance(chance.randrange(3_000))
+                if has_rules:
+                    twins.limit(*chance.choice(SOME_RULES))
                 count = chance.randrange(120)
                 total += count
                 if of_queues:
