@@ -251,7 +251,7 @@ def test_commands_after_a_failure_are_not_executed(start_on_both: Start) -> None
 
 def test_unfinished_frame_times_out(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
     """The time counts from the first byte of the frame, not from the last one received."""
-    caplog.set_level(logging.INFO, "cairnkv.server")
+    caplog.set_level(logging.INFO, "cairnkv.clients")
     server = start_on_both(frame_timeout=0.5)
     with RawClient(server.address) as client:
         assert client.ask(Ping(b"")) == PONG
