@@ -121,7 +121,7 @@ class TestFile:
         chat = with_context(load_users=record("load"), save_users=record("save"))
         assert (chat("ACL LOAD"), chat("ACL SAVE"), calls) == (OK, OK, ["load", "save"])
 
-    def test_refused_load_says_that_nothing_changed(self) -> None:
+    def test_refused_load_reports_that_nothing_changed(self) -> None:
         def refuse() -> None:
             raise UsersRefused("users.acl:3: Syntax error")
 

@@ -224,7 +224,7 @@ def test_user_that_changes_during_a_check_is_checked_again(world: World) -> None
     assert not client.authenticated
 
 
-def test_changes_of_users_forget_proven_passwords(world: World) -> None:
+def test_changes_of_users_remove_proven_passwords(world: World) -> None:
     world.users.set(user(b"new", "nopass"))
     world.users.remove((b"new",))
     assert world.passwords.forgotten == 2

@@ -493,7 +493,7 @@ def test_certificate_logs_the_client_in(
             ask(secured(server, authority, cert=other_authority.client("default")))
 
 
-def test_server_that_needs_tls_says_so(ask: Ask, start: Start) -> None:
+def test_server_that_needs_tls_is_named_in_the_error(ask: Ask, start: Start) -> None:
     with start(plain_text=PlainText.NEVER) as server:
         host = server.url.partition("://")[2]
         for url in (f"cairn://{host}", f"cairn://default:s3cret@{host}"):

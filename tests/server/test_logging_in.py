@@ -116,7 +116,7 @@ def test_many_checks_of_passwords_leave_others_alone(
     assert sum(failed_with(reply, "WRONGPASS") for reply in replies) >= 6
 
 
-def test_client_that_leaves_during_a_check_harms_nobody(start_on_both: Start, users: str, quick: None) -> None:
+def test_client_that_disconnects_during_a_check_affects_no_other(start_on_both: Start, users: str, quick: None) -> None:
     server = start_on_both(users=users)
     for _ in range(3):
         with RawClient(server.address) as guesser:

@@ -263,7 +263,7 @@ def test_unix_socket_takes_plain_text_and_tls(start_on_both: Start, authority: A
         assert client.ask(Ping(b"")) == PONG
 
 
-def test_full_server_says_so_inside_tls(start_on_both: Start, authority: Authority) -> None:
+def test_full_server_refuses_inside_tls(start_on_both: Start, authority: Authority) -> None:
     server = start_on_both(**files(authority), max_connections=1)
     with TlsClient(server.address, authority.trusting()) as first:
         assert first.ask(Ping(b"")) == PONG
