@@ -831,16 +831,6 @@ def test_check_of_files_names_the_fault(tmp_path: Path) -> None:
     assert load(TlsFiles(certificate, key, authority.path)).expires > 0
 
 
-def test_key_that_all_users_can_read_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    certificate, key = Authority(tmp_path).issue("server")
-    key.chmod(0o640)
-    load(TlsFiles(certificate, key))
-    assert not caplog.records
-    key.chmod(0o644)
-    load(TlsFiles(certificate, key))
-    assert "all users of this computer can use" in caplog.text
-
-
 # -- a server as a process -----------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,6 @@ EXPIRY_WARNING_DAYS: Final = 14
 _CERTIFICATE: Final = re.compile(b"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEY: Final = b"PRIVATE KEY-----"
 _DAY: Final = 86_400
-_OTHERS: Final = 0o007
 
 
 PeerNames: TypeAlias = tuple[tuple[bytes, ...], tuple[bytes, ...]]
@@ -113,7 +112,6 @@ def load(files: TlsFiles) -> Identity:
         raise OptionError(f"{files.certificate} contains no certificate in the format PEM")
     if _KEY not in contents[1]:
         raise OptionError(f"{files.key} contains no private key in the format PEM")
-    _warn_of_mode(files.key)
     context = _server_context(files)
     expires = _expiry(context, certificates, files.certificate)
     native = None
@@ -134,12 +132,6 @@ def load(files: TlsFiles) -> Identity:
         except ValueError as error:  # the files have changed since
             raise OptionError(f"cannot use {files.certificate} and {files.key}: {error}") from None
     return Identity(context, native, expires, contents)
-
-
-def _warn_of_mode(key: Path) -> None:
-    """Warn of a key that all users of the computer can use, and use it: volumes of containers have such modes."""
-    if (mode := key.stat().st_mode & 0o777) & _OTHERS:
-        logger.warning("TLS: all users of this computer can use %s (mode %04o); run: chmod 600 %s", key, mode, key)
 
 
 def _server_context(files: TlsFiles) -> ssl.SSLContext:
