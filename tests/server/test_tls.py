@@ -24,7 +24,7 @@ import pytest
 
 from cairnkv.commands import Auth, Count, Get, Ping, Set, Whoami
 from cairnkv.errors import OptionError
-from cairnkv.limits import HANDSHAKES_TOGETHER, KIB, TLS_CONTROL_MAX, TLS_HELLO_MAX
+from cairnkv.limits import HANDSHAKES_TOGETHER, KIB, TLS_CONTROL_MAX, TLS_HELLO_MAX, UNAUTHENTICATED_PER_ADDRESS_MAX
 from cairnkv.protocol.native import Response, write_command
 from cairnkv.server.settings import UserFrom
 from cairnkv.server.tls import CertificateRefused, PeerNames, TlsFiles, load, user_of
@@ -490,6 +490,27 @@ def test_clients_without_a_certificate_do_not_take_all_places(start_on_both: Sta
         friends = [stack.enter_context(TlsClient(server.address, authority.trusting(own))) for _ in range(6)]
         for friend in friends:
             assert friend.ask(Ping(b"")) == PONG
+
+
+def test_refused_client_that_needs_tls_gets_no_plain_text(start_on_both: Start, authority: Authority) -> None:
+    """It would take that for a server without TLS, and not connect again."""
+    server = start_on_both(**files(authority), tls_client_ca=str(authority.path), plain_text="never", max_connections=8)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(server.address)) for _ in range(4)]
+        for refused in clients[:2]:
+            assert refused.socket.recv(100) == b""
+        assert info(server)["connections_refused"] == "2"
+
+
+def test_many_clients_of_one_address_begin_tls_at_once(start_on_both: Start, authority: Authority) -> None:
+    own = authority.issue("ann", "ann.example", user="ann")
+    server = start_on_both(**files(authority), tls_client_ca=str(authority.path), plain_text="never")
+    with contextlib.ExitStack() as stack:
+        for _ in range(UNAUTHENTICATED_PER_ADDRESS_MAX + 10):
+            stack.enter_context(RawClient(server.address))
+        with TlsClient(server.address, authority.trusting(own)) as client:
+            assert client.ask(Ping(b"")) == PONG
+        assert info(server)["connections_refused"] == "0"
 
 
 def test_a_few_key_updates_are_answered(start_on_both: Start, authority: Authority) -> None:

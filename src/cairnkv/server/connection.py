@@ -280,9 +280,16 @@ class Connection(asyncio.Protocol, Peer):
 
     def dismiss(self) -> None:
         """Close a refused client's connection to free its place. Send the reason first if it was not sent yet."""
-        self.session.send_refusal()
-        self._run_slice()
+        self._send_refusal()
         self._transport.close()
+
+    def _send_refusal(self) -> None:
+        """Send the reason of a refusal without the client's first byte; no plain text to a client that needs TLS."""
+        if self._refuses_plain_text and (self._tls is None or not self._tls.is_encrypted):
+            self._transport.close()
+        else:
+            self.session.send_refusal()
+            self._run_slice()
 
     def drain(self) -> None:
         """Execute the commands that were read, then close."""
@@ -324,8 +331,7 @@ class Connection(asyncio.Protocol, Peer):
             return
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
-            self.session.send_refusal()
-            self._run_slice()
+            self._send_refusal()
         if self._stranger_since is not None and now - self._stranger_since >= LOGIN_TIMEOUT:
             text = f"the client did not log in within {LOGIN_TIMEOUT:g} s"
             if unsent:

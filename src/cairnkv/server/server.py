@@ -27,7 +27,13 @@ from urllib.parse import quote
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
-from cairnkv.limits import DISCARD_TIMEOUT, TLS_LOOK_SECONDS, UNAUTHENTICATED_BYTES_MAX, UNIX_PATH_MAX
+from cairnkv.limits import (
+    DISCARD_TIMEOUT,
+    TLS_LOOK_SECONDS,
+    UNAUTHENTICATED_BYTES_MAX,
+    UNAUTHENTICATED_PER_ADDRESS_MAX,
+    UNIX_PATH_MAX,
+)
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.server.audit import AuditLog
 from cairnkv.server.backups import Backups
@@ -430,7 +436,10 @@ class Server:
             if len(self._strangers):
                 self._strangers.remove(connection)
         elif connection in self._admitted and connection not in self._strangers:
-            payer = self._strangers.add(connection, self.settings.max_connections)
+            places = self.settings.max_connections
+            # Many clients of one address may begin TLS at once, when they reconnect. These lack only their certificate.
+            most = places if connection.session.authenticated else UNAUTHENTICATED_PER_ADDRESS_MAX
+            payer = self._strangers.add(connection, places, per_address=most)
             if payer is not None:
                 text = "too many clients have not logged in, and this one has waited for longest"
                 self._note_refusal(payer, text)

@@ -36,11 +36,13 @@ class Strangers(Generic[_SharerT]):
     def __contains__(self, client: object) -> bool:
         return client in self._clients
 
-    def add(self, client: _SharerT, max_connections: int) -> _SharerT | None:
-        """Add a client. Returns a client to refuse for it, or None."""
+    def add(
+        self, client: _SharerT, max_connections: int, *, per_address: int = UNAUTHENTICATED_PER_ADDRESS_MAX
+    ) -> _SharerT | None:
+        """Add a client. Returns a client to refuse for it, or None. per_address: the maximum of its address."""
         payer = None
         mates = self._by_network.get(client.network, {})
-        if len(mates) >= UNAUTHENTICATED_PER_ADDRESS_MAX:
+        if len(mates) >= per_address:
             payer = next(iter(mates))
         elif len(self._clients) >= max(1, max_connections // UNAUTHENTICATED_SHARE):
             payer = next(iter(mates or self._clients))
