@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -136,7 +136,9 @@ def test_server_continues_when_its_terminal_disappears(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
         yield
 
-    def serves(settings: Settings, *, ready: Callable[[str], None], progress: StartProgress) -> None:
+    def serves(
+        settings: Settings, *, ready: Callable[[str], None], progress: StartProgress, warnings: Sequence[str]
+    ) -> None:
         progress("reading", 1, 2, "records")
         progress("reading", 2, 2, "records")
         ready("it is ready")

@@ -79,6 +79,15 @@ def is_probe(connected: socket.socket) -> bool:
         return False
 
 
+def dismiss(connected: socket.socket) -> None:
+    """Close a connection so that the client gets all that was sent: unread bytes would reset it."""
+    with connected, contextlib.suppress(OSError):
+        connected.settimeout(PATIENCE)
+        connected.shutdown(socket.SHUT_WR)
+        while connected.recv(65_536):
+            pass
+
+
 @contextlib.contextmanager
 def scripted(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
     """Listen on a free port; the first client gets the first script, and so on, the last one all that follow.
@@ -108,11 +117,13 @@ def scripted(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[Sc
                         continue
                     connected.settimeout(PATIENCE)
                     if tls is not None:
+                        secured = tls.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
                         try:
-                            connected = tls.wrap_socket(connected, server_side=True)
+                            secured.do_handshake()
                         except OSError:
-                            connected.close()
+                            dismiss(socket.socket(fileno=secured.detach()))
                             continue
+                        connected = secured
                     conversation = Conversation(connected)
                     script = scripts[min(len(server.conversations), len(scripts) - 1)]
                     server.conversations.append(conversation)
