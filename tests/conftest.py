@@ -21,7 +21,7 @@ _COMMON = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("modest", _COMMON, max_examples=40, stateful_step_count=30)
+settings.register_profile("modest", _COMMON, max_examples=30, stateful_step_count=30)
 settings.register_profile("brief", _COMMON, max_examples=15, stateful_step_count=30)
 settings.register_profile("long", _COMMON, max_examples=2_000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modest"))
