@@ -36,11 +36,11 @@ with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
-LONGEST: Final = (
-    *("tests/test_distributions.py", "tests/simulation/"),
-    *("tests/lab/cluster/", "tests/lab/consistency/", "tests/replication/"),
-)
+LONGEST: Final = ("tests/test_distributions.py", "tests/simulation/")
 """The files that take longest. They begin, so that no process is left with one of them at the end."""
+
+WITH_NATS: Final = ("tests/lab/cluster/", "tests/lab/consistency/", "tests/replication/")
+"""The files that need NATS. They come last: each process of tests keeps its servers, which need processor time."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,10 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the pure path of tests whose code is the same on both paths, and put the longest files first."""
+    """Deselect the pure path of tests whose code is the same on both paths, and order the files."""
     twice = {item for item in items if item.get_closest_marker("same_code") and item.get_closest_marker("pure")}
     items[:] = [item for item in items if item not in twice]
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    items.sort(key=lambda item: (item.nodeid.startswith(WITH_NATS), not item.nodeid.startswith(LONGEST)))
     config.hook.pytest_deselected(items=list(twice))
 
 

@@ -54,7 +54,8 @@ def script(page: list[Step], port: int) -> str:
         command = step.command.replace("6555", str(port))
         if command.startswith("cairn serve"):
             command = command.replace("cairn serve", f"cairn serve --port {port} > ready", 1)
-            command += "\nuntil grep -q ready ready; do kill -0 %% || { cat server.log; exit 1; }; sleep 0.05; done"
+            command = f"rm -f ready\n{command}"  # of the server before
+            command += "\nuntil grep -qs ready ready; do kill -0 %% || { cat server.log; exit 1; }; sleep 0.05; done"
         if command.startswith("grep"):  # a thread writes the log
             command = f"until {command} > counted; do sleep 0.05; done; cat counted"
         lines += [command, f"echo '{END}'"]
