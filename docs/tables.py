@@ -54,7 +54,7 @@ def commands() -> str:
         (
             str(spec.number),
             f"`{spec.usage}`",
-            ", ".join(f"`{name}`" for name in spec.redis),
+            ", ".join(f"`{name}`" for name in spec.redis).replace("|", "\\|"),
             "yes" if spec.writes else "no",
             explained(spec),
             ANSWERS[spec.answer],

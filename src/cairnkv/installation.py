@@ -68,7 +68,7 @@ def _is_installed(name: str) -> bool:
 
 @functools.cache
 def features() -> dict[str, str]:
-    """Return what is in use: the native or the pure Python path, the event loop of servers, and the library of TLS.
+    """Return the parts in use: the native or the pure Python path, the event loop of servers, and the library of TLS.
 
     >>> features()["path"] in ("native", "pure Python")
     True

@@ -345,6 +345,9 @@ PORT: Final = 6555
 DEFAULT_URL: Final = f"cairn://127.0.0.1:{PORT}"
 """The default address of clients."""
 
+DEFAULT_USER: Final = b"default"
+"""The user of a client that names none, as in Redis."""
+
 UNIX_PATH_MAX: Final = 107 if sys.platform == "linux" else 103
 """Bytes in the path of a Unix socket (the system's sun_path, without its null character)."""
 

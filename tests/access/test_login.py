@@ -154,7 +154,7 @@ def test_disabled_user_cannot_log_in(world: World) -> None:
 
 
 def test_user_for_certificates_cannot_log_in_with_a_secret(world: World) -> None:
-    """Redis 14638: there, a user without a password who was meant for certificates could log in by AUTH."""
+    """Redis 14638: there, a user for certificates only, without a password, could log in by AUTH."""
     world.users.set(user(b"machine", "certonly"))
     for secret in (b"", b"x", TOKEN):
         assert world.client().log_in(b"machine", secret) == WRONG

@@ -84,7 +84,7 @@ def test_server_with_hashed_passwords_needs_the_package(
 
 
 def test_failures_are_delayed_counted_and_end_the_connection(start_on_both: Start, users: str, quick: None) -> None:
-    """F3. Also in one write; the owner's token is not delayed."""
+    """Also in one write; the owner's token is not delayed."""
     server = start_on_both(users=users)
     with RawClient(server.address) as guesser, owner(server) as client:
         guesser.send_commands([Auth(b"app", b"guess %d" % number) for number in range(100)])
@@ -176,7 +176,7 @@ def test_server_without_a_writable_audit_log_does_not_start(start: Start, tmp_pa
 
 
 def test_password_is_hidden(start: Start) -> None:
-    """F7. The hidden text cannot become the password by mistake."""
+    """The hidden text cannot become the password by mistake."""
     server = start(password="canary")
     with RedisClient(server.address) as client:
         assert client("AUTH canary") == OK

@@ -21,15 +21,17 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
-from cairnkv.client.credentials import (
-    CREDENTIALS_VARIABLE,
-    DEFAULT_USER,
-    Credentials,
-    credentials_again,
-    credentials_in,
-)
+from cairnkv.client.credentials import CREDENTIALS_VARIABLE, Credentials, credentials_again, credentials_in
 from cairnkv.errors import AddressError, OptionError
-from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT, UNIX_PATH_MAX
+from cairnkv.limits import (
+    CLIENT_ATTEMPTS,
+    CLIENT_TIMEOUT,
+    CONNECT_TIMEOUT,
+    DEFAULT_URL,
+    DEFAULT_USER,
+    PORT,
+    UNIX_PATH_MAX,
+)
 from cairnkv.records import record, replace
 from cairnkv.units import duration
 

@@ -12,13 +12,10 @@ import os
 from typing import Final
 
 from cairnkv.errors import AddressError
-from cairnkv.limits import CREDENTIALS_MAX
+from cairnkv.limits import CREDENTIALS_MAX, DEFAULT_USER
 from cairnkv.records import record
 
 CREDENTIALS_VARIABLE: Final = "CAIRNKV__CREDENTIALS"
-
-DEFAULT_USER: Final = b"default"
-"""The user of a secret without a user, as in Redis."""
 
 OF_OTHERS: Final = 0o077
 """The bits of a file's mode for the rights of its group and of other users."""

@@ -448,6 +448,6 @@ class Auth(Command):
         return f"Auth(user={self.user!r}, secret=...)"
 
 
-@command_spec(45, scope=Scope.NOTHING, writes=False, answer=Answer.BYTES, by_store=True, redis=("ping",))
+@command_spec(45, scope=Scope.NOTHING, writes=False, answer=Answer.BYTES, by_store=True, redis=("acl|whoami",))
 class Whoami(Command):
     """Return the name of the user as which the client is logged in."""

@@ -91,12 +91,12 @@ class AuditLog:
     def _write_all(self, lines: list[bytes]) -> None:
         with self._lock:
             dropped, self._dropped = self._dropped, 0
-        told = [line(time.time(), "dropped", {"events": dropped})] if dropped else []
-        if not told and not lines:
+        gap = [line(time.time(), "dropped", {"events": dropped})] if dropped else []
+        if not gap and not lines:
             return
         try:
             self._follow()
-            _write_whole(self._descriptor, b"".join([*told, *lines]))
+            _write_whole(self._descriptor, b"".join([*gap, *lines]))
         except OSError as error:
             logger.warning("audit log: cannot write %s: %s; events are dropped", self._path, error.strerror)
             self._drop(len(lines))

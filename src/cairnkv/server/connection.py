@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol, Peer):
         self._took = self._heard  # when the client last received bytes, or there were none to receive
         self._frame_since: tuple[int, float] | None = None  # an incomplete frame: its begin, and since when
         self._connected_at = self._heard
-        self._stranger_since: float | None = None  # since when the client must log in
+        self._unauthenticated_since: float | None = None  # since when the client must log in
         self.name = "?"
         self.network = UNIX
         """The client's address for limits, by `network_of`."""
@@ -314,9 +314,9 @@ class Connection(asyncio.Protocol, Peer):
         settings = self._server.settings
         self._heard = self.heard
         if self.session.authenticated or self.session.refused or self._discarded is not None:
-            self._stranger_since = None
-        elif self._stranger_since is None:
-            self._stranger_since = now
+            self._unauthenticated_since = None
+        elif self._unauthenticated_since is None:
+            self._unauthenticated_since = now
         unsent = self._transport.get_write_buffer_size()
         if unsent < self._unsent_before:
             self._heard = now  # the client reads its replies, if slowly
@@ -332,7 +332,7 @@ class Connection(asyncio.Protocol, Peer):
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
             self._send_refusal()
-        if self._stranger_since is not None and now - self._stranger_since >= LOGIN_TIMEOUT:
+        if self._unauthenticated_since is not None and now - self._unauthenticated_since >= LOGIN_TIMEOUT:
             text = f"the client did not log in within {LOGIN_TIMEOUT:g} s"
             if unsent:
                 self.abort(text, level=logging.INFO)

@@ -44,9 +44,9 @@ from cairnkv.server.loop import Listener, PolledLoop, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.password_hashing import PasswordChecker
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, PlainText, Settings, broken_on_purpose, is_loopback
-from cairnkv.server.strangers import Strangers
 from cairnkv.server.tls import Certificates, Identity, TlsFiles, load, newer
 from cairnkv.server.tls_transport import Handshakes, TlsTransport
+from cairnkv.server.unauthenticated import UnauthenticatedClients
 from cairnkv.server.users import ServerUsers
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.access.users import UsersRefused
@@ -128,7 +128,8 @@ class Server:
         self._admitted: set[Connection] = set()  # connections within the limit
         self._refused: dict[Connection, None] = {}  # refused connections that stay to read the reason, oldest first
         self._refused_max = refused_at_once()
-        self._strangers: Strangers[Connection] = Strangers()  # connections within the limit that must log in
+        # The connections within the limit that must log in.
+        self._unauthenticated: UnauthenticatedClients[Connection] = UnauthenticatedClients()
         self._buffered: dict[Connection, int] = {}  # bytes that a session buffers
         self._buffered_total = 0
         self._unsent: dict[Connection, int] = {}  # unsent bytes at the last report
@@ -420,7 +421,7 @@ class Server:
         if len(self._admitted) >= self.settings.max_connections:
             text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
             failure = Failure(failures.BUSY, text)
-            oldest = self._strangers.pop_oldest()
+            oldest = self._unauthenticated.pop_oldest()
             self._note_refusal(oldest or connection, text)
             if oldest is None:
                 return failure
@@ -433,25 +434,25 @@ class Server:
     def _note_login(self, connection: Connection) -> None:
         """Apply the limits on unauthenticated clients to a client that must log in, and to no other."""
         if connection.authenticated:
-            if len(self._strangers):
-                self._strangers.remove(connection)
-        elif connection in self._admitted and connection not in self._strangers:
+            if len(self._unauthenticated):
+                self._unauthenticated.remove(connection)
+        elif connection in self._admitted and connection not in self._unauthenticated:
             places = self.settings.max_connections
             # Many clients of one address may begin TLS at once, when they reconnect. These lack only their certificate.
             most = places if connection.session.authenticated else UNAUTHENTICATED_PER_ADDRESS_MAX
-            payer = self._strangers.add(connection, places, per_address=most)
+            payer = self._unauthenticated.add(connection, places, per_address=most)
             if payer is not None:
                 text = "too many clients have not logged in, and this one has waited for longest"
                 self._note_refusal(payer, text)
                 self._admitted.discard(payer)
                 payer.refuse(Failure(failures.BUSY, text))
 
-    def _limit_strangers(self, connection: Connection) -> None:
+    def _limit_unauthenticated(self, connection: Connection) -> None:
         """If unauthenticated clients use too much memory together, fail those that use most."""
-        if connection not in self._strangers:
+        if connection not in self._unauthenticated:
             return
         used = self._buffered.get(connection, 0) + self._unsent.get(connection, 0)
-        for payer in self._strangers.use(connection, used):
+        for payer in self._unauthenticated.use(connection, used):
             text = f"clients that have not logged in use more than {UNAUTHENTICATED_BYTES_MAX:,} bytes together"
             if self._unsent.get(payer):
                 payer.abort(text)
@@ -476,7 +477,7 @@ class Server:
         self._connections.discard(connection)
         self._admitted.discard(connection)
         self._refused.pop(connection, None)
-        self._strangers.remove(connection)
+        self._unauthenticated.remove(connection)
         self.buffered(connection, 0)
         self.unsent(connection, 0)
         if self._stopping and not self._connections:
@@ -496,7 +497,7 @@ class Server:
             self._buffered[connection] = size
         else:
             del self._buffered[connection]
-        self._limit_strangers(connection)
+        self._limit_unauthenticated(connection)
         if size > before and self._buffered_total > self.settings.max_unfinished:
             payer = next(first_to_pay(self._buffered))
             text = (
@@ -517,7 +518,7 @@ class Server:
             self._unsent[connection] = size
         else:
             del self._unsent[connection]
-        self._limit_strangers(connection)
+        self._limit_unauthenticated(connection)
         if size > before and self._unsent_total > self.settings.max_unsent:
             self._check_unsent()
 
@@ -632,7 +633,7 @@ class Server:
             ("connections_refused", self._refusals),
             ("unfinished_bytes", self._buffered_total),
             *(self.certificates.info() if self.certificates is not None else ()),
-            ("connections_unauthenticated", len(self._strangers)),
+            ("connections_unauthenticated", len(self._unauthenticated)),
             ("logins", logins.succeeded),
             ("logins_failed", logins.log.counts["auth"]),
             ("audit_events_dropped", 0 if self._audit_log is None else self._audit_log.dropped),

@@ -95,7 +95,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_CTX_check_private_key(const SSL_CTX *context)
     int SSL_CTX_load_verify_locations(SSL_CTX *context, const char *file, const char *directory)
     void SSL_CTX_set_verify(SSL_CTX *context, int mode, void *callback)
-    void SSL_CTX_set_msg_callback(SSL_CTX *context, void (*told)(
+    void SSL_CTX_set_msg_callback(SSL_CTX *context, void (*callback)(
         int, int, int, const void *, size_t, SSL *, void *) noexcept nogil)
     SSL *SSL_new(SSL_CTX *context)
     void SSL_free(SSL *ssl)

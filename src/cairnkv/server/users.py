@@ -11,10 +11,11 @@ from collections.abc import Collection
 from typing import Final
 
 from cairnkv.errors import OptionError
+from cairnkv.limits import DEFAULT_USER
 from cairnkv.server.password_hashing import require_argon2
 from cairnkv.server.settings import Settings, is_loopback
 from cairnkv.server.users_file import UsersFile, UsersFileError
-from cairnkv.session.access.users import DEFAULT_USER, User, Users, UsersRefused, default_user, encoded
+from cairnkv.session.access.users import User, Users, UsersRefused, default_user, encoded
 
 logger: Final = logging.getLogger("cairnkv.server")
 

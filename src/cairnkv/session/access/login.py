@@ -21,10 +21,16 @@ from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import OK, Failure, Reply, failures
 from cairnkv.escapes import quoted
-from cairnkv.limits import LOGIN_FAILURES_MAX, LOGIN_WAITING_MAX, UNAUTHENTICATED_FRAME_MAX, USER_NAME_MAX
+from cairnkv.limits import (
+    DEFAULT_USER,
+    LOGIN_FAILURES_MAX,
+    LOGIN_WAITING_MAX,
+    UNAUTHENTICATED_FRAME_MAX,
+    USER_NAME_MAX,
+)
 from cairnkv.session.access.attempts import AccessLog, FailedLogins
 from cairnkv.session.access.rights import Rights
-from cairnkv.session.access.users import DEFAULT_USER, User, Users
+from cairnkv.session.access.users import User, Users
 from cairnkv.store import PendingExecution, PendingReply
 
 logger: Final = logging.getLogger("cairnkv.logins")

@@ -16,11 +16,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
-from cairnkv.limits import SECRETS_MAX, USER_NAME_MAX, USERS_MAX
+from cairnkv.limits import DEFAULT_USER, SECRETS_MAX, USER_NAME_MAX, USERS_MAX
 from cairnkv.session.access.rights import SYNTAX_ERROR, Rights, RightsDraft, RuleError, has_spaces
-
-DEFAULT_USER: Final = b"default"
-"""The user of clients that give no name."""
 
 NO_SUCH_SECRET: Final = "The password you are trying to remove from the user does not exist"
 NOT_A_DIGEST: Final = (
@@ -271,8 +268,8 @@ class Users:
             return
         self._by_name, self._digest = users, None
         self.version += 1
-        for tell in self.on_change:
-            tell()
+        for callback in self.on_change:
+            callback()
 
 
 def _by_name(users: Iterable[User]) -> dict[bytes, User]:

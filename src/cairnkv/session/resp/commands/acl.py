@@ -10,12 +10,13 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
+from cairnkv.limits import DEFAULT_USER
 from cairnkv.protocol.resp import OK
 from cairnkv.session.access.attempts import Entry
 from cairnkv.session.access.categories import CATEGORIES, names_by_category
 from cairnkv.session.access.checks import Reason
 from cairnkv.session.access.rights import RuleError
-from cairnkv.session.access.users import DEFAULT_USER, User, UsersRefused, check_name
+from cairnkv.session.access.users import User, UsersRefused, check_name
 from cairnkv.session.resp.command_spec import (
     REPEATED_MAX,
     RESP_COMMANDS,

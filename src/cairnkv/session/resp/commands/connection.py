@@ -9,9 +9,8 @@ from functools import partial
 from typing import Final
 
 from cairnkv.commands import Failure, Reply
-from cairnkv.limits import CLIENT_NAME_MAX
+from cairnkv.limits import CLIENT_NAME_MAX, DEFAULT_USER
 from cairnkv.protocol.resp import OK, Resp, Simple
-from cairnkv.session.access.users import DEFAULT_USER
 from cairnkv.session.conversation import Unfinished
 from cairnkv.session.resp.command_spec import (
     SYNTAX,

@@ -21,7 +21,7 @@ BYTES_LEFT: Final = UNAUTHENTICATED_BYTES_MAX * 3 // 4
 """Bytes that unauthenticated clients use after the server has failed some, so that it does not fail the next one."""
 
 
-class Strangers(Generic[_SharerT]):
+class UnauthenticatedClients(Generic[_SharerT]):
     """The unauthenticated clients of a server."""
 
     def __init__(self) -> None:

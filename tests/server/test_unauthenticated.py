@@ -21,7 +21,7 @@ from cairnkv.limits import (
 )
 from cairnkv.protocol.native import write_command
 from cairnkv.server import connection as connection_module
-from cairnkv.server.strangers import BYTES_LEFT, Strangers
+from cairnkv.server.unauthenticated import BYTES_LEFT, UnauthenticatedClients
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
 from tests.server.test_fair_share import PASSWORD, authenticated, from_host
@@ -52,61 +52,61 @@ class Client:
 
 
 def test_oldest_client_of_the_same_address_pays_for_a_new_one() -> None:
-    strangers: Strangers[Client] = Strangers()
+    unauthenticated: UnauthenticatedClients[Client] = UnauthenticatedClients()
     for number in range(QUARTER):
-        assert strangers.add(Client(number, str(number % 2)), PLACES) is None
-    assert strangers.add(Client(100, "1"), PLACES) == Client(1, "1")
-    assert strangers.add(Client(101, "1"), PLACES) == Client(3, "1")
-    assert strangers.add(Client(102, "new"), PLACES) == Client(0, "0"), "the oldest of all: its address has no other"
-    assert len(strangers) == QUARTER
+        assert unauthenticated.add(Client(number, str(number % 2)), PLACES) is None
+    assert unauthenticated.add(Client(100, "1"), PLACES) == Client(1, "1")
+    assert unauthenticated.add(Client(101, "1"), PLACES) == Client(3, "1")
+    assert unauthenticated.add(Client(102, "new"), PLACES) == Client(0, "0"), "the oldest: its address has no other"
+    assert len(unauthenticated) == QUARTER
 
 
 def test_each_address_has_a_maximum() -> None:
-    strangers: Strangers[Client] = Strangers()
+    unauthenticated: UnauthenticatedClients[Client] = UnauthenticatedClients()
     for number in range(UNAUTHENTICATED_PER_ADDRESS_MAX):
-        assert strangers.add(Client(number), 10_000) is None
-    assert strangers.add(Client(1_000), 10_000) == Client(0)
-    assert strangers.add(Client(1_001, "2"), 10_000) is None
+        assert unauthenticated.add(Client(number), 10_000) is None
+    assert unauthenticated.add(Client(1_000), 10_000) == Client(0)
+    assert unauthenticated.add(Client(1_001, "2"), 10_000) is None
 
 
 def test_login_frees_a_place() -> None:
-    strangers: Strangers[Client] = Strangers()
-    assert strangers.add(Client(1), 4) is None
-    strangers.remove(Client(1))
-    strangers.remove(Client(1))
-    assert Client(1) not in strangers
-    assert strangers.add(Client(2), 4) is None
-    assert strangers.pop_oldest() == Client(2)
-    assert strangers.pop_oldest() is None
+    unauthenticated: UnauthenticatedClients[Client] = UnauthenticatedClients()
+    assert unauthenticated.add(Client(1), 4) is None
+    unauthenticated.remove(Client(1))
+    unauthenticated.remove(Client(1))
+    assert Client(1) not in unauthenticated
+    assert unauthenticated.add(Client(2), 4) is None
+    assert unauthenticated.pop_oldest() == Client(2)
+    assert unauthenticated.pop_oldest() is None
 
 
 def test_largest_clients_of_the_largest_address_pay_for_memory() -> None:
-    strangers: Strangers[Client] = Strangers()
+    unauthenticated: UnauthenticatedClients[Client] = UnauthenticatedClients()
     clients = [Client(number, str(number % 20)) for number in range(1_200)]
     failed: list[Client] = []
     for client in clients:
-        strangers.add(client, 10_000)
-        failed += strangers.use(client, KIB * (1 + client.number % 7))
-        assert strangers.bytes <= UNAUTHENTICATED_BYTES_MAX
+        unauthenticated.add(client, 10_000)
+        failed += unauthenticated.use(client, KIB * (1 + client.number % 7))
+        assert unauthenticated.bytes <= UNAUTHENTICATED_BYTES_MAX
     assert {client.number % 7 for client in failed[:3]} == {6}
     left = sum(KIB * (1 + client.number % 7) for client in clients if client not in failed)
-    assert strangers.bytes == left
-    assert strangers.use(Client(0, "0"), 0) == []
+    assert unauthenticated.bytes == left
+    assert unauthenticated.use(Client(0, "0"), 0) == []
 
 
 def test_memory_that_one_client_frees_is_free_for_others() -> None:
-    strangers: Strangers[Client] = Strangers()
+    unauthenticated: UnauthenticatedClients[Client] = UnauthenticatedClients()
     for number in (1, 2):
-        strangers.add(Client(number), 100)
+        unauthenticated.add(Client(number), 100)
     for _ in range(5):
-        assert strangers.use(Client(1), UNAUTHENTICATED_BYTES_MAX) == []
-        assert strangers.use(Client(1), 0) == []
-        assert strangers.use(Client(2), UNAUTHENTICATED_BYTES_MAX) == []
-        strangers.remove(Client(2))
-        strangers.add(Client(2), 100)
-    assert strangers.use(Client(1), BYTES_LEFT) == []
-    assert strangers.use(Client(2), UNAUTHENTICATED_BYTES_MAX) == [Client(2)]
-    assert strangers.use(Client(3), UNAUTHENTICATED_BYTES_MAX) == [], "a client that has logged in"
+        assert unauthenticated.use(Client(1), UNAUTHENTICATED_BYTES_MAX) == []
+        assert unauthenticated.use(Client(1), 0) == []
+        assert unauthenticated.use(Client(2), UNAUTHENTICATED_BYTES_MAX) == []
+        unauthenticated.remove(Client(2))
+        unauthenticated.add(Client(2), 100)
+    assert unauthenticated.use(Client(1), BYTES_LEFT) == []
+    assert unauthenticated.use(Client(2), UNAUTHENTICATED_BYTES_MAX) == [Client(2)]
+    assert unauthenticated.use(Client(3), UNAUTHENTICATED_BYTES_MAX) == [], "a client that has logged in"
 
 
 # -- on a server ---------------------------------------------------------------------------------------------------
@@ -128,12 +128,12 @@ def number_of(server: RunningServer, attribute: str) -> Callable[[], int]:
     ids=["native", "native, counted", "string", "request", "line"],
 )
 def test_long_frame_is_refused_from_its_declared_length(start_on_both: Start, begin: bytes, reply: bytes) -> None:
-    """F1. The server keeps none of the frame."""
+    """The server keeps none of the frame."""
     server = start_on_both(password=PASSWORD)
-    with RawClient(server.address) as stranger:
-        stranger.send(begin)
-        assert reply in stranger.socket.recv(KIB)
-        assert stranger.is_closed()
+    with RawClient(server.address) as client:
+        client.send(begin)
+        assert reply in client.socket.recv(KIB)
+        assert client.is_closed()
 
 
 def test_logged_in_client_may_send_long_frames_at_once(start_on_both: Start) -> None:
@@ -143,77 +143,77 @@ def test_logged_in_client_may_send_long_frames_at_once(start_on_both: Start) -> 
         eventually(lambda: server.call(lambda: server.server.store.databases[0].count()) == 1)
 
 
-def test_strangers_memory_is_bounded_and_clients_go_on(start_on_both: Start) -> None:
-    """F1. A thousand unauthenticated clients send what they may, and read nothing."""
+def test_unauthenticated_memory_is_bounded_and_clients_go_on(start_on_both: Start) -> None:
+    """A thousand unauthenticated clients send as much as they may, and read nothing."""
     server = start_on_both(password=PASSWORD)
     with authenticated(server) as owner:
         owner.send(request(b"SET", b"k", bytes(10 * MIB)))
         assert owner.socket.recv(100) == b"+OK\r\n"
         with contextlib.ExitStack() as stack:
             for number in range(1_000):
-                stranger = stack.enter_context(from_host(server, f"127.0.0.{2 + number % 5}"))
+                client = stack.enter_context(from_host(server, f"127.0.0.{2 + number % 5}"))
                 with contextlib.suppress(OSError):
-                    stranger.send(b"PING\r\n" * 1_000 + b"*2\r\n$4\r\nAUTH\r\n$900\r\n" + bytes(890))
-            used = server.server._strangers
+                    client.send(b"PING\r\n" * 1_000 + b"*2\r\n$4\r\nAUTH\r\n$900\r\n" + bytes(890))
+            used = server.server._unauthenticated
             eventually(lambda: server.call(lambda: used.bytes) <= UNAUTHENTICATED_BYTES_MAX)
             owner.send(request(b"SET", b"k", bytes(40 * MIB)))
             assert owner.socket.recv(100) == b"+OK\r\n"
 
 
-def test_unread_replies_of_strangers_are_bounded(start_on_both: Start) -> None:
+def test_unread_replies_of_unauthenticated_clients_are_bounded(start_on_both: Start) -> None:
     server = start_on_both(password=PASSWORD)
     with (
         authenticated(server) as owner,
         all_of(RawClient(server.address, receive_buffer=4 * KIB) for _ in range(12)) as many,
     ):
-        for stranger in many:
-            stranger.socket.setblocking(False)
+        for client in many:
+            client.socket.setblocking(False)
         for _ in range(20):
-            for stranger in many:
+            for client in many:
                 with contextlib.suppress(OSError):
-                    stranger.socket.send(b"PING\r\n" * 20_000)
+                    client.socket.send(b"PING\r\n" * 20_000)
             owner.send(b"PING\r\n")
             assert owner.socket.recv(100) == b"+PONG\r\n"
-            assert server.call(lambda: server.server._strangers.bytes) <= UNAUTHENTICATED_BYTES_MAX
+            assert server.call(lambda: server.server._unauthenticated.bytes) <= UNAUTHENTICATED_BYTES_MAX
 
 
-def test_strangers_have_a_quarter_of_the_places(start_on_both: Start) -> None:
-    """F2. Newcomers log in while others try to hold all places."""
+def test_unauthenticated_have_a_quarter_of_the_places(start_on_both: Start) -> None:
+    """Newcomers log in while others try to hold all places."""
     server = start_on_both(password=PASSWORD, max_connections=PLACES)
-    with all_of(RawClient(server.address) for _ in range(PLACES)) as strangers:
-        for stranger in strangers:
+    with all_of(RawClient(server.address) for _ in range(PLACES)) as unauthenticated:
+        for client in unauthenticated:
             with contextlib.suppress(OSError):
-                stranger.send(b"PING\r\n")
+                client.send(b"PING\r\n")
         eventually(lambda: number_of(server, "_admitted")() == QUARTER)
-        assert b"max number of clients" in strangers[0].socket.recv(KIB)
+        assert b"max number of clients" in unauthenticated[0].socket.recv(KIB)
         with all_of(authenticated(server) for _ in range(PLACES - QUARTER)) as owners:
             for owner in owners:
                 owner.send(b"PING\r\n")
                 assert owner.socket.recv(100) == b"+PONG\r\n"
-            assert number_of(server, "_strangers")() <= QUARTER
+            assert number_of(server, "_unauthenticated")() <= QUARTER
 
 
 def test_each_address_holds_a_bounded_number_of_places(start_on_both: Start) -> None:
     server = start_on_both(password=PASSWORD)
     with all_of(from_host(server, "127.0.0.2") for _ in range(UNAUTHENTICATED_PER_ADDRESS_MAX + 10)):
-        eventually(lambda: number_of(server, "_strangers")() == UNAUTHENTICATED_PER_ADDRESS_MAX)
+        eventually(lambda: number_of(server, "_unauthenticated")() == UNAUTHENTICATED_PER_ADDRESS_MAX)
         with from_host(server, "127.0.0.3"):
-            eventually(lambda: number_of(server, "_strangers")() == UNAUTHENTICATED_PER_ADDRESS_MAX + 1)
+            eventually(lambda: number_of(server, "_unauthenticated")() == UNAUTHENTICATED_PER_ADDRESS_MAX + 1)
 
 
 @pytest.mark.parametrize("said", [b"", b"PING\r\n", write_command(Set(b"k", b"v")), b"*2\r\n$4\r\nAUTH\r\n"])
 def test_client_that_does_not_log_in_is_closed(
     start_on_both: Start, said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """F2. Also a client that sends commands all the time."""
+    """Also a client that sends commands all the time."""
     caplog.set_level(logging.INFO)
     server = start_on_both(password=PASSWORD)
-    with authenticated(server) as owner, RawClient(server.address) as stranger:
-        stranger.send(said)
+    with authenticated(server) as owner, RawClient(server.address) as client:
+        client.send(said)
         monkeypatch.setattr(connection_module, "LOGIN_TIMEOUT", 1.0)
         received = b""
         with contextlib.suppress(ConnectionError):
-            while data := stranger.socket.recv(KIB):
+            while data := client.socket.recv(KIB):
                 received += data
         assert b"TIMEOUT" in received
         owner.send(b"PING\r\n")
@@ -224,16 +224,16 @@ def test_client_that_does_not_log_in_is_closed(
 def test_client_that_logs_out_must_log_in_again(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start_on_both(password=PASSWORD)
     with authenticated(server) as client:
-        assert number_of(server, "_strangers")() == 0
+        assert number_of(server, "_unauthenticated")() == 0
         client.send(b"RESET\r\n")
         assert client.socket.recv(100) == b"+RESET\r\n"
-        assert number_of(server, "_strangers")() == 1
+        assert number_of(server, "_unauthenticated")() == 1
         monkeypatch.setattr(connection_module, "LOGIN_TIMEOUT", 0.0)
         with contextlib.suppress(ConnectionError):
             assert b"TIMEOUT" in client.socket.recv(KIB)
 
 
-def test_server_without_a_password_has_no_strangers(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_without_a_password_limits_no_client(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "LOGIN_TIMEOUT", 0.0)
     server = start_on_both(max_connections=4)
     with all_of(RawClient(server.address) for _ in range(4)) as clients:
@@ -243,7 +243,7 @@ def test_server_without_a_password_has_no_strangers(start_on_both: Start, monkey
 
 
 def test_garbage_of_many_connections_is_a_few_log_lines(tmp_path: Path) -> None:
-    """F4. Each kind of line that a client can cause is limited, also below the level of warnings."""
+    """Each kind of line that a client can cause is limited, also below the level of warnings."""
     with ServerProcess("--port", "0", log=tmp_path / "log") as process:
         for garbage in (b"*x\r\n", b"\x16\x03\x01", b"POST / HTTP/1.1\r\n"):
             for _ in range(50):
