@@ -241,6 +241,7 @@ class Nats(Client):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
+        self._status = b""
         self._lines(1, b"INFO ")
         options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
         options |= {"user": STORE_USER, "pass": NATS_PASSWORD}  # a server without users accepts any
@@ -263,13 +264,16 @@ class Nats(Client):
             time.sleep(0.2)
 
     def _messages(self, count: int) -> list[tuple[bytes, bytes]]:
-        """Return the reply subjects and the payloads of messages."""
-        found = []
+        """Return the reply subjects and the payloads of messages. A status in the place of the last one ends them."""
+        found: list[tuple[bytes, bytes]] = []
         while len(found) < count:
             line = self._replies.readline()
             parts = line.split()
             if parts[0] == b"MSG":
                 found.append((parts[-2], self._replies.read(int(parts[-1]) + 2)[:-2]))
+            elif parts[0] == b"HMSG":  # no message here has headers
+                self._status = self._replies.read(int(parts[-1]) + 2)
+                break
             elif parts[0] == b"PING":
                 self._send(b"PONG\r\n")
             else:
@@ -282,9 +286,15 @@ class Nats(Client):
             raise RuntimeError("nats-server has not stored a message")
 
     def take(self, count: int) -> list[Any]:
-        request = b'{"batch":%d}' % count
-        self._send(b"PUB $JS.API.CONSUMER.MSG.NEXT.Q.w taken %d\r\n%b\r\n" % (len(request), request))
-        return [reply for reply, _ in self._messages(count)]
+        taken: list[bytes] = []
+        until = time.monotonic() + SECONDS
+        while len(taken) < count:
+            request = b'{"batch":%d}' % (count - len(taken))
+            self._send(b"PUB $JS.API.CONSUMER.MSG.NEXT.Q.w taken %d\r\n%b\r\n" % (len(request), request))
+            taken += [reply for reply, _ in self._messages(count - len(taken))]
+            if len(taken) < count and time.monotonic() > until:  # a status ends a request, as when the leader changes
+                raise RuntimeError(f"nats-server replied {self._status!r}")
+        return taken
 
     def ack(self, taken: list[Any]) -> None:
         self._send(b"".join([b"PUB %b replies 4\r\n+ACK\r\n" % reply for reply in taken]))
