@@ -50,6 +50,8 @@ class LateStorage:
         self.surprise: str | None = None
         """The same, but it does not say so before: as a log that breaks between a look at it and the entry."""
         self.closed = False
+        self.deliver: Deliver = lambda call: call()
+        """Calls a function when the store may be called."""
         self._reuse_sequences = reuse_sequences
         self._last = 0
         self._listener: CommitListener | None = None
@@ -66,7 +68,8 @@ class LateStorage:
         return 0
 
     def deliver_by(self, deliver: Deliver) -> None:
-        """A test calls it in the thread that uses the store."""
+        """A test calls it in the thread that uses the store, or through this."""
+        self.deliver = deliver
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """It keeps commands."""

@@ -123,6 +123,13 @@ BUSY = Code(
     passing=True,
     elsewhere=True,
 )
+SCRIPTBUSY = Code(
+    "SCRIPTBUSY",
+    Fault.SERVER,
+    "A script runs for longer than the server allows. Until it ends, the server executes only PING and INFO.",
+    passing=True,
+    elsewhere=True,
+)
 TIMEOUT = Code(
     "TIMEOUT",
     Fault.PEER,

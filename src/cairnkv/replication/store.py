@@ -73,6 +73,7 @@ from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply, do_nothing, size_of
+from cairnkv.store.script import Script
 from cairnkv.store.transaction import TooMuch, Unexecuted, effects_of, execute_steps, is_whole, refusal_to_wait
 from cairnkv.store.waiters import NO_MESSAGES, Waiter, Waiters
 
@@ -549,6 +550,22 @@ class ReplicatedStore:
             kind(wanted, lambda changes: _with(refused, self._execute_if_unchanged(transaction, changes)), cost=cost),
             admitted,
         )
+
+    def begin_script(self) -> Reply | PendingReply:
+        """Refuse scripts."""
+        return Failure(failures.NOCOMMAND, "a cluster executes no scripts yet")
+
+    def execute_script(
+        self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
+    ) -> Reply | PendingReply:
+        """Refuse a script."""
+        return Failure(failures.NOCOMMAND, "a cluster executes no scripts yet")
+
+    def hold(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
+        """Do nothing."""
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Record the state of keys when an entry comes back, and track their versions; see `Store`."""

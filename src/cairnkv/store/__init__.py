@@ -5,17 +5,21 @@ from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import LocalStore
 from cairnkv.store.pending import ITEM_BYTES, PendingExecution, PendingReply, size_of
+from cairnkv.store.script import RUN_ANEW, Execute, Script
 from cairnkv.store.value_cache import PendingRead
 from cairnkv.store.waiters import NO_MESSAGES, Waiter, returns_of
 
 __all__ = [
     "ITEM_BYTES",
     "NO_MESSAGES",
+    "RUN_ANEW",
     "Clock",
+    "Execute",
     "LocalStore",
     "PendingExecution",
     "PendingRead",
     "PendingReply",
+    "Script",
     "Store",
     "Waiter",
     "WhenFull",

@@ -21,6 +21,7 @@ from cairnkv.store.info import DirectExecutor, StoreInfo
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
+from cairnkv.store.script import Script
 from cairnkv.store.waiters import Waiter, Waiters
 
 
@@ -132,6 +133,29 @@ class Store(Protocol):
         bytes_max: maximum bytes of values that the commands read or make; beyond it, all are undone. None: no maximum.
         blocks: whether the client's next commands must wait for the execution.
         """
+
+    def begin_script(self) -> Reply | PendingReply:
+        """Prepare the execution of a script. When the reply is there, this node has executed all earlier writes."""
+
+    def execute_script(
+        self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
+    ) -> Reply | PendingReply:
+        """Execute a script, after `begin_script`. All its changes commit together, or none.
+
+        If the reply is `RUN_ANEW`, execute the same object again, from `begin_script` on; the number of such replies is
+        bounded. Raises the exception that the script raises; then the script is undone.
+        watched: as in `execute_all`. bytes_max: maximum bytes of values that the script reads or writes; beyond it,
+        its commands fail. None: no maximum.
+        """
+
+    def hold(self) -> None:
+        """Execute nothing else until `release`: the script that executes now pauses between two of its commands.
+
+        Meanwhile commands fail, except PING and INFO, and reports of storage wait.
+        """
+
+    def release(self) -> None:
+        """Execute other commands again: the script that paused has ended."""
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Record the state of keys for `execute_all`. The record is complete when the reply is there."""

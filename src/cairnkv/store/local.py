@@ -8,12 +8,14 @@ Invariants:
 Out of scope: which replies wait (`commit_gate`), memory (`memory`), protocols and sockets.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from cairnkv.commands import MISSING, OK, Clear, Command, Extend, Failure, Replies, Reply, Step, failures
 from cairnkv.commands.queue_vocabulary import EXPIRED, Purge, Together
-from cairnkv.commands.vocabulary import Auth, Backup, Info, RandomKey, Whoami
+from cairnkv.commands.vocabulary import Auth, Backup, Info, Ping, RandomKey, Whoami
 from cairnkv.engine import Database, Journal, QueueDatabase, Shared, Watched, apply, discard, keep_leases, undo
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, VALUE_MAX
@@ -27,6 +29,7 @@ from cairnkv.store.info import DirectExecutor, StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
+from cairnkv.store.script import HELD, NeedsValues, Script, ScriptWork
 from cairnkv.store.transaction import (
     TooMuch,
     Unexecuted,
@@ -35,7 +38,7 @@ from cairnkv.store.transaction import (
     is_whole,
     refusal_to_wait,
 )
-from cairnkv.store.value_cache import ValueCache
+from cairnkv.store.value_cache import ScriptRead, ValueCache
 from cairnkv.store.waiters import NO_MESSAGES, Waiter, Waiters
 
 TIME_AHEAD_MS: Final = 1_000
@@ -72,8 +75,11 @@ class LocalStore:
         self.loading = True
         """Whether storage has yet to be loaded."""
         self.checks_commands = True
-        """Whether each command must be checked before it executes: the store loads, or a failed write's outcome is
-        unknown."""
+        """Whether each command must be checked before it executes: the store loads, a failed write's outcome is
+        unknown, or a script pauses."""
+        self._is_held = False  # whether a script pauses
+        self._checks_when_released = False
+        self._held_calls: deque[Callable[[], None]] = deque()  # of threads of storage, and for waiters
         self.clock = clock
         self.log_clock = LogClock(clock, self._shared)
         """Advances log time by the clock."""
@@ -157,8 +163,11 @@ class LocalStore:
             parts = [Step(db, part) for part in command.commands]
             return self.execute_all(parts, bytes_max=VALUE_MAX, whole=True)
         step = Step(db, command)
-        if self.checks_commands and (failure := self._check((step,))):
-            return failure
+        if self.checks_commands:
+            if self._is_held:
+                return self._while_held(step)
+            if failure := self._check((step,)):
+                return failure
         memory, gate = self.memory, self.gate
         if memory.cache is not None:
             put_off = memory.cache.put_off((step,), lambda: self.execute(command, db, touch=touch))
@@ -193,11 +202,8 @@ class LocalStore:
         """Execute several commands as one; see `Store`. They are one entry of storage, which undoes all if it fails."""
         if failure := refusal_to_wait(steps) or (self._check(steps, watched) if self.checks_commands else None):
             return failure
-        self._advance()
-        if self.waiters.may_get_messages(self.queues):
-            self.serve_waiters()
-        newest = max((self.gate.newest_of(db, watch.key) for db, watch in watched), default=0)
-        if not all(self.databases[db].is_unchanged(watch) for db, watch in watched):
+        newest, are_unchanged = self._begin_entry(watched)
+        if not are_unchanged:
             return self.gate.hold(MISSING, newest)
         memory = self.memory
         if memory.cache is not None:
@@ -220,12 +226,110 @@ class LocalStore:
 
         return self._as_one_entry(steps, work, newest)
 
-    def _check(self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = ()) -> Failure | None:
+    def _begin_entry(self, watched: Sequence[tuple[int, Watched]]) -> tuple[int, bool]:
+        """Advance log time, and serve waiters. Returns the newest uncommitted entry of watched keys (0: none), and
+        whether no key has changed."""
+        self._advance()
+        if self.waiters.may_get_messages(self.queues):
+            self.serve_waiters()
+        newest = max((self.gate.newest_of(db, watch.key) for db, watch in watched), default=0)
+        return newest, all(self.databases[db].is_unchanged(watch) for db, watch in watched)
+
+    def begin_script(self) -> Reply:
+        """Prepare the execution of a script; see `Store`. Here nothing is to be done."""
+        return OK
+
+    def execute_script(
+        self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
+    ) -> Reply | PendingReply:
+        """Execute a script; see `Store`. It is one entry of storage, which undoes all if it fails."""
+        if self.checks_commands and (failure := self._check((), watched, is_script=True)):
+            return failure
+        newest, are_unchanged = self._begin_entry(watched)
+        if not are_unchanged:
+            return self.gate.hold(MISSING, newest)
+        gate, memory, cache = self.gate, self.memory, self.memory.cache
+        read = script.state if isinstance(script.state, ScriptRead) else None
+        work = ScriptWork(self.databases, bytes_max)
+        shown: list[Step] = []  # steps whose replies show a newer uncommitted entry than the steps before
+        changed = set[Place]() if cache is None else cache.begin_run()
+        evicted = memory.evicted
+
+        def execute(step: Step) -> Reply:
+            nonlocal newest
+            if gate.uncommitted and (entry := gate.newest_for(step)) > newest:
+                newest = entry
+                shown.append(step)
+            if failure := work.refusal(step) or (self._unresolved((step,)) if self.checks_commands else None):
+                return failure
+            if cache is not None:
+                cache.require(step)
+                if step.command.spec.writes:
+                    changed.update(step.command.places(step.db))
+            reply = self._execute_step(step)
+            work.count(reply)
+            return reply
+
+        try:
+            outcome = self._as_one_entry(shown, lambda: script.run(execute), newest)
+        except NeedsValues as needed:
+            assert cache is not None
+            outcome = cache.read_for_script(needed.places, script.places, read)
+            script.state = outcome
+            if isinstance(outcome, PendingReply) and outcome.reply is not None:
+                outcome = outcome.reply
+        except BaseException:
+            memory.evicted = evicted
+            raise
+        else:
+            self._commands += work.commands
+        if read is not None and cache is not None:
+            cache.end_reservation(read)
+        return outcome
+
+    def hold(self) -> None:
+        """Execute nothing else until `release`; see `Store`."""
+        assert not self._is_held, "only one script pauses"
+        self._is_held, self._checks_when_released = True, self.checks_commands
+        self._set_checks_commands(True)
+
+    def release(self) -> None:
+        """Execute other commands again; see `Store`."""
+        self._is_held = False
+        self._set_checks_commands(self._checks_when_released)
+        while self._held_calls:
+            self._held_calls.popleft()()
+        self._request_timer()
+
+    def _when_released(self, call: Callable[[], None]) -> None:
+        """Call a function now, or when the store is released."""
+        if self._is_held:
+            self._held_calls.append(call)
+        else:
+            call()
+
+    def _while_held(self, step: Step) -> Reply:
+        """Execute a command that reads no database, or refuse it. Log time stands still."""
+        if isinstance(step.command, Info):
+            return self.reports.reply()
+        if isinstance(step.command, Ping):
+            return apply(self.databases[step.db], step.command, self._shared.now)
+        return HELD
+
+    def _check(
+        self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = (), *, is_script: bool = False
+    ) -> Failure | None:
         """Return a failure if these commands must not execute now."""
+        if self._is_held:
+            return HELD
         if self.loading:
-            if all(isinstance(step.command, Info) for step in steps):
+            if not is_script and all(isinstance(step.command, Info) for step in steps):
                 return None
             return Failure(failures.LOADING, "the server loads its store from the disk; try again later")
+        return self._unresolved(steps, watched)
+
+    def _unresolved(self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = ()) -> Failure | None:
+        """Return a failure if a failed write, whose outcome is unknown, may have changed the keys of commands."""
         gate = self.gate
         if any(map(gate.is_unresolved, steps)) or any(gate.is_key_unresolved(db, watch.key) for db, watch in watched):
             return Failure(
@@ -236,10 +340,12 @@ class LocalStore:
 
     def read_ahead(self, step: Step) -> bool:
         """Begin to read the values that a later command needs; see `Store`."""
-        return self.memory.cache is not None and self.memory.cache.read_ahead(step)
+        return self.memory.cache is not None and not self._is_held and self.memory.cache.read_ahead(step)
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Record the state of keys for `execute_all`; see `Store`."""
+        if self._is_held:
+            return HELD
         self._advance()
         for db, key in places:
             into[db, key] = self.databases[db].watch(key)
@@ -418,16 +524,20 @@ class LocalStore:
 
     def give_back(self, returns: Sequence[Step]) -> None:
         """Give leases back that no client receives; see `Store`."""
-        if returns:
-            self._advance()
-            self._as_one_entry(returns, lambda: Replies(tuple(map(self._apply, returns))))
+        if not returns:
+            return
+        if self._is_held:
+            self._held_calls.append(partial(self.give_back, returns))
+            return
+        self._advance()
+        self._as_one_entry(returns, lambda: Replies(tuple(map(self._apply, returns))))
 
     def _end_empty(self, waiter: Waiter) -> None:
         waiter.complete(self.gate.hold(NO_MESSAGES, self.gate.newest_for(Step(0, waiter.command))))
 
     def serve_waiters(self) -> None:
         """Do one bounded slice of the work for waiters; see `Store`."""
-        if not self.waiters or self.under_way is not None:
+        if not self.waiters or self.under_way is not None or self._is_held:
             return
         self.log_clock()
         elapsed = self.elapsed()
@@ -447,7 +557,7 @@ class LocalStore:
             self.end_take(waiter, gives_back=False)
 
     def _request_timer(self) -> None:
-        if self.waiters:
+        if self.waiters and not self._is_held:
             self.waiters.request_timer(self.queues, self.elapsed(), self._shared.now, blocked=self.checks_commands)
 
     def take_waiters(self, other: "LocalStore") -> None:
@@ -628,6 +738,10 @@ class LocalStore:
 
     def housekeep(self) -> bool:
         """Do one bounded slice of background work; see `Store`."""
+        if self._is_held:
+            return False
+        if self.memory.cache is not None:
+            self.memory.cache.end_old_reservations(self.elapsed())
         self.log_clock()  # storage does not record it: no reply shows it
         self.serve_waiters()  # a clock other than the system's, or a corrected one, may be ahead of the timer
         more = self.memory.housekeep()
@@ -648,7 +762,8 @@ class LocalStore:
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""
-        self.log_clock()
+        if not self._is_held:
+            self.log_clock()
         return self.reports.pairs()
 
     def _about(self) -> Iterable[tuple[str, str | int]]:
@@ -670,7 +785,7 @@ class LocalStore:
 
     def deliver_by(self, deliver: Deliver) -> None:
         """Set the function through which threads of storage call into the thread of the store."""
-        self._storage.deliver_by(deliver)
+        self._storage.deliver_by(lambda call: deliver(partial(self._when_released, call)))
 
     def close(self) -> None:
         """Commit or fail pending writes, and take no more commands."""

@@ -101,7 +101,7 @@ class Memory:
 
     def _admit_to_cache(self, cache: ValueCache, more: int) -> Failure | None:
         if self.garbage_bytes:
-            self.housekeep()
+            self._free_some()
         if cache.has_room(more):
             return None
         text = f"the memory limit of {cache.limit:,} bytes has no room for {more:,} more beside the keys"
@@ -128,9 +128,14 @@ class Memory:
 
         Does not advance log time: the time of a command that waits for room is fixed.
         """
+        more = self._free_some()
+        more_cold = self.cache is not None and self.cache.cool_some()
+        return more or more_cold
+
+    def _free_some(self) -> bool:
+        """Do the same, but let no value leave memory: the current entry may have changed it."""
         forget = self.eviction.forget if self.eviction is not None else self.cache.forget if self.cache else None
         removed, more = remove_expired(self._databases, self.storage, forget)
         self.expired += removed
         more_uses = self.eviction is not None and self.eviction.free_some()
-        more_cold = self.cache is not None and self.cache.cool_some()
-        return more or more_uses or more_cold or removed == EXPIRED_PER_SLICE
+        return more or more_uses or removed == EXPIRED_PER_SLICE

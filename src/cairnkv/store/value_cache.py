@@ -7,7 +7,8 @@ Invariants:
 - The values of records of queues stay in memory.
 - A cold value is committed: uncommitted values stay in memory.
 - A value is read once for all commands that wait for it, and used only if no command has changed the key meanwhile.
-- The values that a command needs stay in memory from their arrival until the command is executed.
+- The values that a command needs stay in memory from their arrival until the command is executed; those that a script
+  needs, until it runs anew, for a limited time.
 - A waiting command executes or fails. Limits bound its keys, bytes and attempts.
 - No version and no journal shows that a value was read or left memory.
 
@@ -27,6 +28,7 @@ from cairnkv.limits import MIB, QUEUE_DB, READ_TOGETHER_MAX
 from cairnkv.storage import Effect
 from cairnkv.store.lru import Lru, Place
 from cairnkv.store.pending import PendingExecution, PendingReply
+from cairnkv.store.script import RUN_ANEW, NeedsValues
 
 logger: Final = logging.getLogger("cairnkv.store")
 
@@ -34,7 +36,7 @@ READING_KEYS_MAX: Final = 2_048
 """Maximum number of values that are read at once; commands that need more wait until some have arrived."""
 
 READING_BYTES_MAX: Final = 64 * MIB
-"""Their maximum bytes. A single command may need more."""
+"""Their maximum bytes, and those of the values that are reserved for scripts. A single command may need more."""
 
 READING_PART: Final = 8
 """The divisor of the memory limit that gives another maximum; the lower one applies."""
@@ -50,6 +52,12 @@ COOLED_PER_SLICE: Final = 1_000
 
 SAMPLED_SHARDS: Final = 2
 """Shards of the LRU order that are compared for each value that leaves memory. A wrong choice costs only a read."""
+
+SCRIPT_READS_MAX: Final = 1_000
+"""Maximum number of runs of a script that end because the script needs a value that is not in memory."""
+
+RESERVED_MS: Final = 1_000
+"""Milliseconds for which the values that a script needs stay in memory until it runs anew. Its client may have left."""
 
 BATCHES_PER_LOOK: Final = 16
 """The pure path executes one of so many batches of the native path, and notes the used keys. So often used values
@@ -76,6 +84,20 @@ class PendingRead(PendingExecution):
     def size(self) -> int:
         """Estimated bytes that the reply will keep in memory."""
         return self._length
+
+
+class ScriptRead(PendingRead):
+    """The reply to a script that was undone because it needs values. It becomes `RUN_ANEW`.
+
+    runs: number of runs that have ended so. since: the time from which on the values are reserved, if it is known.
+    """
+
+    __slots__ = ("runs", "since")
+
+    def __init__(self, places: Sequence[Place], length: int, runs: int) -> None:
+        super().__init__(lambda: RUN_ANEW, places, length)
+        self.runs = runs
+        self.since: int | None = None
 
 
 class Fetch(Protocol):
@@ -138,6 +160,7 @@ class ValueCache:
         self._pins: dict[Place, tuple[int, int]] = {}  # how many waiting commands need it, and its length
         self._pinned_bytes = 0
         self._at_hand: Container[Place] = ()  # the values that the current command needs
+        self._reserved: list[ScriptRead] = []  # of scripts that have not run anew yet
         self._uncommitted: collections.deque[tuple[int, int]] = collections.deque()  # entries and bytes
         self._uncommitted_bytes = 0
         self._doubtful: set[Place] = set()  # keys whose values on disk are unknown, because a commit failed
@@ -174,12 +197,21 @@ class ValueCache:
             self._hits += len(needed) - len(cold)
         if not cold:
             return None
-        length = sum(map(self._length, needed))
+        return self._refusal(needed) or self._wait_for(PendingRead(run, needed, self._total(needed)))
+
+    def _total(self, places: Iterable[Place]) -> int:
+        return sum(map(self._length, places))
+
+    def _refusal(self, needed: Sequence[Place]) -> Failure | None:
+        """Return a failure if these values may not be in memory together."""
+        length = self._total(needed)
         bound = min(READ_TOGETHER_MAX, self.limit or READ_TOGETHER_MAX)
-        if len(needed) > 1 and length > bound:
-            text = f"{len(needed):,} values of {length:,} bytes would have to be in memory together"
-            return Failure(failures.BIGREPLY, f"{text}; the limit is {bound:,}. Ask for fewer at once")
-        pending_read = PendingRead(run, needed, length)
+        if len(needed) == 1 or length <= bound:
+            return None
+        text = f"{len(needed):,} values of {length:,} bytes would have to be in memory together"
+        return Failure(failures.BIGREPLY, f"{text}; the limit is {bound:,}. Ask for fewer at once")
+
+    def _wait_for(self, pending_read: PendingRead) -> PendingRead:
         self._waiting.append(pending_read)
         self._begin_some()
         return pending_read
@@ -220,6 +252,56 @@ class ValueCache:
         return left <= 0 or self._cool(left, (self._pins, self._at_hand), COOLED_PER_WRITE) <= (
             self._uncommitted_bytes + self._pinned_bytes
         )
+
+    # -- scripts --------------------------------------------------------------------------------------------------
+
+    def begin_run(self) -> set[Place]:
+        """Begin a run of a script. Returns the set of the keys whose values stay in memory during the run."""
+        self._at_hand = kept = set[Place]()
+        return kept
+
+    def require(self, step: Step) -> None:
+        """Raise `NeedsValues` if a command of a script needs a cold value."""
+        needed = step.command.places_read(step.db)
+        cold = tuple(place for place in needed if self._cold_length(place) is not None)
+        self._misses += len(cold)
+        self._hits += len(needed) - len(cold)
+        if cold:
+            raise NeedsValues(cold)
+
+    def read_for_script(
+        self, places: Sequence[Place], named: Sequence[Place], before: ScriptRead | None
+    ) -> PendingRead | Failure:
+        """Begin to read the values that a script needs, and keep those of `before` in memory.
+
+        places: the keys. named: keys whose values are read too, if there is room. before: the read after which the
+        script has run.
+        """
+        runs = 1 if before is None else before.runs + 1
+        if runs > SCRIPT_READS_MAX:
+            text = f"the script needs {runs:,} values, one after another, that are not in memory; name its keys in KEYS"
+            return Failure(failures.UNDONE, text)
+        needed = tuple(dict.fromkeys((*places, *(() if before is None else before.places))))
+        if refusal := self._refusal(needed):
+            return refusal
+        if before is None:
+            more = tuple(dict.fromkeys((*needed, *(place for place in named if self._length(place)))))
+            needed = needed if self._refusal(more) else more
+        return self._wait_for(ScriptRead(needed, self._total(needed), runs))
+
+    def end_reservation(self, read: ScriptRead) -> None:
+        """Let the values that a script has needed leave memory: it has run anew."""
+        if read in self._reserved:
+            self._reserved.remove(read)
+            self._unpin(read)
+
+    def end_old_reservations(self, now: int) -> None:
+        """Do the same for scripts that have not run anew in time. now: elapsed time in milliseconds."""
+        for read in tuple(self._reserved):
+            if read.since is None:
+                read.since = now
+            elif now - read.since > RESERVED_MS:
+                self.end_reservation(read)
 
     # -- entries of storage ---------------------------------------------------------------------------------------
 
@@ -398,7 +480,12 @@ class ValueCache:
         self._complete_read(pending_read, outcome)
 
     def _complete_read(self, pending_read: PendingRead, outcome: Reply | PendingReply) -> None:
-        self._unpin(pending_read)
+        if outcome is RUN_ANEW and isinstance(pending_read, ScriptRead):
+            self._reserved.append(pending_read)
+            while len(self._reserved) > 1 and sum(read.size for read in self._reserved) > self._reading_bytes_max:
+                self.end_reservation(self._reserved[0])
+        else:
+            self._unpin(pending_read)
         pending_read.complete(outcome)
 
     # -- values that leave memory ---------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ NOT_A_FLOAT: Final = "ERR value is not a valid float"
 WRONG_DB: Final = "ERR DB index is out of range"
 NO_SUCH_KEY: Final = "ERR no such key"
 LOADING: Final = "LOADING Redis is loading the dataset in memory"
+SCRIPT_BUSY: Final = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
 _ERRORS: Final = {
@@ -45,6 +46,7 @@ _ERRORS: Final = {
     failures.TOOLONG: TOO_LONG,
     failures.FULL: "OOM command not allowed when used memory > 'maxmemory'.",
     failures.LOADING: LOADING,
+    failures.SCRIPTBUSY: SCRIPT_BUSY,
 }
 """The failures for which Redis has a text."""
 

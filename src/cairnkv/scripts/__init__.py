@@ -1,0 +1,5 @@
+"""Lua scripts, sans-IO: they know no store and no session."""
+
+from cairnkv.scripts.abort import ScriptAbort
+
+__all__ = ["ScriptAbort"]

@@ -1,0 +1,239 @@
+"""Scripts on a durable store: cold values, a disk that fails, and reports of the disk while the store is held."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cairnkv.commands import (
+    OK,
+    Append,
+    ClearAll,
+    Command,
+    Failure,
+    Get,
+    Incr,
+    Items,
+    Reply,
+    Set,
+    Step,
+    failures,
+)
+from cairnkv.store import RUN_ANEW, PendingReply, Script, value_cache
+from cairnkv.store.script import HELD
+from cairnkv.store.value_cache import RESERVED_MS
+from cairnkv.testing import ManualClock
+from tests.storage.test_value_cache import LIMIT, Cooled
+from tests.store.test_scripts import Pausing, Program, listed
+
+
+class Scripted(Cooled):
+    """A store that can evict all of its values from memory, and runs scripts until they have ended."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = ManualClock()
+        super().__init__(directory, clock=self.clock)
+
+    def script(self, script: Script) -> Reply:
+        while (reply := self.reply(self.store.execute_script(script))) is RUN_ANEW:
+            pass
+        return reply
+
+    def values(self, **values: bytes) -> None:
+        """Set values that are cold afterwards."""
+        for key, value in values.items():
+            self.do(Set(key.encode(), value))
+        self.cool_all()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Scripted]:
+    with Scripted(tmp_path / "data") as opened:
+        yield opened
+        for database in opened.store.databases:
+            database.check()
+
+
+def joined(*keys: bytes) -> Program:
+    """Return a script that counts its runs in a key, and sets `joined` to the values of keys, one after another."""
+
+    def body(call: Callable[[Command], Reply]) -> Reply:
+        call(Incr(b"runs", 1))
+        for key in keys:
+            value = call(Get(key))
+            assert isinstance(value, bytes)
+            call(Append(b"joined", value))
+        return OK
+
+    return Program(body)
+
+
+# -- cold values -------------------------------------------------------------------------------------------------------
+
+
+def test_script_that_needs_a_cold_value_is_undone_and_runs_anew(disk: Scripted) -> None:
+    disk.values(a=b"1", b=b"2")
+    script = joined(b"a", b"b")
+    assert disk.script(script) is OK
+    assert script.runs == 3
+    assert (disk.do(Get(b"runs")), disk.do(Get(b"joined"))) == (b"1", b"12")
+
+
+def test_values_of_named_keys_are_read_together(disk: Scripted) -> None:
+    disk.values(a=b"1", b=b"2", c=b"3")
+    script = joined(b"a", b"b", b"c")
+    script.places = [(0, b"c"), (0, b"b"), (0, b"absent"), (3, b"a")]
+    assert disk.script(script) is OK
+    assert script.runs == 2
+    assert disk.do(Get(b"joined")) == b"123"
+
+
+def test_values_stay_in_memory_until_the_script_runs_anew(disk: Scripted) -> None:
+    disk.values(a=b"a" * (LIMIT // 3), b=b"b" * (LIMIT // 3))
+    script = joined(b"a", b"b")
+    for runs in (1, 2):
+        assert disk.reply(disk.store.execute_script(script)) is RUN_ANEW
+        assert script.runs == runs
+        for number in range(200):
+            disk.do(Set(b"%d" % number, bytes(1_000)))
+    assert disk.script(script) is OK
+    assert script.runs == 3
+    for number in range(200):
+        disk.do(Set(b"%d" % number, bytes(1_000)))
+    assert not disk.store.database.in_memory(b"a")
+    assert not disk.store.database.in_memory(b"b")
+
+
+def test_values_for_a_script_that_does_not_run_anew_leave_memory(disk: Scripted) -> None:
+    disk.values(a=b"a" * (LIMIT // 3))
+    assert disk.reply(disk.store.execute_script(joined(b"a"))) is RUN_ANEW
+    for late in (False, True):
+        disk.store.housekeep()
+        for number in range(200):
+            disk.do(Set(b"%d" % number, bytes(1_000)))
+        assert disk.store.database.in_memory(b"a") is not late
+        disk.clock.advance(RESERVED_MS + 1)
+
+
+def test_values_for_many_scripts_are_bounded(disk: Scripted) -> None:
+    disk.values(a=b"a" * (LIMIT // 3), b=b"b" * (LIMIT // 3), c=b"c" * (LIMIT // 3))
+    scripts = [joined(b"a"), joined(b"b"), joined(b"c")]
+    for script in scripts:
+        assert disk.reply(disk.store.execute_script(script)) is RUN_ANEW
+    disk.do(Set(b"more", bytes(1_000)))
+    assert disk.store.memory.used_bytes <= LIMIT
+    for script in scripts:
+        assert disk.script(script) is OK
+    assert disk.do(Get(b"runs")) == b"3"
+
+
+def test_values_that_do_not_fit_in_memory_together_are_refused(disk: Scripted) -> None:
+    disk.values(a=b"a" * (LIMIT // 2), b=b"b" * (LIMIT // 2), c=b"c" * (LIMIT // 2))
+    reply = disk.script(joined(b"a", b"b", b"c"))
+    assert isinstance(reply, Failure)
+    assert reply.code is failures.BIGREPLY
+    assert disk.do(Get(b"runs")) != b"1"
+
+
+def test_number_of_runs_for_cold_values_is_bounded(disk: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_cache, "SCRIPT_READS_MAX", 2)
+    disk.values(a=b"1", b=b"2", c=b"3")
+    assert disk.script(joined(b"a", b"b")) is OK
+    disk.cool_all()
+    reply = disk.script(joined(b"a", b"b", b"c"))
+    assert isinstance(reply, Failure)
+    assert reply.code is failures.UNDONE
+    assert "KEYS" in reply.text
+
+
+def test_unreadable_value_fails_the_script(disk: Scripted) -> None:
+    disk.values(a=b"1")
+    disk.engine.fail_read = True
+    reply = disk.script(joined(b"a"))
+    assert isinstance(reply, Failure)
+    assert reply.code is failures.UNREADABLE
+    disk.engine.fail_read = False
+    assert disk.script(joined(b"a")) is OK
+    assert disk.do(Get(b"runs")) == b"1"
+
+
+@pytest.mark.parametrize("as_script", [False, True])
+def test_values_that_an_entry_has_changed_stay_in_memory_till_its_end(disk: Scripted, as_script: bool) -> None:
+    """Only memory has them. The deleted table is garbage, so that housekeeping runs between the writes."""
+    for number in range(60):
+        disk.do(Set(b"garbage %d" % number, bytes(1_000)), db=1)
+    disk.do(Set(b"a", b"old" * 1_000))
+    disk.do(Set(b"b", b"old" * 1_000))
+    disk.do(ClearAll(), db=1)
+    assert disk.store.memory.garbage_bytes
+    commands = [Set(b"a", b"new" * 10_000), Set(b"b", b"new" * 10_000), Set(b"c", b"new" * 10_000), Get(b"a")]
+    if as_script:
+        assert disk.script(listed(*commands)) == b"new" * 10_000
+    else:
+        disk.reply(disk.store.execute_all([Step(0, command) for command in commands]))
+    disk.cool_all()
+    assert disk.do(Get(b"a")) == disk.do(Get(b"b")) == b"new" * 10_000
+
+
+# -- while the store is held -------------------------------------------------------------------------------------------
+
+
+def test_reports_of_the_disk_wait_until_the_store_is_released(disk: Scripted) -> None:
+    disk.values(cold=b"v")
+    disk.engine.gate.clear()
+    write, read = disk.store.execute(Set(b"a", b"1")), disk.store.execute(Get(b"cold"))
+    disk.engine.gate.set()
+
+    def meanwhile() -> None:
+        disk.step()
+        disk.step()
+        assert isinstance(write, PendingReply)
+        assert isinstance(read, PendingReply)
+        assert (write.reply, read.reply) == (None, None)
+
+    outcome = disk.store.execute_script(Pausing(disk.store, meanwhile, Append(b"a", b"2"), Append(b"a", b"3")))
+    assert disk.store.execute(Get(b"a")) == HELD
+    disk.store.release()
+    assert isinstance(write, PendingReply)
+    assert isinstance(read, PendingReply)
+    assert (write.reply, read.reply) == (OK, b"v")
+    assert disk.reply(outcome) == 3
+    assert disk.do(Get(b"a")) == b"123"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_disk_that_fails_while_the_store_is_held_undoes_the_script(disk: Scripted, when: str) -> None:
+    disk.do(Set(b"a", b"0"))
+    disk.engine.fail = when
+    disk.engine.gate.clear()
+    write = disk.store.execute(Append(b"a", b"1"))
+
+    def meanwhile() -> None:
+        disk.engine.gate.set()
+        disk.step()
+        assert isinstance(write, PendingReply)
+        assert write.reply is None
+
+    refused = disk.store.execute_script(Pausing(disk.store, meanwhile, Append(b"a", b"2"), Append(b"b", b"3")))
+    assert isinstance(refused, Failure)
+    assert refused.code is failures.RECOVERING
+    disk.store.release()
+    failed = disk.reply(write)
+    assert isinstance(failed, Failure)
+    assert failed.code is failures.UNKNOWN
+    unresolved = disk.script(listed(Set(b"c", b"1"), Get(b"a")))
+    assert isinstance(unresolved, Failure)
+    assert unresolved.code is failures.RECOVERING
+    disk.recover()
+    expected = b"0" if when == "before" else b"01"
+    assert disk.do(Get(b"a")) == expected
+    assert disk.script(listed(Append(b"a", b"4"))) == len(expected) + 1
+    assert isinstance(disk.do(Get(b"b")), type(disk.do(Get(b"none"))))
+
+
+def test_script_is_whole_after_a_restart(disk: Scripted, tmp_path: Path) -> None:
+    disk.script(listed(Set(b"a", b"1"), Set(b"b", b"2"), Append(b"a", b"3")))
+    disk.store.close()
+    with Scripted(tmp_path / "data") as again:
+        assert [again.do(Get(key)) for key in (b"a", b"b")] == [b"13", b"2"]
+        assert isinstance(again.store.reports.reply(), Items)
