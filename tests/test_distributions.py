@@ -105,7 +105,7 @@ def sources(*suffixes: str) -> set[str]:
 def test_sdist_holds_every_source_file(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    assert {f"src/{name}" for name in sources(".py", ".pyi", ".pyx", ".pxd", ".h")} <= held
+    assert {f"src/{name}" for name in sources(".py", ".pyi", ".lua", ".pyx", ".pxd", ".h")} <= held
     assert {"pyproject.toml", "setup.py", "Makefile", "CHANGELOG.md", "LICENSE", "README.md"} <= held
     assert {"CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"} <= held
     assert {"mkdocs.yml", "docs/tutorial.md", "docs/site_hooks.py"} <= held
@@ -119,7 +119,7 @@ def test_sdist_holds_every_source_file(built: Built) -> None:
 def test_wheel_holds_the_package_without_native_sources(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         held = {name for name in archive.namelist() if not name.endswith(".so") and ".dist-info/" not in name}
-    assert held == sources(".py", ".pyi")
+    assert held == sources(".py", ".pyi", ".lua")
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler: apt-get install gcc libc6-dev")
