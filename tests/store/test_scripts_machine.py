@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -151,4 +150,3 @@ class ScriptMachine(LateStoreMachine):
 
 
 TestScriptMachine = ScriptMachine.TestCase
-TestScriptMachine.settings = settings(max_examples=3 * settings().max_examples)
