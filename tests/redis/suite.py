@@ -57,6 +57,9 @@ DENIED_TAGS = (
 ROUNDS = 25
 """How often a unit is run at most, each time with fewer tests."""
 
+UNRELEASED = "255.255.255"
+"""The version of Redis and Valkey between two releases."""
+
 UNIT_SECONDS = 240.0
 """How long one run of a unit may take before it is ended."""
 
@@ -191,14 +194,24 @@ def main(arguments: Sequence[str]) -> int:
 def suite_version(suite: Path) -> str:
     """Return the name and version of the server that a checkout builds: "Redis 7.2.4", "Valkey 8.0.1", or "unknown".
 
+    Between releases the version is 255.255.255; then the commit follows, if the checkout has one.
     Valkey's version.h defines REDIS_VERSION too, as the version that it is compatible with.
     """
     file = suite / "src" / "version.h"
     text = file.read_text() if file.exists() else ""
     for name in ("Valkey", "Redis"):
         if match := re.search(rf'{name.upper()}_VERSION "([^"]+)"', text):
-            return f"{name} {match[1]}"
+            commit = commit_of(suite) if match[1] == UNRELEASED else ""
+            return f"{name}, commit {commit}" if commit else f"{name} {match[1]}"
     return "unknown"
+
+
+def commit_of(suite: Path) -> str:
+    """Return the commit of a checkout, or nothing if it is no checkout of its own."""
+    if not (suite / ".git").exists():
+        return ""
+    command = ["git", "-C", str(suite), "log", "-1", "--format=%h of %cs"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 # -- one unit ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,16 @@ def test_suite_names_the_server_that_a_checkout_builds(tmp_path: Path, header: s
         (tmp_path / "src").mkdir()
         (tmp_path / "src" / "version.h").write_text(header)
     assert suite_version(tmp_path) == version
+
+
+def test_unreleased_suite_has_its_commit(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "version.h").write_text(REDIS.replace("7.2.4", "255.255.255"))
+    assert suite_version(tmp_path) == "Redis 255.255.255"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    assert re.fullmatch(r"Redis, commit [0-9a-f]{7,} of \d{4}-\d\d-\d\d", suite_version(tmp_path))
 
 
 def test_documented_options_exist(capsys: pytest.CaptureFixture[str]) -> None:

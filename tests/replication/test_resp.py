@@ -147,9 +147,9 @@ def test_info_describes_the_cluster(two: tuple[Any, Any]) -> None:
     assert told["node"] != other.info("cluster")["node"]
     assert "rdb_last_save_time" not in told
     assert one.wait(1, 0) == 1  # a majority of three has it: another disk beside one
-    for word in ("BGSAVE", "LASTSAVE"):
-        with pytest.raises(redis.ResponseError, match="a node of a cluster has its snapshots in NATS"):
-            one.execute_command(word)
+    with pytest.raises(redis.ResponseError, match="a node of a cluster has its snapshots in NATS"):
+        one.execute_command("BGSAVE")
+    assert one.lastsave() is None  # the client makes that of 0
 
 
 def test_nodes_refuse_changes_of_users_and_show_equal_digests(two: tuple[Any, Any]) -> None:

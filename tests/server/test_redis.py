@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 import cairnkv
-from cairnkv.commands import Auth, Get, Ping, Whoami
+from cairnkv.commands import Auth, Get, GetMany, Ping, Whoami
 from cairnkv.limits import KIB, MIB
 from cairnkv.protocol import write_command
 from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
@@ -230,6 +230,17 @@ def test_client_kill_closes_connections(start_on_both: Start) -> None:
         assert redis.rest() == []
 
 
+def test_client_kill_closes_old_connections(start_on_both: Start) -> None:
+    server = start_on_both()
+    with RedisClient(server.address) as old, RedisClient(server.address) as redis:
+        assert old("PING") == SAID
+        assert redis("CLIENT KILL MAXAGE 1000") == 0
+        assert old("PING") == SAID
+        eventually(lambda: redis("CLIENT KILL MAXAGE 1") == 1)
+        with pytest.raises(ConnectionError):
+            old.hear()
+
+
 # -- a password --------------------------------------------------------------------------------------------
 
 
@@ -418,14 +429,54 @@ def test_info_has_true_values(start_on_both: Start) -> None:
         assert float(redis.info("cpu")["used_cpu_user"]) > 0
 
 
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_info_counts_lookups(start_on_both: Start, in_transaction: bool) -> None:
+    server = start_on_both()
+    with RedisClient(server.address) as redis, RawClient(server.address) as client:
+        redis("MSET a 1 b 2")
+        if in_transaction:
+            redis("MULTI")
+        for command in ("GET a", "GET x", "MGET a x b y", "EXISTS a a x", "PTTL b", "STRLEN x", "SET a 2 NX", "INCR c"):
+            redis(command)
+        if in_transaction:
+            redis("EXEC")
+        told = redis.info("stats")
+        assert (told["keyspace_hits"], told["keyspace_misses"]) == ("6", "5")
+        client.ask(Get(b"a"))
+        client.ask(GetMany((b"a", b"x")))
+        told = redis.info("stats")
+        assert (told["keyspace_hits"], told["keyspace_misses"]) == ("8", "6")
+
+
+def test_info_counts_bytes_and_shows_peaks_and_rates(start_on_both: Start) -> None:
+    server = start_on_both()
+    with RedisClient(server.address) as redis:
+        redis.send(b"SET", b"k", bytes(MIB))
+        assert redis.hear() == OK
+        assert len(redis("GET k")) == MIB
+        redis("PING")
+        told = redis.info("stats")
+        for name in ("total_net_input_bytes", "total_net_output_bytes"):
+            assert MIB < int(told[name]) < MIB + 10_000
+        redis("DEL k")
+        told = redis.info("memory")
+        assert int(told["used_memory_peak"]) > MIB > int(told["used_memory"])
+        assert told["used_memory_peak_human"].startswith("1.")
+        eventually(lambda: int(redis.info("stats")["instantaneous_ops_per_sec"]) > 0)
+        told = redis.info("stats")
+        assert float(told["instantaneous_input_kbps"]) > 0
+        assert float(told["instantaneous_output_kbps"]) > 0
+
+
 def test_resetstat_resets_counters(redis: RedisClient) -> None:
     for _ in range(10):
         redis("SET k v")
+    redis("GET k")
     assert int(redis.info("stats")["total_commands_processed"]) >= 10
     assert redis("CONFIG RESETSTAT") == OK
     told = redis.info("stats")
     assert int(told["total_commands_processed"]) <= 2
-    assert told["total_connections_received"] == "0"
+    assert told["total_connections_received"] == told["keyspace_hits"] == "0"
 
 
 # -- SHUTDOWN ----------------------------------------------------------------------------------------------

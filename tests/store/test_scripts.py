@@ -323,7 +323,7 @@ def test_takes_wait_until_a_held_store_is_released() -> None:
 
 def test_executors_of_the_native_path_are_off_while_the_store_is_held() -> None:
     class Executor:
-        commands = writes = 0
+        commands = writes = hits = misses = 0
         off = False
 
     store, executor, seen = LocalStore(), Executor(), list[bool]()

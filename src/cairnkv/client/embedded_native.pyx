@@ -78,6 +78,7 @@ cdef class Tally:
     """The counts of direct calls (`cairnkv.store.base.DirectExecutor`)."""
 
     cdef public int64_t commands, writes
+    cdef readonly int64_t hits, misses  # not counted: only servers show them
     cdef public bint off
 
 

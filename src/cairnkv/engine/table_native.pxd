@@ -67,6 +67,7 @@ cdef class NativeTable:
     cdef int _shift
     cdef int64_t now, lead  # log time, and its lead over the clock
     cdef int64_t _keys, _used  # changes of these numbers
+    cdef int64_t hits, misses  # keys that commands that only read have found, and not found
     cdef Place _ahead[AHEAD_MAX]
     cdef int _ahead_count, _ahead_next
     cdef object _index  # of expiries
@@ -231,6 +232,16 @@ cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
         self.found_cold = True
         return NULL
     return place.value
+
+
+cdef inline PyObject *read(NativeTable self, Place *place) except? NULL:
+    """`visible` for a command that only reads: count a hit or a miss."""
+    cdef PyObject *value = visible(self, place)
+    if value is NULL:
+        self.misses += 1
+    else:
+        self.hits += 1
+    return value
 
 
 cdef inline void changed(NativeTable self, Place *place) noexcept:

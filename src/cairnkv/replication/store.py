@@ -413,7 +413,9 @@ class ReplicatedStore:
     def _read_now(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
             return random_key(self.databases[step.db])
-        return apply(self.databases[step.db], step.command, self._shared.now)
+        reply = apply(self.databases[step.db], step.command, self._shared.now)
+        self.reports.note_read(step.command, reply)
+        return reply
 
     def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | PendingReply:
         """Propose to delete the keys that this node finds: the keys of a slice depend on the growth of its table."""

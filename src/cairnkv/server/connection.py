@@ -71,6 +71,9 @@ class Host(Protocol):
     def disconnected(self, connection: "Connection") -> None:
         """Remove a client."""
 
+    def transferred(self, *, received: int = 0, sent: int = 0) -> None:
+        """Count bytes that the native path does not count."""
+
     def buffered(self, connection: "Connection", size: int) -> None:
         """Record the bytes that the client's session buffers."""
 
@@ -155,6 +158,8 @@ class Connection(asyncio.Protocol, Peer):
 
     def data_received(self, data: bytes | memoryview) -> None:
         self._heard = self._loop.time()
+        if self._polled is None:
+            self._server.transferred(received=len(data))
         if self._refuses_plain_text:
             self._refuses_plain_text = False
             if self._tls is None or not self._tls.is_encrypted:
@@ -442,7 +447,10 @@ class Connection(asyncio.Protocol, Peer):
                 pieces = [b"".join(pieces[at : at + together]) for at in range(0, len(pieces), together)]
         if not pieces:
             return
-        self._given += sum(map(len, pieces))
+        size = sum(map(len, pieces))
+        self._given += size
+        if self._polled is None:
+            self._server.transferred(sent=size)
         if len(pieces) == 1:
             self._transport.write(pieces[0])
         elif self._polled is not None:

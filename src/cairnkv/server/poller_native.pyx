@@ -39,7 +39,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EPROTO, errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -175,6 +175,7 @@ cdef class Poller:
     cdef bint _called  # whether Python code was called, which may have something for asyncio to do
     cdef bint _polling  # whether `poll` runs
     cdef object _stop  # a SystemExit or KeyboardInterrupt of a protocol, until `poll` raises it
+    cdef readonly int64_t received_bytes, sent_bytes  # of all clients
 
     def __cinit__(self):
         self._received = <unsigned char *>PyMem_Malloc(RECEIVE_LONG_BYTES)
@@ -287,6 +288,8 @@ cdef class Poller:
             received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
         if received <= 0:
             return transport._serve(events)  # it meets the same error, and handles it
+        if transport._stream is None:
+            self.received_bytes += received
         transport.heard = self._now
         self._frame_executor = transport._frame_executor
         piece = self._pieces + self._together
@@ -750,6 +753,7 @@ cdef class Transport:
             if received == 0:
                 self._end_of_input()
                 return 0
+            self._poller.received_bytes += received
             self._bring(buffer, received)
         except BaseException as error:
             self._wrong(error)
@@ -778,6 +782,7 @@ cdef class Transport:
                 else:
                     self._watch()
                 return 0
+            self._poller.received_bytes += received
             self.heard = self._poller._now
             ciphertext.received_at = 0
             ciphertext.received_size = received
@@ -818,6 +823,7 @@ cdef class Transport:
             received = recv(self._fd, ciphertext.received, wanted, MSG_DONTWAIT)
         if received <= 0:
             return received
+        self._poller.received_bytes += received
         self.heard = self._poller._now
         ciphertext.received_at = 0
         ciphertext.received_size = received
@@ -875,6 +881,8 @@ cdef class Transport:
                     sent = send(self._fd, ciphertext.to_send, size, MSG_DONTWAIT | MSG_NOSIGNAL)
             else:
                 sent = send(self._fd, ciphertext.to_send, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent > 0:
+                self._poller.sent_bytes += sent
             if sent == size:
                 return True
             if sent < 0:
@@ -934,6 +942,7 @@ cdef class Transport:
                     if errno != EAGAIN and errno != EINTR:
                         self._lose(OSError(errno, os.strerror(errno)))
                     return 0
+                self._poller.sent_bytes += sent
                 self._unsent_size -= sent
                 self._sealed_at += sent
                 if self._sealed_at < PyBytes_GET_SIZE(self._sealed):
@@ -1033,6 +1042,8 @@ cdef class Transport:
                 sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
         else:
             sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent > 0:
+            self._poller.sent_bytes += sent
         if sent == size:
             return 0
         try:
@@ -1069,6 +1080,7 @@ cdef class Transport:
         except OSError as error:
             self._lose(error)
             return None
+        self._poller.sent_bytes += sent
         return data[sent:] if sent < len(data) else None
 
     cdef int _flush(self) except -1:
@@ -1086,6 +1098,7 @@ cdef class Transport:
             except OSError as error:
                 self._lose(error)
                 return 0
+            self._poller.sent_bytes += sent
             self._unsent_size -= sent
             whole = 0
             for piece in pieces:

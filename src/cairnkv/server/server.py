@@ -35,6 +35,7 @@ from cairnkv.limits import (
     UNIX_PATH_MAX,
 )
 from cairnkv.protocol.native import DecoderLimits
+from cairnkv.server.activity import Activity
 from cairnkv.server.audit import AuditLog
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
@@ -170,6 +171,7 @@ class Server:
         self._unix_identity = (0, 0)  # its device and inode
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._started = time.monotonic()
+        self._activity = Activity(self.store, self._commands)
         self._accepted = 0
         self._refusals = 0
         self._stopping = False
@@ -184,6 +186,8 @@ class Server:
         Raises `OptionError` if the server cannot listen on an address, or open the store; then it listens on none.
         """
         self._loop = asyncio.get_running_loop()
+        if isinstance(self._loop, PolledLoop):
+            self._activity.poller = self._loop.clients.poller
         self.store.deliver_by(self._loop.call_soon_threadsafe)
         self.store.waiters.set_timer = self._set_waiters_timer
         try:
@@ -565,6 +569,7 @@ class Server:
         more = False
         try:
             more = self.store.housekeep()
+            self._activity.sample()
         finally:
             self._later("housekeeping", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._housekeep)
 
@@ -621,6 +626,14 @@ class Server:
 
     # -- INFO ---------------------------------------------------------------------------------------------------
 
+    def transferred(self, *, received: int = 0, sent: int = 0) -> None:
+        """Count bytes that the native path does not count."""
+        self._activity.received += received
+        self._activity.sent += sent
+
+    def _commands(self) -> int:
+        return self.store.reports.commands(self.store.commands) + self._context.commands_executed
+
     def _info(self) -> Iterable[tuple[str, str | int]]:
         logins = self._context.logins
         return (
@@ -632,6 +645,7 @@ class Server:
             ("connections_accepted", self._accepted),
             ("connections_refused", self._refusals),
             ("unfinished_bytes", self._buffered_total),
+            *self._activity.info(),
             *(self.certificates.info() if self.certificates is not None else ()),
             ("connections_unauthenticated", len(self._unauthenticated)),
             ("logins", logins.succeeded),

@@ -7,6 +7,10 @@ from cairnkv.store.pending_native import PendingBatch
 class FrameExecutor:
     commands: int
     writes: int
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
     off: bool
     proposes: bool
     def __init__(self, database: Database, clock: Clock, collector: object = None) -> None: ...

@@ -82,6 +82,7 @@ cdef class FrameExecutor:
     """Executes frames of one protocol in one database. `run` executes a prefix of some bytes; `output` has the replies.
 
     commands, writes: the number of executed commands, and of those that storage counts as entries.
+    hits, misses: keys that commands that only read have found, and not found.
     off: whether the path must not execute anything any more, because the store must see each command.
     """
 
@@ -142,6 +143,14 @@ cdef class FrameExecutor:
             piece.conversation = NULL
             PyBuffer_Release(&view)
         return piece.done
+
+    @property
+    def hits(self):
+        return self._table.hits
+
+    @property
+    def misses(self):
+        return self._table.misses
 
     @property
     def work(self):
@@ -223,6 +232,7 @@ cdef class FrameExecutor:
     cdef int _execute(self, Piece *pieces, int count) except -1:
         cdef Piece *piece
         cdef Py_ssize_t done, before
+        cdef int64_t hits, misses
         cdef bint executed = False
         cdef NativeTable table = self._table
         self._size = self._marks_count = 0
@@ -249,12 +259,14 @@ cdef class FrameExecutor:
                     table.wait = 0
                     table.wrote = False
                     before = self._size
+                    hits, misses = table.hits, table.misses
                     done = self.frame(piece.data + piece.done, piece.length - piece.done)
                     if table.found_cold:
                         table.found_cold = False
                         self._size = before
                         done = 0
                     if done == 0:
+                        table.hits, table.misses = hits, misses  # the pure path counts this command
                         table._ahead_next = table._ahead_count  # forget the keys that were looked up ahead
                         break
                     piece.done += done

@@ -19,6 +19,7 @@ Out of scope: frames (`frames_native`), and how proposals enter the log (`cairnk
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from cairnkv.session.executor_native cimport (
@@ -343,14 +344,17 @@ cdef class ProposingExecutor(FrameExecutor):
         cdef Piece *piece = pieces + self.at_piece
         cdef FrameExecutor executor = self._executor
         cdef Py_ssize_t size
+        cdef int64_t hits, misses
         piece.replies_at = self._size
         executor._size = 0
         executor._room_end = UNSENT_PAUSE
         while piece.length > piece.done < self._bytes_max:
             if (self._size or piece.done) and self._table._ahead_next == self._table._ahead_count:
                 look_ahead(self, pieces, count)  # only after the first read: then it is worth its time
+            hits, misses = self._table.hits, self._table.misses
             size = executor.local_read(piece.data + piece.done, piece.length - piece.done)
             if size == 0:
+                self._table.hits, self._table.misses = hits, misses  # another path counts this command
                 self._table._ahead_next = self._table._ahead_count  # the announced keys are others
                 break
             piece.done += size

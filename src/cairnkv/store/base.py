@@ -91,6 +91,10 @@ class Store(Protocol):
         """The memory of the databases, and its limit."""
 
     @property
+    def commands(self) -> int:
+        """The number of commands, without those of executors of the native path."""
+
+    @property
     def reports(self) -> StoreInfo:
         """The sources of INFO, and the function that executes BACKUP."""
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from cairnkv.commands import MISSING, Failure, Items, Reply, failures
+from cairnkv.commands import MISSING, Command, Deadline, Exists, Failure, Get, GetMany, Items, Reply, Ttl, failures
 from cairnkv.commands.vocabulary import Backup
 from cairnkv.engine import Database, QueueDatabase
 from cairnkv.engine.table import CURSORS
@@ -29,12 +29,19 @@ class DirectExecutor(Protocol):
     """An executor that bypasses `Store.execute`, and its counts of commands.
 
     writes: 0 if the store counts the writes itself.
+    hits, misses: keys that commands that only read have found, and not found.
     off: set by the store: whether the executor must leave all commands to `Store.execute`.
     """
 
     commands: int
     writes: int
     off: bool
+
+    @property
+    def hits(self) -> int: ...
+
+    @property
+    def misses(self) -> int: ...
 
 
 class StoreInfo:
@@ -46,6 +53,36 @@ class StoreInfo:
         self.begin_backup: Callable[[Backup], Reply] = _no_backups
         """Executes BACKUP."""
         self.sources = [own]
+        self._hits = self._misses = 0  # on the pure path
+
+    def note_read(self, command: Command, reply: Reply) -> None:
+        """Count the keys that a command of the pure path has found, and not found, if it only reads."""
+        match command:
+            case Get() | Ttl() | Deadline():
+                found, missing = (0, 1) if reply is MISSING else (1, 0)
+            case GetMany():
+                assert isinstance(reply, Items)
+                missing = reply.values.count(None)
+                found = len(reply.values) - missing
+            case Exists():
+                assert isinstance(reply, int)
+                found, missing = reply, len(command.names) - reply
+            case _:
+                return
+        self._hits += found
+        self._misses += missing
+
+    @property
+    def lookups(self) -> tuple[int, int]:
+        """The numbers of keys that commands that only read have found, and not found."""
+        return (
+            self._hits + sum(executor.hits for executor in self.executors),
+            self._misses + sum(executor.misses for executor in self.executors),
+        )
+
+    def commands(self, others: int) -> int:
+        """Return the number of executed commands. others: those that executors did not execute."""
+        return others + sum(executor.commands for executor in self.executors)
 
     def about(
         self,
@@ -69,7 +106,7 @@ class StoreInfo:
             *storage.about(),
             *(() if memory.cache is None else memory.cache.about()),
             ("path", features()["path"]),
-            ("commands", commands + sum(executor.commands for executor in self.executors)),
+            ("commands", self.commands(commands)),
             ("keys", sum(database.count() for database in databases)),
             ("used_bytes", memory.used_bytes),
             ("garbage_bytes", memory.garbage_bytes),

@@ -93,7 +93,8 @@ class LocalStore:
         self._steps: list[Step] | None = None  # of the current entry: those that have changed a database
         self.under_way: Journal | None = None
         """The changes of the current call, if `begin_call` precedes each call; None between calls."""
-        self._commands = 0
+        self.commands = 0
+        """The number of commands of the pure path."""
         self._swept = 0  # number of the last queue that housekeeping has examined
         self.waiters = Waiters()
         """The TAKE commands that wait for messages."""
@@ -173,7 +174,7 @@ class LocalStore:
             put_off = memory.cache.put_off((step,), lambda: self.execute(command, db, touch=touch))
             if put_off is not None:
                 return put_off
-        self._commands += 1
+        self.commands += 1
         now = self.log_clock()
         if self._storage.keeps_effects:
             self._record_time(now)
@@ -212,7 +213,7 @@ class LocalStore:
             )
             if put_off is not None:
                 return put_off
-        self._commands += len(steps)
+        self.commands += len(steps)
 
         def work() -> Reply:
             return execute_steps(
@@ -282,7 +283,7 @@ class LocalStore:
             memory.evicted = evicted
             raise
         else:
-            self._commands += work.commands
+            self.commands += work.commands
         if read is not None and cache is not None:
             cache.end_reservation(read)
         return outcome
@@ -378,6 +379,7 @@ class LocalStore:
                 return Failure(failures.NOCOMMAND, "a store has no users; a server has")
             return self.reports.begin_backup(command) if isinstance(command, Backup) else self.reports.reply()
         reply = apply(self.databases[db], command, self._shared.now)
+        self.reports.note_read(command, reply)
         if touch and self.memory.eviction is not None:
             self.memory.eviction.note_use(command.places(db))
         elif touch and self.memory.cache is not None:
@@ -509,7 +511,7 @@ class LocalStore:
         if failure is not None:
             waiter.complete(failure)
             return
-        self._commands += 1
+        self.commands += 1
         self.queues.changed |= dict.fromkeys(waiter.keys)
         self.serve_waiters()
 
@@ -655,7 +657,7 @@ class LocalStore:
         if store.memory.eviction is not None:
             store.memory.eviction.search_all()
         store.memory.expired, store.memory.evicted = memory.expired, memory.evicted
-        store._commands, store.reports.executors = self._commands, self.reports.executors
+        store.commands, store.reports.executors = self.commands, self.reports.executors
         return store
 
     @property
@@ -773,7 +775,7 @@ class LocalStore:
             self.memory,
             mode=self.mode,
             loading=self.loading,
-            commands=self._commands,
+            commands=self.commands,
             waiters=len(self.waiters),
             queues=self.queues,
         )

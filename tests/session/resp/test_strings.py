@@ -264,6 +264,8 @@ def test_getrange_returns_a_part(chat: Chat, name: str) -> None:
     assert chat(f"{name} k 4 100") == b"ef"
     assert chat(f"{name} k -100 0") == b"a"
     assert chat(f"{name} k 3 1") == b""
+    assert chat(f"{name} k 0 -6") == b"a"
+    assert chat(f"{name} k 0 -7") == chat(f"{name} k -9 -8") == b""
     assert chat(f"{name} nope 0 -1") == b""
     assert chat(f"{name} k 0 end") == NOT_AN_INTEGER
 
@@ -419,7 +421,7 @@ def test_bits_are_counted_in_bytes_and_in_bits(chat: Chat) -> None:
     ("arguments", "refusal"),
     [("0", SYNTAX), ("0 1 WORD", SYNTAX), ("0 1 BIT more", SYNTAX), ("a 1", NOT_AN_INTEGER), ("1 b", NOT_AN_INTEGER)],
 )
-def test_bitcount_checks_its_arguments_only_for_an_existing_key(chat: Chat, arguments: str, refusal: Error) -> None:
-    assert chat(f"BITCOUNT k {arguments}") == 0
+def test_bitcount_checks_its_arguments_also_for_a_missing_key(chat: Chat, arguments: str, refusal: Error) -> None:
+    assert chat(f"BITCOUNT k {arguments}") == refusal
     chat("SET k v")
     assert chat(f"BITCOUNT k {arguments}") == refusal

@@ -24,6 +24,7 @@ from cairnkv.engine.table_native cimport (
     place_of,
     put,
     put_for,
+    read,
     visible,
 )
 from cairnkv.engine.queue_native cimport Taken
@@ -420,7 +421,7 @@ cdef Py_ssize_t _get(FrameExecutor self, const unsigned char *frame, Py_ssize_t 
     if size < 1:
         return 0
     place_of(self._table, &place, frame + 4, size)
-    return 4 + size if _reply_value(self, visible(self._table, &place)) else 0
+    return 4 + size if _reply_value(self, read(self._table, &place)) else 0
 
 
 cdef Py_ssize_t _set(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
@@ -522,7 +523,7 @@ cdef Py_ssize_t _get_many(FrameExecutor self, const unsigned char *frame, Py_ssi
             self._size = before
             return 0
         place_of(self._table, &place, frame + at + 4, size)
-        value = visible(self._table, &place)
+        value = read(self._table, &place)
         at += 4 + size
         size = 0 if value is NULL else PyBytes_GET_SIZE(<object>value)
         if size + 4 > self._room_end - self._size:
@@ -596,7 +597,7 @@ cdef inline Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *fram
             return 0
         place_of(self._table, &place, frame + at + 4, size)
         if not clear:
-            there += visible(self._table, &place) is not NULL
+            there += read(self._table, &place) is not NULL
         elif not can_delete(self._table, &place, count):
             return 0
         at += 4 + size

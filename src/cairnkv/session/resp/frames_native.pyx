@@ -39,6 +39,7 @@ from cairnkv.engine.table_native cimport (
     place_of,
     put,
     put_for,
+    read,
     visible,
 )
 from cairnkv.protocol.big_endian cimport put_be32
@@ -430,7 +431,7 @@ cdef bint _get(RespFrameExecutor self, const Request *request) except -1:
     if request.count != 2 or not _is_key(request, 1):
         return False
     place_of(self._table, &place, request.at[1], request.size[1])
-    return _reply_value(self, visible(self._table, &place))
+    return _reply_value(self, read(self._table, &place))
 
 
 cdef bint _terms_of(const Request *request, Terms *terms) noexcept:
@@ -529,7 +530,7 @@ cdef inline bint _count_keys(RespFrameExecutor self, const Request *request, bin
             return False
         place_of(self._table, &place, request.at[item], request.size[item])
         if not clear:
-            there += visible(self._table, &place) is not NULL
+            there += read(self._table, &place) is not NULL
         elif not can_delete(self._table, &place, request.count - 1):
             return False
     for item in range(1, request.count if clear else 1):  # check all keys before deleting the first one
@@ -548,7 +549,7 @@ cdef bint _mget(RespFrameExecutor self, const Request *request) except -1:
     for item in range(1, request.count):
         if _is_key(request, item):
             place_of(self._table, &place, request.at[item], request.size[item])
-            if _reply_value(self, visible(self._table, &place)):
+            if _reply_value(self, read(self._table, &place)):
                 continue
         self._size = before
         return False

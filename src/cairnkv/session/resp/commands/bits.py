@@ -6,7 +6,7 @@ from cairnkv.commands import Get, SetBit, failures
 from cairnkv.limits import STRING_MAX
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, on_keys
 from cairnkv.session.resp.commands.replies import number, of_value
-from cairnkv.session.resp.commands.strings import places_of, refused_if_exists
+from cairnkv.session.resp.commands.strings import places_of
 
 NO_OFFSET: Final = "ERR bit offset is not an integer or out of range"
 NO_BIT: Final = "ERR bit is not an integer or out of range"
@@ -36,16 +36,12 @@ def bitcount(arguments: Arguments) -> Call:
     key = arguments.key()
     if not len(arguments):
         return Call(Get(key), of_value(_ones, 0))
-    try:
-        if len(arguments) not in (2, 3):
-            raise Refusal(SYNTAX)
-        start, end = arguments.integer(), arguments.integer()
-        counts_backwards = start < 0 and end < 0 and start > end  # then Redis does not check the unit
-        unit = arguments.keyword() if len(arguments) and not counts_backwards else b"BYTE"
-        if unit not in (b"BYTE", b"BIT"):
-            raise Refusal(SYNTAX)
-    except Refusal as refusal:
-        return refused_if_exists(key, refusal, missing=0)
+    if len(arguments) not in (2, 3):
+        raise Refusal(SYNTAX)
+    start, end = arguments.integer(), arguments.integer()
+    unit = arguments.keyword() if len(arguments) else b"BYTE"
+    if unit not in (b"BYTE", b"BIT"):
+        raise Refusal(SYNTAX)
 
     def count(value: bytes) -> int:
         if unit == b"BIT":

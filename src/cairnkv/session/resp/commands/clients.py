@@ -198,7 +198,7 @@ def client_list(conversation: RespConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "CLIENT KILL <ip:port | [ID client-id] [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [USER username] [ADDR ip:port] "
-    "[LADDR ip:port] [SKIPME <YES | NO>]>",
+    "[LADDR ip:port] [SKIPME <YES | NO>] [MAXAGE maxage]>",
     "admin noscript",
     group="connection",
     since="2.4.0",
@@ -248,6 +248,11 @@ def _filter(conversation: RespConversation, option: bytes, value: bytes) -> _Fil
             return lambda client: client.peer.address == text
         case b"LADDR":
             return lambda client: client.peer.local_address == text
+        case b"MAXAGE":
+            seconds = integer(value, "ERR maxage is not an integer or out of range")
+            if seconds <= 0:
+                raise Refusal("ERR maxage should be greater than 0")
+            return lambda client: int(client.peer.age()) >= seconds
         case _:
             raise Refusal(SYNTAX)
 

@@ -35,6 +35,10 @@ COUNTERS: Final = {
     "rejected_connections": "connections_refused",
     "expired_keys": "expired_keys",
     "evicted_keys": "evicted_keys",
+    "keyspace_hits": "keyspace_hits",
+    "keyspace_misses": "keyspace_misses",
+    "total_net_input_bytes": "received_bytes",
+    "total_net_output_bytes": "sent_bytes",
 }
 """The names in `Store.info` that count since the start of the server, by Redis' names."""
 
@@ -120,6 +124,9 @@ def _memory(conversation: RespConversation, facts: Facts) -> Lines:
     used = memory.used_bytes + memory.garbage_bytes
     yield "used_memory", used
     yield "used_memory_human", _human(used)
+    if "used_bytes_peak" in facts:
+        yield "used_memory_peak", facts["used_bytes_peak"]
+        yield "used_memory_peak_human", _human(int(facts["used_bytes_peak"]))
     if "resident_bytes" in facts:
         yield "used_memory_rss", facts["resident_bytes"]
         yield "used_memory_rss_human", _human(int(facts["resident_bytes"]))
@@ -148,6 +155,10 @@ def _stats(conversation: RespConversation, facts: Facts) -> Lines:
     before = conversation.context.counted_before
     since = {name: value - before.get(name, 0) for name, value in counted(conversation, facts).items()}
     yield from _renamed(since, COUNTERS)
+    yield from _renamed(facts, {"instantaneous_ops_per_sec": "commands_per_second"})
+    for name, fact in (("input", "received_bytes_per_second"), ("output", "sent_bytes_per_second")):
+        if fact in facts:
+            yield f"instantaneous_{name}_kbps", f"{int(facts[fact]) / 1024:.2f}"
     yield "pubsub_channels", len(conversation.context.pubsub.channels())
     yield "pubsub_patterns", conversation.context.pubsub.patterns()
     counts = conversation.context.logins.log.counts
