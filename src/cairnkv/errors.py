@@ -163,6 +163,8 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
 
 _EXTRAS: Final = {
     "argon2": "auth",
+    "greenlet": "lua",
+    "lupa": "lua",
     "msgpack": "msgpack",
     "nats": "cluster",
     "nkeys": "cluster",

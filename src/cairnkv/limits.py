@@ -390,3 +390,24 @@ one thread per name until the system's own timeout."""
 
 REPLICAS: Final = 3
 """Hosts that store the log of a cluster. A committed write is on a majority of them."""
+
+SCRIPTS_MAX: Final = 10_000
+"""Maximum scripts of a server's cache for EVALSHA; it removes the oldest ones."""
+
+SCRIPTS_BYTES_MAX: Final = 16 * MIB
+"""Maximum bytes of the sources of all scripts of that cache. The largest script of the known job queues has 40 KB."""
+
+SCRIPT_COMPILED_MAX: Final = 1_000
+"""Maximum scripts that the interpreter keeps compiled."""
+
+SCRIPT_MEMORY_MAX: Final = 160 * MIB
+"""Default for the maximum bytes of memory of a script: a value of the maximum length, and a changed copy of it."""
+
+SCRIPT_STEPS_MAX: Final = 500_000_000
+"""Default for the maximum steps of a script, in instructions of Lua: about ten seconds."""
+
+SCRIPT_NESTING_MAX: Final = 128
+"""Maximum nested tables of a script's reply."""
+
+SCRIPT_REPLY_BYTES_MAX: Final = FRAME_MAX
+"""Maximum bytes of the strings of a script's reply."""
