@@ -9,6 +9,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -24,6 +25,9 @@ class BuildWhatCanBeBuilt(build_ext):
 
     def build_extensions(self) -> None:
         """Build the extensions, one on each processor at a time, and keep the successful ones."""
+        if not self.compiles():  # the translation to C takes longer than all the rest
+            self.extensions.clear()
+            return
         from Cython.Build import cythonize
 
         translated = cythonize(self.extensions, include_path=["src"], build_dir="build/cython")
@@ -35,6 +39,18 @@ class BuildWhatCanBeBuilt(build_ext):
                 for extension, built in zip(self.extensions, pool.map(self.builds, self.extensions), strict=True)
                 if built
             ]
+
+    def compiles(self) -> bool:
+        """Return whether a file that needs Python's headers can be compiled."""
+        with TemporaryDirectory() as directory:
+            probe = Path(directory) / "probe.c"
+            probe.write_text("#include <Python.h>\n")
+            try:
+                self.compiler.compile([str(probe)], output_dir=directory)
+            except (BaseError, CCompilerError, OSError) as error:
+                self.warn(f"cairnkv is not compiled, and plain Python takes its place: {error}")
+                return False
+        return True
 
     def builds(self, extension: Extension) -> bool:
         """Build an extension. Return whether that succeeded."""

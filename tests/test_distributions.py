@@ -165,7 +165,7 @@ def test_readme_commands_run_in_a_fresh_clone(clone: Path, tmp_path: Path) -> No
         end.cancel()
     steps = errors.read_text().splitlines()
     assert len([line for line in steps if line.startswith("make: getting ")]) > 5
-    assert "make: compiling cairnkv.engine.table_native" in steps
+    assert any(step.startswith("make: cairnkv is not compiled, and plain Python takes its place: ") for step in steps)
     assert "make: the path in use is pure Python" in steps
 
 

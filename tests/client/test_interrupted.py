@@ -132,7 +132,7 @@ class TestInMemory:
             seen.append(contents(stores[0]))
             assert stores[0].incr("handled") == 1
 
-        for _ in at_each_point(prepare, handle, step=7 if make is evicting else 1, least=least(make, name)):
+        for _ in at_each_point(prepare, handle, step=7 if make is evicting else 3, least=least(make, name)):
             (kv,) = stores
             assert seen[0] in allowed
             expected = allowed[1] | handled  # type: ignore[operator]

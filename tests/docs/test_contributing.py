@@ -50,7 +50,19 @@ def run(copy: Path, *command: str, **environment: str) -> None:
 
 
 def run_tests(copy: Path, *arguments: str, **environment: str) -> None:
-    run(copy, sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, **environment)
+    run(
+        copy,
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+        HYPOTHESIS_PROFILE="brief",
+        **environment,
+    )
 
 
 def copied(copy: Path, ignored: list[str]) -> Path:
@@ -101,5 +113,4 @@ def test_the_command_of_the_page_works_on_the_native_path(tmp_path: Path) -> Non
         "tests/native/test_resp_frames.py",
         "-k",
         "served or serves or any_pieces",
-        HYPOTHESIS_PROFILE="brief",
     )

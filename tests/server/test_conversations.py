@@ -377,7 +377,7 @@ def bytes_of(client: RawClient, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", ["native", "Redis"])
-@pytest.mark.parametrize(("count", "size"), [(400_000, 100), (60_000, 1_000), (40, MIB)])
+@pytest.mark.parametrize(("count", "size"), [(100_000, 100), (20_000, 1_000), (40, MIB)])
 def test_pipeline_sent_before_any_read_gets_all_replies(
     start_on_both: Start, protocol: str, count: int, size: int
 ) -> None:
