@@ -89,9 +89,17 @@ local function ror(b, n)
   return rol(b, (32 - n) % 32)
 end
 
+local function is_int(n)
+  return type(n) == "number" and n >= -4294967296 and n <= 4294967296 and n % 1 == 0
+end
+
 local function fold(operation)
   local public
   public = function(...)
+    local a, b = ...
+    if is_int(a) and is_int(b) and select("#", ...) == 2 then
+      return signed(operation(a % 4294967296, b % 4294967296))
+    end
     local result = bits(public, 1, ...)
     -- from the last to the first, so that an error names the argument that BitOp names
     for number = select("#", ...), 2, -1 do

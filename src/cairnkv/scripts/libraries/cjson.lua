@@ -40,13 +40,22 @@ local TOKENS = {
 }
 
 local SPACE = "^[ \t\n\r]*"
+-- The place and the first character of a value; the key of a pair without escapes, and its value likewise.
+local VALUE = SPACE .. "()(.?)"
+local NEXT_VALUE = SPACE .. ",[ \t\n\r]*()(.?)"
+local PAIR = '"([^"\\]*)"[ \t\n\r]*:[ \t\n\r]*()(.?)'
+local FIRST_PAIR, NEXT_PAIR = SPACE .. PAIR, SPACE .. ",[ \t\n\r]*" .. PAIR
+local PLAIN_NUMBER = "^(%-?%d[%d.]*)()([eExX]?)"
 local NAN = 0 / 0
 if sub(tostring(NAN), 1, 1) == "-" then
   NAN = -NAN
 end
 
+-- A string without characters to escape.
+local PLAIN = '^[^%c"\\/]*$'
+
 local function quoted(text)
-  if find(text, '[%c"\\/]') then
+  if not find(text, PLAIN) then
     text = gsub(text, '[%c"\\/]', ESCAPES)
   end
   return '"' .. text .. '"'
@@ -118,7 +127,13 @@ local function new()
   local precision, number_format
   local keep_buffer
 
+  local is_changed = true
+
   local function reset()
+    if not is_changed then
+      return
+    end
+    is_changed = false
     sparse_convert, sparse_ratio, sparse_safe = false, 2, 10
     encode_depth_max, decode_depth_max = 1000, 1000
     encode_invalid, decode_invalid = false, true
@@ -195,8 +210,8 @@ local function new()
       fail(cjson.encode, format("Cannot serialise, excessive nesting (%d)", depth))
     end
     local length = array_length(value)
-    local separator = length and "[" or "{"
     if length then
+      local separator = "["
       local plain = getmetatable(value) == nil
       for index = 1, length do
         out[n + 1] = separator
@@ -217,30 +232,44 @@ local function new()
       out[n + 1] = "]"
       return n + 1
     end
+    local first = n + 1
     for key, item in next, value do
-      out[n + 1] = separator
-      separator = ","
       local piece = known[key]
       if not piece then
         local kind = type(key)
         if kind == "string" then
-          piece = quoted(key) .. ":"
+          piece = "," .. quoted(key) .. ":"
         elseif kind == "number" then
-          piece = '"' .. number_piece(key) .. '":'
+          piece = ',"' .. number_piece(key) .. '":'
         else
           refuse(key, "table key must be a number or string")
         end
         known[key] = piece
       end
-      out[n + 2] = piece
-      if type(item) == "string" then
-        n = n + 3
-        out[n] = quoted(item)
+      n = n + 1
+      out[n] = piece
+      local kind = type(item)
+      if kind == "string" then
+        if find(item, PLAIN) then
+          out[n + 1], out[n + 2], n = '"', item, n + 3
+          out[n] = '"'
+        else
+          n = n + 1
+          out[n] = quoted(item)
+        end
+      elseif kind == "number" and item - item == 0 and not number_format then
+        n = n + 1
+        out[n] = item
       else
-        n = append(item, out, n + 2, depth, known)
+        n = append(item, out, n, depth, known)
       end
     end
-    out[n + 1] = separator == "{" and "{}" or "}"
+    if n < first then
+      out[first] = "{}"
+      return first
+    end
+    out[first] = "{" .. sub(out[first], 2)
+    out[n + 1] = "}"
     return n + 1
   end
 
@@ -339,47 +368,54 @@ local function new()
 
   local decode_array, decode_object
 
-  -- Returns the value at a place (which may begin with spaces) and the place behind it.
-  local function decode_value(text, at, depth)
-    local first = byte(text, at)
-    if first == 32 or first == 10 or first == 13 or first == 9 then
-      at = match(text, SPACE .. "()", at)
-      first = byte(text, at)
+  -- The place of the next escape in the text, or of one that is behind; huge where there is none.
+  local escape_at
+
+  -- Returns the string whose quote is at a place, and the place behind it.
+  local function decode_string(text, at, what)
+    local quote = find(text, '"', at + 1, true)
+    if quote then
+      if quote > escape_at then
+        escape_at = find(text, "\\", at + 1, true) or huge
+      end
+      if quote < escape_at then
+        return sub(text, at + 1, quote - 1), quote + 1
+      end
     end
+    local result, behind, where = slow_string(text, at + 1)
+    if not result then
+      expected(what, behind, where)
+    end
+    return result, behind
+  end
+
+  -- Returns the value at a place, which begins with this character, and the place behind it.
+  local function decode_value(text, at, first, depth)
     local result
-    if first == 34 then
+    if first == '"' then
       local quote = find(text, '"', at + 1, true)
-      if quote then
-        result = sub(text, at + 1, quote - 1)
-        if not find(result, "\\", 1, true) then
-          return result, quote + 1
-        end
+      if quote and quote < escape_at then
+        return sub(text, at + 1, quote - 1), quote + 1
       end
-      local behind, where
-      result, behind, where = slow_string(text, at + 1)
-      if not result then
-        expected("value", behind, where)
-      end
-      return result, behind
-    elseif first == 123 then
+      result, at = decode_string(text, at, "value")
+      return result, at
+    elseif first == "{" then
       descend(depth, at)
       result, at = decode_object(text, at + 1, depth)
       return result, at
-    elseif first == 91 then
+    elseif first == "[" then
       descend(depth, at)
       result, at = decode_array(text, at + 1, depth)
       return result, at
-    elseif first == 116 and find(text, "^true", at) then
+    elseif first == "t" and find(text, "^true", at) then
       return true, at + 4
-    elseif first == 102 and find(text, "^false", at) then
+    elseif first == "f" and find(text, "^false", at) then
       return false, at + 5
-    elseif first == 110 and find(text, "^null", at) then
+    elseif first == "n" and find(text, "^null", at) then
       return NULL, at + 4
     end
-    local digits, behind = match(text, "^(%-?%d[%d.]*)()", at)
-    local after = digits and byte(text, behind)
-    -- behind digits, e, E, x and X belong to the number
-    if digits and after ~= 101 and after ~= 69 and after ~= 120 and after ~= 88 then
+    local digits, behind, more = match(text, PLAIN_NUMBER, at)
+    if more == "" then
       result = tonumber(digits)
       if result and (decode_invalid or not is_invalid_number(text, at)) then
         return result, behind
@@ -391,64 +427,72 @@ local function new()
 
   decode_array = function(text, at, depth)
     local result, n = {}, 0
-    local behind = match(text, "^[ \t\n\r]*%]()", at)
-    if behind then
-      return result, behind
+    local first
+    at, first = match(text, VALUE, at)
+    if first == "]" then
+      return result, at + 1
     end
     while true do
       n = n + 1
-      result[n], at = decode_value(text, at, depth + 1)
-      local after = byte(text, at)
-      if after ~= 44 and after ~= 93 then
-        at = match(text, SPACE .. "()", at)
-        after = byte(text, at)
+      result[n], at = decode_value(text, at, first, depth + 1)
+      local behind
+      behind, first = match(text, NEXT_VALUE, at)
+      if not behind then
+        behind = match(text, "^[ \t\n\r]*%]()", at)
+        if not behind then
+          expected("comma or array end", token_at(text, at))
+        end
+        return result, behind
       end
-      if after == 93 then
-        return result, at + 1
-      elseif after ~= 44 then
-        expected("comma or array end", token_at(text, at))
-      end
-      at = at + 1
+      at = behind
     end
+  end
+
+  -- The key at a place where FIRST_PAIR matches not, and the place and first character of its value.
+  local function slow_key(text, at)
+    at = match(text, SPACE .. "()", at)
+    if byte(text, at) ~= 34 then
+      expected("object key string", token_at(text, at))
+    end
+    local key
+    key, at = decode_string(text, at, "object key string")
+    local behind, first = match(text, "^[ \t\n\r]*:[ \t\n\r]*()(.?)", at)
+    if not behind then
+      expected("colon", token_at(text, at))
+    end
+    return key, behind, first
   end
 
   decode_object = function(text, at, depth)
     local result = {}
-    local behind = match(text, "^[ \t\n\r]*}()", at)
-    if behind then
-      return result, behind
+    local key, behind, first = match(text, FIRST_PAIR, at)
+    if not key then
+      behind = match(text, "^[ \t\n\r]*}()", at)
+      if behind then
+        return result, behind
+      end
+      key, behind, first = slow_key(text, at)
     end
+    depth = depth + 1
     while true do
-      local key
-      key, behind = match(text, '^[ \t\n\r]*"([^"\\]*)"[ \t\n\r]*:()', at)
+      local quote = first == '"' and find(text, '"', behind + 1, true)
+      if quote and quote < escape_at then
+        result[key], at = sub(text, behind + 1, quote - 1), quote + 1
+      else
+        result[key], at = decode_value(text, behind, first, depth)
+      end
+      key, behind, first = match(text, NEXT_PAIR, at)
       if not key then
-        at = match(text, SPACE .. "()", at)
-        if byte(text, at) ~= 34 then
-          expected("object key string", token_at(text, at))
+        behind = match(text, "^[ \t\n\r]*}()", at)
+        if behind then
+          return result, behind
         end
-        local where
-        key, behind, where = slow_string(text, at + 1)
-        if not key then
-          expected("object key string", behind, where)
-        end
-        at = behind
-        behind = match(text, "^[ \t\n\r]*:()", at)
+        behind = match(text, "^[ \t\n\r]*,()", at)
         if not behind then
-          expected("colon", token_at(text, at))
+          expected("comma or object end", token_at(text, at))
         end
+        key, behind, first = slow_key(text, behind)
       end
-      result[key], at = decode_value(text, behind, depth + 1)
-      local after = byte(text, at)
-      if after ~= 44 and after ~= 125 then
-        at = match(text, SPACE .. "()", at)
-        after = byte(text, at)
-      end
-      if after == 125 then
-        return result, at + 1
-      elseif after ~= 44 then
-        expected("comma or object end", token_at(text, at))
-      end
-      at = at + 1
     end
   end
 
@@ -464,7 +508,10 @@ local function new()
       end
       text = sub(text, 1, zero - 1)
     end
-    local result, at = decode_value(text, 1, 1)
+    escape_at = find(text, "\\", 1, true) or huge
+    local at, first = match(text, VALUE)
+    local result
+    result, at = decode_value(text, at, first, 1)
     local name, where = token_at(text, at)
     if name ~= "T_END" then
       expected("the end", name, where)
@@ -472,7 +519,9 @@ local function new()
     return result
   end
 
+  -- Each function that changes settings begins with this.
   local function check_count(public, max, ...)
+    is_changed = true
     if select("#", ...) > max then
       bad_argument(public, max + 1, "found too many arguments")
     end

@@ -21,11 +21,18 @@ local function four(n)
   return char(floor(n / 16777216), floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
 end
 
+-- Integers and headers of strings of one byte.
+local INTEGERS, STRINGS = {}, {}
+for n = -32, 127 do
+  INTEGERS[n] = char(n % 256)
+end
+for n = 0, 31 do
+  STRINGS[n] = char(160 + n)
+end
+
 local function integer(n)
   if n >= 0 then
-    if n < 128 then
-      return char(n)
-    elseif n < 256 then
+    if n < 256 then
       return char(204, n)
     elseif n < 65536 then
       return "\205" .. two(n)
@@ -33,8 +40,6 @@ local function integer(n)
       return "\206" .. four(n)
     end
     return "\207" .. four(floor(n / 4294967296)) .. four(n % 4294967296)
-  elseif n >= -32 then
-    return char(n + 256)
   elseif n >= -128 then
     return char(208, n + 256)
   elseif n >= -32768 then
@@ -68,10 +73,10 @@ local function header(n, fixed, fixed_max, sixteen, thirtytwo)
 end
 
 local function string_header(n)
-  if n > 31 and n < 256 then
+  if n < 256 then
     return char(217, n)
   end
-  return header(n, 160, 31, "\218", "\219")
+  return header(n, 0, 0, "\218", "\219")
 end
 
 -- How many elements an array has, or nil where the table is a map.
@@ -93,11 +98,11 @@ end
 local function pack_value(value, out, n, level)
   local kind = type(value)
   if kind == "string" then
-    out[n + 1] = string_header(#value)
+    out[n + 1] = STRINGS[#value] or string_header(#value)
     out[n + 2] = value
     return n + 2
   elseif kind == "number" then
-    out[n + 1] = number(value)
+    out[n + 1] = INTEGERS[value] or number(value)
   elseif kind == "boolean" then
     out[n + 1] = value and "\195" or "\194"
   elseif kind == "table" and level < NESTING_MAX then
@@ -263,6 +268,13 @@ unpack_value = function(public, data, at, used)
   elseif used >= STACK_MAX then
     fail(public, "stack overflow (too many return values at once; use unpack_one or unpack_limit instead.)")
   end
+  if first >= 160 and first < 192 then
+    local last = at + first - 160
+    if last > #data then
+      missing(public)
+    end
+    return sub(data, at + 1, last), last + 1
+  end
   at = at + 1
   if first < 128 then
     return first, at
@@ -277,8 +289,6 @@ unpack_value = function(public, data, at, used)
     result, at = unpack_map(public, data, at, first - 128, used)
   elseif first < 160 then
     result, at = unpack_array(public, data, at, first - 144, used)
-  elseif first < 192 then
-    result, at = unpack_string(public, data, at, first - 160)
   else
     fail(public, "Bad data format in input.")
   end
