@@ -161,6 +161,9 @@ local unpack_value
 
 -- `used`: the values on the stack that the library in C has there, which bound nesting.
 local function unpack_array(public, data, at, length, used)
+  if used + 1 >= STACK_MAX then
+    fail(public, "stack overflow (in function mp_decode_to_lua_array)")
+  end
   local result = {}
   for index = 1, length do
     result[index], at = unpack_value(public, data, at, used + 2)
