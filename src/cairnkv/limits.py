@@ -53,6 +53,10 @@ TRANSACTION_BYTES_MAX: Final = 256 * MIB
 """Maximum bytes of values that one transaction may read or write: less than a second, in which the server serves no
 other client. SETBIT, SETRANGE and APPEND write the whole value."""
 
+SCRIPT_CONFLICTS_MAX: Final = 100
+"""Maximum runs of a script at a node of a cluster after which other clients have changed its keys. Each run takes the
+time of a write."""
+
 READ_TOGETHER_MAX: Final = 512 * MIB
 """Maximum bytes of values for one command over several keys, or one transaction, if some values are cold; the memory
 limit applies too. The server holds all these values in memory during the execution."""

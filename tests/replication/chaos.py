@@ -62,12 +62,13 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.failures import Fault
 from cairnkv.engine import Watched
-from cairnkv.limits import DATABASES
+from cairnkv.limits import DATABASES, SCRIPT_CONFLICTS_MAX
 from cairnkv.replication import epochs
 from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.replication.entry_codec import skip_of, steps_of, transaction_of
 from cairnkv.replication.store import LEAD_LEAST_MS
-from cairnkv.store import PendingReply, Waiter
+from cairnkv.store import RUN_ANEW, PendingReply, Waiter
+from tests.support.branching import Branching
 from tests.support.model import Model, same
 from tests.support.queue_model import QueueModel
 from tests.support.simulated import Cluster, Node
@@ -92,6 +93,7 @@ STRANGERS = (1, 2)
 NO_MESSAGES = Items(())
 
 OUTSTANDING_MAX = 6
+
 CRASHED = Failure(failures.UNKNOWN, "the node has gone")
 
 
@@ -110,17 +112,18 @@ class Op:
     completed: int = 0
     reply: Reply | None = None
     position: int = 0  # at which its node was when it was told
+    script: Branching | None = None
     blocks: bool = False  # whether its client has sent nothing until the reply
 
     @property
     def writes(self) -> bool:
         """Whether the command may change the store."""
-        return any(step.command.spec.writes for step in self.steps)
+        return self.script.writes if self.script else any(step.command.spec.writes for step in self.steps)
 
     @property
     def took_nothing(self) -> bool:
         """Whether it is a TAKE that found no messages, by a read or by an entry of the log."""
-        return isinstance(self.steps[0].command, Take | TakeAny) and self.reply == NO_MESSAGES
+        return not self.script and isinstance(self.steps[0].command, Take | TakeAny) and self.reply == NO_MESSAGES
 
     @property
     def failed(self) -> bool:
@@ -177,6 +180,8 @@ class Chaos:
         for client in self.clients:
             client.life = client.node.life
         self._applying: Node | None = None
+        self._later: list[Callable[[], None]] = []
+        """The runs of scripts that must run anew, at a time of their sessions' choice."""
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
@@ -189,6 +194,7 @@ class Chaos:
             (self._follow, 14),
             (self._time_passes, 5),
             (self._keep_house, 1),
+            (self._run_scripts_anew, 4),
         ]
         faulty: list[tuple[Callable[[], None], float]] = [
             (self._arrive_out_of_order, 2),
@@ -219,7 +225,12 @@ class Chaos:
             node.clock_off = 0
             if node.store is None:
                 node.start()
-        cluster.settle()
+        for _ in range(SCRIPT_CONFLICTS_MAX):
+            cluster.settle()
+            self._run_scripts_anew()
+            for node in cluster.nodes:
+                node.running.housekeep()
+        assert not self._later, "a script does not come to its end"
         cluster.now += WAITS[-1] / 1000
         for node in cluster.nodes:
             node.tick()
@@ -287,6 +298,11 @@ class Chaos:
     def _keep_house(self) -> None:
         if (node := self._some_node()).is_up:
             node.running.housekeep()
+
+    def _run_scripts_anew(self) -> None:
+        later, self._later = self._later, []
+        for run in later:
+            run()
 
     def _crash(self) -> None:
         node = self._some_node()
@@ -378,7 +394,9 @@ class Chaos:
             self._do(
                 client, Op(number, client.number, self._life(client), (Step(1, ClearPrefix(b"p", 0)),), self._moment)
             )
-        elif kind < 0.5:
+        elif kind < 0.42:
+            self._script(client, number)
+        elif kind < 0.58:
             command = self._queue_command(number)
             db = 0 if command.waiting_time() else dice.choice((0, 1))
             self._do(client, Op(number, client.number, self._life(client), (Step(db, command),), self._moment))
@@ -414,6 +432,50 @@ class Chaos:
             self.ops.append(op)
             self._wait(client, op, outcome)
 
+    def _script(self, client: Client, number: int) -> None:
+        """Execute a script. One that writes leaves a key, as transactions do."""
+        dice = self.dice
+        tag = b"s%d" % number
+        writes = dice.random() < 0.8
+        choose = self._scripted_write if writes else self._scripted_read
+        stages = [[choose(number) for _ in range(3)] for _ in range(dice.randrange(1, 5))]
+        script = Branching(stages, [Step(TAGS, Set(tag, b""))] if writes else ())
+        watched = tuple((db, watch) for (db, _), watch in client.watched.items())
+        op = Op(number, client.number, self._life(client), (Step(1, Get(tag)),), self._moment, tag if writes else b"")
+        op.script, op.watched, op.watched_at = script, watched if writes else (), client.watched_at
+        client.watched = {}
+        self.ops.append(op)
+        self._run(client, op, script, watched)
+
+    def _run(
+        self,
+        client: Client,
+        op: Op,
+        script: Branching,
+        watched: tuple[tuple[int, Watched], ...],
+        *,
+        in_entry: bool = False,
+    ) -> None:
+        store = client.node.running
+        begun = store.begin_script()
+        outcome = store.execute_script(script, watched) if begun is OK else begun
+        assert outcome is not RUN_ANEW
+
+        def again(*, in_entry: bool) -> None:
+            if op.reply is None:
+                self._run(client, op, script, watched, in_entry=in_entry)
+
+        def anew() -> None:
+            if self._applying is client.node and self.dice.random() < 0.5:
+                again(in_entry=True)
+            else:
+                self._later.append(lambda: again(in_entry=False))
+
+        if outcome is MISSING and script.runs == 0:
+            self.ops.remove(op)  # it is certain by now that watched keys have changed, and the log has nothing of it
+        else:
+            self._wait(client, op, outcome, anew, in_entry=in_entry)
+
     def _watch(self, client: Client) -> None:
         places = [(1, key) for key in self.dice.sample(KEYS, self.dice.choice((1, 2)))]
         into: dict[tuple[int, bytes], Watched] = {}
@@ -432,12 +494,24 @@ class Chaos:
 
         outcome.on_ready = ready
 
-    def _wait(self, client: Client, op: Op, outcome: Reply | PendingReply) -> None:
+    def _wait(
+        self,
+        client: Client,
+        op: Op,
+        outcome: Reply | PendingReply,
+        anew: Callable[[], None] = lambda: None,
+        *,
+        in_entry: bool = False,
+    ) -> None:
+        """Wait for a reply. anew: runs a script anew. in_entry: whether an entry is being applied."""
         node = client.node
 
         def ready() -> None:
             if op.completed:
                 return  # its client has gone
+            if isinstance(outcome, PendingReply) and outcome.reply is RUN_ANEW:
+                anew()
+                return
             self._moment += 1
             op.completed = self._moment
             assert isinstance(outcome, PendingReply)
@@ -450,13 +524,17 @@ class Chaos:
 
         if isinstance(outcome, PendingReply) and outcome.reply is None:
             outcome.on_ready = ready
-            client.waiting.append(op)
+            if op not in client.waiting:
+                client.waiting.append(op)
             op.blocks = client.blocked = outcome.blocks
             return
+        if op in client.waiting:
+            client.waiting.remove(op)
+            client.blocked = False
         self._moment += 1
         op.completed = self._moment
         op.reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
-        op.position = node.running.position
+        op.position = node.running.position + in_entry
 
     def _note_leases(self, op: Op) -> None:
         if isinstance(op.steps[0].command, Take) and isinstance(op.reply, Items):
@@ -532,6 +610,35 @@ class Chaos:
             )
         )
 
+    def _scripted_write(self, number: int) -> Step:
+        """Return a random command for a script that writes. Its reply is not of the time of the run."""
+        dice = self.dice
+        one, other = dice.choice(KEYS), dice.choice(KEYS)
+        soon = self.cluster.observer.clock() + dice.choice((-5, 1, 20, 200, 5_000))
+        return Step(
+            1,
+            dice.choice(
+                (
+                    self._step(number),
+                    Append(one, b"x"),
+                    SetWith(one, b"w", ttl=dice.choice((1, 100))),
+                    SetWith(one, b"until", at=soon),
+                    ExpireWith(one, soon, at=True, if_none=dice.choice((True, False))),
+                    Copy(one, other),
+                    GetMany((one, other)),
+                    Exists((one, other)),
+                    GetWith(one, clear=True),
+                    ClearIfEquals(one, b"w"),
+                )
+            ),
+        )
+
+    def _scripted_read(self, number: int) -> Step:
+        """Return a random command for a script that does not write."""
+        one, other = self.dice.choice(KEYS), self.dice.choice(KEYS)
+        command = self.dice.choice((Get(one), Get(one), GetMany((one, other)), Exists((other,)), Ttl(one), Count()))
+        return Step(1, command)
+
     def _command(self, number: int) -> Command:
         dice = self.dice
         one, other = dice.choice(KEYS), dice.choice(KEYS)
@@ -587,6 +694,7 @@ class Reference:
 
     def __init__(self, chaos: Chaos) -> None:
         self._tagged_at = chaos.tagged_at
+        self._scripts = {op.tag: op.script for op in chaos.ops if op.script and op.tag}
         self._models = [Model() for _ in range(3)]
         self._queues = QueueModel()
         self._rows: dict[int, list[int]] = {}  # epoch, number, position
@@ -599,12 +707,15 @@ class Reference:
         self._last: dict[bytes, object] = {}
         reads = collections.defaultdict(list)
         for op in chaos.ops:
+            if op.script is not None and op.reply is MISSING:
+                continue  # a watched key had changed
             if op.took_nothing or (not op.writes and op.reply is not None and not isinstance(op.reply, Failure)):
                 reads[op.position].append(op)
         for position, data in enumerate(chaos.cluster.stream, 1):
             self._pending = reads.pop(position, [])
             self._index = 0
             self._entry(position, data)
+            self._look(position)  # also if the entry does not count: a script reads between entries
             if self._pending:
                 op = self._pending[0]
                 raise AssertionError(f"{op} was answered with what was never there at {position}")
@@ -672,9 +783,18 @@ class Reference:
         tag = getattr(last, "key", b"")
         reply: Reply = MISSING
         if self._tagged_at.get(tag) == position:
+            expected = self._run(self._scripts[tag]) if tag in self._scripts else None
             reply = Replies(tuple(self._apply(step) for step in transaction.steps))
+            if expected is not None:
+                reply, models = expected
+                assert self._models == models, f"{tag!r} at {position}: its steps and its script differ"
         self.done[tag].append(_Done(position, self._index, reply))
         self._look(position)
+
+    def _run(self, script: Branching) -> tuple[Replies, list[Model]]:
+        """Return the replies of a script at this place in the log, and the models after it."""
+        models = copy.deepcopy(self._models)
+        return script.replies(lambda step: models[step.db].apply(step.command, self._now)), models
 
     def _apply(self, step: Step) -> Reply:
         if step.command.spec.scope is Scope.QUEUES and step.db < DATABASES:
@@ -692,6 +812,8 @@ class Reference:
         self._pending = [op for op in self._pending if not self._would_say(op)]
 
     def _would_say(self, op: Op) -> bool:
+        if op.script is not None:
+            return op.reply == self._run(op.script)[0]
         (step,) = op.steps
         assert op.reply is not None
         if op.took_nothing:
@@ -707,16 +829,23 @@ def check(chaos: Chaos) -> Reference:
         if not op.writes or isinstance(op.steps[0].command, ClearPrefix):
             continue
         done = reference.done.get(op.tag or op.steps[0], [])
+        if op.script is not None:  # a transaction of it may have failed before
+            done = [one for one in done if one.reply is not MISSING]
         if isinstance(op.steps[0].command, Take | TakeAny):  # it is proposed again until it finds messages
             done = [one for one in done if one.reply != NO_MESSAGES]
         assert len(done) <= 1, f"{op} was carried out {len(done)} times"
         if op.failed:
             assert not done, f"{op} was carried out"
+        elif op.script is not None and op.reply is MISSING:
+            assert not done, f"{op} was carried out, though a watched key has changed"
         elif op.took_nothing:
             assert not done, f"{op} took messages"
         elif not op.unknown:
             assert len(done) == 1, f"{op} was acknowledged and is not in the log"
-            _same_replies(op, done[0].reply)
+            if op.script is None:
+                _same_replies(op, done[0].reply)
+            else:
+                assert op.reply == done[0].reply, f"{op}: {done[0].reply!r}"
             assert op.position == done[0].position, f"{op} was told at another position than that of its entry"
         if done:
             where[op.number] = done[0]

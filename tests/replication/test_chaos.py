@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cairnkv.replication import epochs
+from cairnkv.engine import undo
+from cairnkv.replication import epochs, scripts
 from cairnkv.replication.entries import Entry, Kind
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.proposals import Changes, PendingProposal
@@ -40,7 +41,7 @@ def test_most_commands_succeed_without_faults() -> None:
     """Otherwise the tests above would prove nothing."""
     carried_out = refused = 0
     for seed in range(8):  # one alone may have few transactions, and have all of them carried out
-        chaos = Chaos(seed, faults=0).run(2_000).end()
+        chaos = Chaos(seed, faults=0).run(2_400).end()
         assert check(chaos).done
         assert len(chaos.ops) > 200
         assert not any(op.failed or op.unknown for op in chaos.ops)
@@ -97,6 +98,16 @@ def test_build_that_reads_before_the_log_is_detected() -> None:
 
 def test_build_that_replies_before_commits_is_detected() -> None:
     assert _is_found(broken=("early-replies",))
+
+
+def test_build_that_does_not_watch_the_keys_of_scripts_is_detected() -> None:
+    assert _is_found(broken=("unwatched-scripts",))
+
+
+def test_build_whose_scripts_leave_new_versions_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node that runs a script would have later versions than the others."""
+    monkeypatch.setattr(scripts.RunJournal, "undo", undo)
+    assert _is_found()
 
 
 def test_build_that_proposes_applied_commands_again_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ from cairnkv.replication.proposals import (
 )
 from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.replication.queue_estimates import cost_of, length_of_reply, made_ready
+from cairnkv.replication.scripts import Scripts
 from cairnkv.replication.waiting import WaitingTakes
 from cairnkv.storage import Deliver, Effect, MakeBackup, Storage
 from cairnkv.storage.record_format import NODE_DB
@@ -73,7 +74,7 @@ from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply, do_nothing, size_of
-from cairnkv.store.script import Script
+from cairnkv.store.script import HELD, Script
 from cairnkv.store.transaction import TooMuch, Unexecuted, effects_of, execute_steps, is_whole, refusal_to_wait
 from cairnkv.store.waiters import NO_MESSAGES, Waiter, Waiters
 
@@ -165,6 +166,21 @@ class ReplicatedStore:
             log_time=lambda: max(self._shared.now, self.proposed_time()[0]),
             elapsed=lambda: self.elapsed(),
         )
+        self._scripts: Final = Scripts(
+            self._shared,
+            self.databases,
+            propose=self._propose,
+            execute=self._execute_if_unchanged,
+            changed=self._have_changed,
+            read=self._read_now,
+            refusal=self._refused,
+            cost_of=self._cost_of,
+            tracked=lambda: self._tracked,
+            track=self._track,
+            log_time=lambda: self.proposed_time()[0],
+            watches="unwatched-scripts" not in broken,
+        )
+        self._is_held = False  # whether a script pauses
         self._newest_put: PendingReply | None = None  # the newest command that makes messages ready
         self._tracked: set[int] = set()  # slots whose versions are part of the state
         self._digests: Final = Digests(node)
@@ -206,6 +222,7 @@ class ReplicatedStore:
     def reopen(self, storage: Storage) -> None:
         """Use another table: this one is damaged, or too far behind the log. Call `load` and `begin` after this."""
         self.close()
+        self._scripts.abandon()
         self._table.open(storage)
         self.memory.storage = storage
         if self._deliver is not None:
@@ -319,8 +336,8 @@ class ReplicatedStore:
             if isinstance(command, Backup):
                 return self.reports.begin_backup(command)
             return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self.reports.reply()
-        if self.loading:
-            return self._loads()
+        if unready := self._unready:
+            return unready
         if refusal := self._refused_queues((step,)):
             return refusal
         self.commands += 1
@@ -346,6 +363,11 @@ class ReplicatedStore:
             self._length_of(step),
             cost=self._cost_of(step),
         )
+
+    @property
+    def _unready(self) -> Failure | None:
+        """The failure of each command on databases now, or None."""
+        return self._loads() if self.loading else HELD if self._is_held else None
 
     def _loads(self) -> Failure:
         return Failure(failures.LOADING, "this node catches up with its cluster; try again later")
@@ -505,7 +527,7 @@ class ReplicatedStore:
         """Return a failure if a TAKE must not be proposed now; None: any TAKE."""
         if self.loading:
             return self._loads()
-        if take is not None and (refusal := self._refused_queues((take,))):
+        if take is not None and (refusal := self._unready or self._refused_queues((take,))):
             return refusal
         return self._refused(take) or self.refuses_writes
 
@@ -523,11 +545,7 @@ class ReplicatedStore:
         A command whose value is too long, or has no room at this node, fails and is not proposed; the others are.
         If this node knows that watched keys changed, the transaction fails at once. Otherwise the log entry decides.
         """
-        if failure := refusal_to_wait(steps):
-            return failure
-        if self.loading:
-            return self._loads()
-        if failure := self._refused_queues(steps, whole=whole):
+        if failure := refusal_to_wait(steps) or self._unready or self._refused_queues(steps, whole=whole):
             return failure
         whole = whole or is_whole(steps)
         if any(self._shared.version(db, watch.key) != watch.version for db, watch in watched):
@@ -553,27 +571,38 @@ class ReplicatedStore:
             admitted,
         )
 
-    def begin_script(self) -> Reply | PendingReply:
-        """Refuse scripts."""
-        return Failure(failures.NOCOMMAND, "a cluster executes no scripts yet")
+    # -- scripts ----------------------------------------------------------------------------------------------
+
+    def begin_script(self) -> Reply:
+        """Prepare the execution of a script; see `Store`. The entry that comes back checks its run."""
+        return self._unready or self._refused(None) or OK
 
     def execute_script(
         self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
     ) -> Reply | PendingReply:
-        """Refuse a script."""
-        return Failure(failures.NOCOMMAND, "a cluster executes no scripts yet")
+        """Run a script, and propose its writes as one entry; see `Store`."""
+        if refusal := self._unready or self._refused(None):
+            return refusal
+        return self._scripts.execute(script, watched, bytes_max)
 
     def hold(self) -> None:
-        """Do nothing."""
+        """Apply no entries, and execute nothing else until `release`; see `Store`."""
+        self._set_held(True)
 
     def release(self) -> None:
-        """Do nothing."""
+        """Execute other commands again; see `Store`."""
+        self._set_held(False)
+
+    def _set_held(self, is_held: bool) -> None:
+        self._is_held = is_held
+        for executor in self.reports.executors:
+            executor.off = is_held
+
+    # -- WATCH ------------------------------------------------------------------------------------------------
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Record the state of keys when an entry comes back, and track their versions; see `Store`."""
-        if self.loading:
-            return self._loads()
-        if refusal := self._refused(None):
+        if refusal := self._unready or self._refused(None):
             return refusal
         slots = sorted({version_slot(*place) for place in places} - self._tracked)
 
@@ -689,6 +718,7 @@ class ReplicatedStore:
         return (
             self.proposer.accepts_batch
             and not self.loading
+            and not self._is_held
             and self.stopped is None
             and self.stopping is None
             and self.refuses_writes is None
@@ -711,6 +741,7 @@ class ReplicatedStore:
         if factory.is_log_format:
             self._log_executor = lambda db: factory.executing(self.databases[db], no_clock, self._collector)
         executor = factory.proposing(self, factory.executing(self.databases[db], no_clock, self._collector))
+        executor.off = self._is_held
         self.reports.executors.append(executor)
         return executor
 
@@ -796,11 +827,14 @@ class ReplicatedStore:
         return sorted(shown, key=lambda effect: (effect[1] is not None, effect[0], effect[1] or b""))
 
     def _execute_if_unchanged(self, transaction: Transaction, changes: Changes) -> Reply:
-        now, versions = self._shared.now, self._shared.versions
-        for slot, version, expiry in transaction.watches:
-            if versions[slot] != version or 0 < expiry <= now:
-                return MISSING
+        if self._have_changed(transaction.watches):
+            return MISSING
         return self._execute_with_journal(changes, lambda: self._execute_transaction(transaction))
+
+    def _have_changed(self, watches: Sequence[Watch]) -> bool:
+        """Return whether a watched key may have changed."""
+        now, versions = self._shared.now, self._shared.versions
+        return any(versions[slot] != version or 0 < expiry <= now for slot, version, expiry in watches)
 
     def _execute_transaction(self, transaction: Transaction) -> Replies:
         found = 0  # bytes of keys in replies: the keys that a look at a table finds differ between nodes
@@ -905,10 +939,10 @@ class ReplicatedStore:
 
     @property
     def takes_entries(self) -> bool:
-        """Whether the node's table accepts another entry now."""
+        """Whether this node can apply another entry now: its table accepts one, and no script pauses."""
         accepts = self._table.accepts_entries
         self._check_table()
-        return accepts
+        return accepts and not self._is_held
 
     def _check_table(self) -> None:
         if self._table.failure is not None:
@@ -944,7 +978,8 @@ class ReplicatedStore:
         No reply shows that keys are freed, so each node does it at its own times.
         """
         self._takes.housekeep()
-        return self.memory.housekeep()
+        self._scripts.housekeep()
+        return not self._is_held and self.memory.housekeep()
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""
@@ -957,7 +992,7 @@ class ReplicatedStore:
             self.memory,
             mode=self.mode,
             loading=self.loading,
-            commands=self.commands,
+            commands=self.commands + self._scripts.commands,
             waiters=len(self._takes),
             queues=self.queues,
         )

@@ -8,9 +8,9 @@ from cairnkv.limits import MIB
 from cairnkv.records import record
 from cairnkv.replication.broken import QUEUE_BREAKS
 
-BREAKS: Final = ("early-replies", "stale-reads", *QUEUE_BREAKS)
+BREAKS: Final = ("early-replies", "stale-reads", "unwatched-scripts", *QUEUE_BREAKS)
 """The faults that a node can inject: it acknowledges a write before the log has it, serves a stale read as a
-linearizable one, or has faults on queues."""
+linearizable one, proposes the writes of a script without watching its keys, or has faults on queues."""
 
 LOG_LIMIT: Final = 4_096 * MIB
 """Default maximum bytes of the stream."""
