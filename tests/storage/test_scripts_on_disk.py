@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cairnkv.commands import (
+    MISSING,
     OK,
     Append,
     ClearAll,
@@ -19,12 +23,16 @@ from cairnkv.commands import (
     Step,
     failures,
 )
-from cairnkv.store import RUN_ANEW, PendingReply, Script, value_cache
+from cairnkv.store import RUN_ANEW, PendingRead, PendingReply, Script, WhenFull, value_cache
 from cairnkv.store.script import HELD
 from cairnkv.store.value_cache import RESERVED_MS
 from cairnkv.testing import ManualClock
 from tests.storage.test_value_cache import LIMIT, Cooled
-from tests.store.test_scripts import Pausing, Program, listed
+from tests.store.test_late_machine import APPLIED, KEYS, KINDS, ONLY_SLICE
+from tests.store.test_scripts import Pausing, Program, Stop, listed
+from tests.store.test_scripts_machine import LINES, Line, Lines
+from tests.support.model import Model, same
+from tests.support.strategies import commands
 
 
 class Scripted(Cooled):
@@ -175,6 +183,50 @@ def test_values_that_an_entry_has_changed_stay_in_memory_till_its_end(disk: Scri
     assert disk.do(Get(b"a")) == disk.do(Get(b"b")) == b"new" * 10_000
 
 
+@given(
+    before=st.lists(commands([command for command in APPLIED if command.spec.writes], KINDS), max_size=6),
+    rounds=st.lists(st.lists(st.tuples(LINES, st.booleans()), min_size=1, max_size=3), min_size=1, max_size=3),
+)
+def test_scripts_on_cold_values_equal_the_model(
+    before: list[Command], rounds: list[list[tuple[list[Line], bool]]]
+) -> None:
+    """Several scripts wait at once. Each takes effect at the moment at which its last run ends."""
+    with TemporaryDirectory() as directory, Scripted(Path(directory)) as disk:
+        model, now = Model(), disk.clock()
+        for command in before:
+            assert same(command, disk.do(command), model.apply(command, now, seen=ONLY_SLICE))
+        for scripts in rounds:
+            disk.store.limit_memory(1, WhenFull.REFUSE)
+            disk.store.housekeep()
+            disk.store.limit_memory(LIMIT, WhenFull.REFUSE)
+            waiting = [(Lines(lines, raises=raises), raises) for lines, raises in scripts]
+            replies: list[PendingReply] = []
+            while waiting:
+                script, raises = waiting.pop(0)
+                reads = isinstance(script.state, PendingRead) and not script.state.executed
+                if reads:
+                    disk.step()
+                    waiting.append((script, raises))
+                    continue
+                try:
+                    outcome = disk.store.execute_script(script)
+                except Stop:
+                    assert raises
+                    continue
+                if outcome is RUN_ANEW or (isinstance(outcome, PendingReply) and not outcome.executed):
+                    waiting.append((script, raises))
+                    continue
+                assert not raises
+                for command, reply in script.executed:
+                    assert same(command, reply, model.apply(command, now, seen=ONLY_SLICE))
+                replies += [outcome] if isinstance(outcome, PendingReply) else []
+            assert [disk.reply(reply) for reply in replies] == [OK] * len(replies)
+            for key in KEYS:
+                value = model.entries.get(key, (MISSING, None))[0]
+                assert disk.do(Get(key)) == value
+            disk.store.database.check()
+
+
 # -- while the store is held -------------------------------------------------------------------------------------------
 
 
@@ -199,6 +251,23 @@ def test_reports_of_the_disk_wait_until_the_store_is_released(disk: Scripted) ->
     assert (write.reply, read.reply) == (OK, b"v")
     assert disk.reply(outcome) == 3
     assert disk.do(Get(b"a")) == b"123"
+
+
+def test_script_that_pauses_and_then_needs_a_cold_value_is_undone(disk: Scripted) -> None:
+    disk.values(a=b"1", b=b"2")
+    seen: list[object] = []
+
+    def meanwhile() -> None:
+        seen.append(disk.store.execute(Get(b"written")))
+
+    commands = [Set(b"written", b"1"), Set(b"written", b"2"), Append(b"a", b"!")]
+    outcome = disk.store.execute_script(Pausing(disk.store, meanwhile, *commands))
+    assert disk.store.execute(Get(b"written")) == HELD
+    disk.store.release()
+    assert seen == [HELD]
+    assert disk.do(Get(b"written")) is MISSING
+    assert disk.reply(outcome) is RUN_ANEW
+    assert disk.script(listed(*commands)) == 2
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -228,7 +297,7 @@ def test_disk_that_fails_while_the_store_is_held_undoes_the_script(disk: Scripte
     expected = b"0" if when == "before" else b"01"
     assert disk.do(Get(b"a")) == expected
     assert disk.script(listed(Append(b"a", b"4"))) == len(expected) + 1
-    assert isinstance(disk.do(Get(b"b")), type(disk.do(Get(b"none"))))
+    assert disk.do(Get(b"b")) is MISSING
 
 
 def test_script_is_whole_after_a_restart(disk: Scripted, tmp_path: Path) -> None:

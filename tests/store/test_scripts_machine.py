@@ -29,7 +29,7 @@ LINES = st.lists(
 class Lines(Script):
     """A script of lines. before: called with the number of each line, before its execution."""
 
-    def __init__(self, lines: list[Line], *, before: Callable[[int], None], raises: bool) -> None:
+    def __init__(self, lines: list[Line], *, raises: bool, before: Callable[[int], object] = lambda _: None) -> None:
         self._lines = lines
         self._before = before
         self._raises = raises
@@ -80,6 +80,7 @@ class ScriptMachine(LateStoreMachine):
 
         script = Lines(lines, before=before, raises=ends == "with an exception")
         now, logged, begin = self.clock.now, len(self.storage.pending), self.model.copy()
+        begin.advance(now)
         outcome: Reply | PendingReply | None = None
         try:
             outcome = self.store.execute_script(script)
@@ -109,7 +110,6 @@ class ScriptMachine(LateStoreMachine):
         now: int,
     ) -> None:
         """Compare the outcome of a script with the models, before anything else happens."""
-        begin.advance(now)
         reply = Set(b"any", b"")  # whose reply is the script's
         must = max((self._shown(one, [p.touched for p in self.pending]) for one, _ in script.executed), default=0)
         may = max((self._shown(one, [p.named for p in self.pending]) for one, _ in script.executed), default=0)
