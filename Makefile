@@ -17,6 +17,8 @@ UNLIMITED := -o faulthandler_timeout=0
 CERTS ?= build/certs
 NAMES ?= localhost,127.0.0.1,::1
 CLIENTS ?= app
+# The part of the applications that `make test-applications` runs: all or ci.
+PART ?= all
 
 python := $(VENV)/bin/python
 # Stamps: make creates a virtual environment again if its stamp or its interpreter is missing.
@@ -25,6 +27,7 @@ runtime := $(VENV)/.runtime
 dev := $(VENV)/.dev
 clients := $(VENV)/.clients
 bench := $(VENV)/.bench
+applications := build/applications.$(PART)
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
 # An installation also succeeds without a compiler, so print the path in use.
@@ -32,7 +35,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the path in use is", 
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve certs test test-crash test-cluster test-queues test-clients test-differential test-redis-suite check format docs fuzz \
+.PHONY: help serve certs test test-crash test-cluster test-queues test-clients test-applications test-differential test-redis-suite check format docs fuzz \
 	simulate demo bench clean
 
 help:  ## list the targets
@@ -61,6 +64,9 @@ test-queues: $(dev)  ## check the queues of a server and of a cluster during eac
 
 test-clients: $(clients)  ## test Redis clients, redis-cli and redis-benchmark with cairnkv (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients
+
+test-applications: $(dev) $(applications)  ## test packages that use Redis with cairnkv (TARGET=redis: with redis-server; PART=ci, RECORD=1)
+	@$(python) -m pytest $(if $(filter ci,$(PART)),-m in_ci) tests/applications
 
 test-differential: $(dev)  ## send the same random commands to redis-server and cairnkv, compare replies (EXAMPLES=5000)
 	@EXAMPLES=$(EXAMPLES) $(python) -m pytest $(UNLIMITED) tests/redis/test_differential.py
@@ -100,7 +106,7 @@ simulate: $(dev)  ## simulate many clients on one server, each with its own mode
 		$(if $(SEED),--seed $(SEED)) --mode $(or $(MODE),all) --processes $(or $(PROCESSES),1)
 
 clean:  ## remove all generated files
-	rm -rf $(VENV) tests/clients/node/node_modules build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so
+	rm -rf $(VENV) tests/clients/node/node_modules tests/applications/node/node_modules build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 
 $(made):
@@ -132,6 +138,12 @@ $(dev): $(made) $(sources)
 $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
 	@echo "make: installing the Redis clients for the tests" >&2
 	@$(python) tests/clients/install.py
+	@touch $@
+
+$(applications): $(dev) tests/applications/install.py $(wildcard tests/applications/python/*.txt) tests/applications/node/package.json
+	@echo "make: installing the packages whose programs are tested" >&2
+	@mkdir -p build
+	@$(python) -m tests.applications.install $(PART)
 	@touch $@
 
 $(bench): $(made) $(sources)

@@ -29,6 +29,7 @@ from cairnkv.session.resp.command_spec import RespCommandSpec
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a program
 
+from docs import applications as uses  # noqa: E402
 from docs import redis_suite as suite  # noqa: E402
 from docs.redis_differences import KNOWN_DIFFERENCES  # noqa: E402
 
@@ -373,6 +374,16 @@ def redis_suite() -> str:
     return suite.markdown(json.loads(suite.RECORD.read_text()))
 
 
+def applications() -> str:
+    """Return the tables of the uses of packages, with the results of the recorded runs."""
+    return uses.markdown(json.loads(uses.RECORD.read_text()))
+
+
+def silent_failures() -> str:
+    """Return the table of the uses that fail silently on a server without scripts."""
+    return uses.silent(json.loads(uses.RECORD.read_text()))
+
+
 # -- guarantees --------------------------------------------------------------------------------------------------------
 
 RUNS = ROOT / "docs" / "runs.json"
@@ -582,6 +593,7 @@ def partition() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "applications": applications,
     "clients": clients,
     "commands": commands,
     "categories": categories,
@@ -601,6 +613,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "redis_suite": redis_suite,
     "redis_commands": redis_commands,
     "runs": runs,
+    "silent_failures": silent_failures,
     "summary": summary,
     "transitions": transitions,
     "violations": violations,

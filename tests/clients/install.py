@@ -27,7 +27,11 @@ SECONDS = 600.0
 
 def main() -> None:
     """Install everything that can be."""
-    lacking = [*python_packages(), *node_packages(), *django_tests()]
+    report([*python_packages(), *node_packages(NODE), *django_tests()])
+
+
+def report(lacking: list[str]) -> None:
+    """Print the names of packages that could not be installed."""
     for line in lacking:
         print(f"make: NOT INSTALLED, so its tests are skipped: {line}", file=sys.stderr)
 
@@ -40,15 +44,14 @@ def python_packages() -> list[str]:
     return [name for name in wanted if not pip("install", name)]
 
 
-def node_packages() -> list[str]:
-    """Install the packages of node/package.json. Returns those that could not be installed."""
+def node_packages(directory: Path, *flags: str) -> list[str]:
+    """Install the packages of directory/package.json. Returns a description of those that could not be installed."""
+    wanted = f"packages of npm in {(directory / 'package.json').relative_to(ROOT)}"
     npm = shutil.which("npm")
     if npm is None:
-        return ["ioredis and redis of npm: there is no npm; on Debian: apt-get install nodejs npm"]
+        return [f"{wanted}: there is no npm; on Debian: apt-get install nodejs npm"]
     quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--loglevel", "error"]
-    if run([npm, "install", *quiet, "--prefix", str(NODE)]):
-        return []
-    return ["ioredis and redis of npm"]
+    return [] if run([npm, "install", *quiet, *flags, "--prefix", str(directory)]) else [wanted]
 
 
 def django_tests() -> list[str]:

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.clients.conftest import program
 from tests.clients.install import NODE
+from tests.support.programs import program
 from tests.support.targets import Target
 
 SECONDS = 60.0

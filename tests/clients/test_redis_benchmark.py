@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.clients.conftest import program
+from tests.support.programs import program
 from tests.support.targets import Target
 
 SECONDS = 120.0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import program
+from tests.support.programs import program
 from tests.support.raw_resp import Peer, command
 from tests.support.targets import Target
 

@@ -3,12 +3,15 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.support.targets import Target
+
+THREADS = 4
 
 PAIRS = [("redis", "Redis"), ("valkey", "Valkey")]
 
@@ -193,6 +196,28 @@ def test_connection_with_replies_off(client: Any) -> None:
 
 
 # -- asyncio -----------------------------------------------------------------------------------------------------------
+
+
+def test_lock_released_by_delifeq_excludes_other_threads(server: Target) -> None:
+    """A lock without scripts: SET NX with a TTL, and DELIFEQ, which Valkey has since 9.0."""
+    redis = pytest.importorskip("redis")
+    if server.name != "cairn":
+        pytest.skip("redis-server has no DELIFEQ")
+    count = 0
+    with redis.Redis(port=server.port) as client, ThreadPoolExecutor(THREADS) as threads:
+
+        def work(number: int) -> None:
+            nonlocal count
+            for _ in range(20):
+                while not client.set("lock", f"{number}", nx=True, ex=60):
+                    pass
+                before = count
+                client.ping()  # other threads run in between
+                count = before + 1
+                assert client.execute_command("DELIFEQ", "lock", f"{number}") == 1
+
+        list(threads.map(work, range(THREADS)))
+    assert count == THREADS * 20
 
 
 async def test_asyncio(aclient: Any) -> None:

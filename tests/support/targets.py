@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.raw import SECONDS, ServerProcess
+from tests.support.raw_resp import Peer
 
 REDIS_SERVER = "redis-server"
 DEBIAN_PACKAGE = "redis-server"
@@ -81,6 +82,14 @@ def redis_target() -> Iterator[Target]:
             yield target
     except MissingServer as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture
+def server(redis_target: Target) -> Target:
+    """The server, without keys. Conftests import this."""
+    with Peer(redis_target.address) as peer:
+        assert peer.ask(b"FLUSHALL") == b"+OK\r\n"
+    return redis_target
 
 
 @contextlib.contextmanager
