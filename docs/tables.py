@@ -285,7 +285,9 @@ def clients() -> str:
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
-REDIS_GROUPS = ("string", "bitmap", "generic", "queue", "transactions", "pubsub", "connection", "server", "cluster")
+REDIS_GROUPS = (
+    *("string", "bitmap", "generic", "queue", "transactions", "scripting", "pubsub", "connection", "server", "cluster"),
+)
 """The groups of commands of the Redis protocol, in the order of the table."""
 
 REDIS_ABSENT = {
@@ -294,7 +296,7 @@ REDIS_ABSENT = {
     "sets": "SADD SREM SMEMBERS SISMEMBER SINTER SUNION SSCAN",
     "sorted sets": "ZADD ZRANGE ZSCORE ZREM ZINCRBY ZSCAN",
     "streams": "XADD XREAD XRANGE XGROUP XACK",
-    "scripts and functions": "EVAL EVALSHA SCRIPT FCALL FUNCTION",
+    "functions": "FCALL FUNCTION",
     "geography, cardinality": "GEOADD GEOSEARCH PFADD PFCOUNT PFMERGE",
     "other commands on strings and bits": "LCS BITOP BITPOS BITFIELD BITFIELD_RO",
     "other commands on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
@@ -304,7 +306,7 @@ REDIS_ABSENT = {
     "diagnosis": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",
     "subcommands": "CLIENT|TRACKING CLIENT|CACHING CLIENT|PAUSE CLIENT|UNPAUSE CLIENT|UNBLOCK "
     "OBJECT|FREQ OBJECT|IDLETIME OBJECT|REFCOUNT MEMORY|STATS MEMORY|DOCTOR COMMAND|GETKEYSANDFLAGS CONFIG|REWRITE "
-    "PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB",
+    "PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB SCRIPT|DEBUG",
 }
 """Commands of Redis that the server does not support, by subject."""
 

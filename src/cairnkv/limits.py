@@ -57,6 +57,20 @@ SCRIPT_CONFLICTS_MAX: Final = 100
 """Maximum runs of a script at a node of a cluster after which other clients have changed its keys. Each run takes the
 time of a write."""
 
+SCRIPT_SLICE: Final = 0.02
+"""Default for the seconds of the first attempt of a script. The server undoes a longer one, serves other clients, and
+attempts it again. Locks and counters take some hundred thousandths of a second."""
+
+SCRIPT_ATTEMPTS_MAX: Final = 4
+"""Attempts of a script, each with twice the time of the one before. The last one is not undone."""
+
+SCRIPT_TIME: Final = 5.0
+"""Default for the seconds of all attempts of a script, after which the server answers other clients with BUSY, as in
+Redis."""
+
+SCRIPT_PAUSED_SLICE: Final = 0.005
+"""Seconds for which a script continues after that, before the server reads from its sockets again."""
+
 READ_TOGETHER_MAX: Final = 512 * MIB
 """Maximum bytes of values for one command over several keys, or one transaction, if some values are cold; the memory
 limit applies too. The server holds all these values in memory during the execution."""

@@ -30,6 +30,8 @@ CHANGEABLE: Final = (
     "frame_timeout",
     "stall_timeout",
     "drain_timeout",
+    "script_slice",
+    "script_time",
     "tls_cert",
     "tls_key",
     "tls_client_ca",
@@ -93,6 +95,11 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def _milliseconds(text: str) -> float:
+    """Parse milliseconds as Redis does: a negative number is the same as 0."""
+    return max(0, _number(-(2**63), 2**63 - 1)(text)) / 1000
+
+
 _POLICIES: Final = {"noeviction": WhenFull.REFUSE, "allkeys-lru": WhenFull.EVICT}
 
 
@@ -127,6 +134,8 @@ NAMES: Final[dict[str, _Named]] = {
     "maxmemory-policy": _of_setting("when_full", _policy, {kind: name for name, kind in _POLICIES.items()}.__getitem__),
     "maxclients": _of_setting("max_connections", _number(1, 1_000_000)),
     "timeout": _of_setting("idle_timeout", _number(0, 2**31 - 1)),
+    "lua-time-limit": _of_setting("script_time", _milliseconds, lambda time: str(round(time * 1000))),
+    "busy-reply-threshold": _of_setting("script_time", _milliseconds, lambda time: str(round(time * 1000))),
     "requirepass": _Named(lambda server: HIDDEN if server.login_required else "", "password", _new_password),
     "tls-cert-file": _of_setting("tls_cert", lambda text: text or None, lambda path: path or ""),
     "tls-key-file": _of_setting("tls_key", lambda text: text or None, lambda path: path or ""),

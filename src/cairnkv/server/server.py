@@ -52,6 +52,7 @@ from cairnkv.server.users import ServerUsers
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.access.users import UsersRefused
 from cairnkv.session.resp.conversation import RespConversation
+from cairnkv.session.resp.scripting.runner import Runner
 from cairnkv.storage import Storage
 from cairnkv.storage.base import LoggedProgress, StartProgress
 from cairnkv.store import Clock, LocalStore, Store, wall_clock
@@ -142,6 +143,14 @@ class Server:
         self._users = ServerUsers(settings)
         self._passwords = PasswordChecker(lambda function: self._loop.call_soon_threadsafe(function))
         self._audit_log = None if settings.audit_log is None else AuditLog(settings.audit_log)
+        self._scripts = Runner(
+            self.store,
+            seconds=time.monotonic,
+            call_later=self._after,
+            steps_max=settings.script_steps,
+            memory_max=settings.script_memory,
+        )
+        self._use_script_times()
         self._context: ServerContext[RespConversation] = ServerContext(
             self.store,
             users=self._users.table,
@@ -153,6 +162,7 @@ class Server:
             passwords=self._passwords,
             after=self._after,
             audit=self.audit,
+            scripts=self._scripts,
         )
         self._users.table.on_change.append(self._users_changed)
         if self.node is not None:
@@ -304,8 +314,13 @@ class Server:
         if identity is not None:
             self._use_certificate(identity)
         self.settings = settings
+        self._use_script_times()
         logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
         self.audit("config_changed", {"options": changed})
+
+    def _use_script_times(self) -> None:
+        self._scripts.slice_seconds = self.settings.script_slice
+        self._scripts.seconds_max = self.settings.script_time
 
     def _users_changed(self) -> None:
         users = self._users.table
@@ -362,6 +377,7 @@ class Server:
         """Stop accepting clients, execute the commands that were read, and close. Takes the drain timeout at most."""
         self._stop_accepting()
         try:
+            self._scripts.close()
             if self.node is not None and not self.store.loading:
                 await self.node.refuse_clients()
             for connection in list(self._connections):
@@ -378,6 +394,7 @@ class Server:
             if self._look is not None:
                 self._look.cancel()
             try:
+                self._scripts.close()
                 self._backups.stop()
                 if self.node is not None:
                     await self.node.leave()

@@ -339,6 +339,21 @@ class Settings:
     allow_broken: bool = _switch(
         f"with --cluster, allow the faults that {BREAK_VARIABLE} names; only for tests of consistency checks"
     )
+    script_slice: float = _seconds(
+        limits.SCRIPT_SLICE,
+        "time of the first attempt of a script; a longer one is undone and attempted again after other clients",
+    )
+    script_time: float = _seconds(
+        limits.SCRIPT_TIME,
+        "time of a script until other clients get BUSY, and SCRIPT KILL may end the script; 0: no limit",
+    )
+    script_steps: int = _option(
+        number(1_000_000, 999_999_999_999),
+        limits.SCRIPT_STEPS_MAX,
+        "NUMBER",
+        "instructions of Lua that a script may execute",
+    )
+    script_memory: int = _size(limits.SCRIPT_MEMORY_MAX, "memory that a script may use")
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time that a client may be idle; 0: no limit")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
     stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time that a client may read none of its replies")
@@ -360,7 +375,7 @@ class Settings:
             raise OptionError(
                 f"max-unfinished is {self.max_unfinished:,}: a single frame may have {self.max_frame:,} bytes"
             )
-        for name in ("frame_timeout", "stall_timeout"):
+        for name in ("frame_timeout", "stall_timeout", "script_slice"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name.replace('_', '-')} must be more than 0")
         if self.data is not None and self.when_full is not WhenFull.REFUSE:

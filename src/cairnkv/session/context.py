@@ -13,6 +13,7 @@ from cairnkv.session.access.login import After, Logins, Passwords, at_once, no_a
 from cairnkv.session.access.users import Users, default_user, encoded
 from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
+from cairnkv.session.resp.scripting.runner import Runner
 from cairnkv.store import Store
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class ServerContext(Generic[C]):
         passwords: Passwords | None = None,
         after: After = at_once,
         audit: Callable[[str, Mapping[str, object]], None] = no_audit,
+        scripts: Runner | None = None,
     ) -> None:
         """users: None: only the user `default`, with all rights and with `password`; None: clients need none.
 
@@ -104,6 +106,7 @@ class ServerContext(Generic[C]):
         load_users, save_users: read the users file, and write it. They raise `UsersRefused`. None: there is no file.
         random_bytes: returns bytes that cannot be guessed; None: there is no source of them.
         passwords, after, audit: see `Logins`.
+        scripts: runs scripts; None: without a clock, so that no script gives way.
         """
         self.store: Final = store
         self.users: Final = Users([default_user(encoded(password))]) if users is None else users
@@ -112,6 +115,7 @@ class ServerContext(Generic[C]):
         self.random_bytes: Final = random_bytes
         self.logins: Final = Logins(self.users, store.clock, passwords=passwords, after=after, audit=audit)
         self.pubsub: Final = PubSub()
+        self.scripts: Final = Runner(store) if scripts is None else scripts
         self.clients: Final[dict[int, C]] = {}
         self.options: Final[Options] = options or Options()
         self.shut_down: Final = shut_down

@@ -297,9 +297,9 @@ class Conversation(abc.ABC):
         rights = self.rights
         return None if rights.unlimited else denial_of(rights, command, self.store.databases[0])
 
-    def refused(self, denial: Denial, *, in_transaction: bool = False) -> Failure:
-        """Record a denial; return the failure of its command."""
-        self.login.deny(denial.reason.value, denial.name, "multi" if in_transaction else "toplevel")
+    def refused(self, denial: Denial, context: str = "toplevel") -> Failure:
+        """Record a denial; return the failure of its command. context: as in ACL LOG."""
+        self.login.deny(denial.reason.value, denial.name, context)
         return denial.failure(b"" if self.login.user is None else self.login.user.name)
 
     def may_wait_for(self, take: Command) -> bool:

@@ -26,7 +26,7 @@ def test_every_described_command_is_served(chat: Chat) -> None:
         other = Chat()
         other.send(*name.split(b"|"), *[b"x"] * 20)
         assert not any("unknown command" in reply.text for reply in other.hear() if isinstance(reply, Error)), name
-    for name in ("LPUSH", "HSET", "EVAL", "CLIENT UNBLOCK", "CONFIG REWRITE", "DEBUG", "MEMORY DOCTOR"):
+    for name in ("LPUSH", "HSET", "FCALL", "CLIENT UNBLOCK", "CONFIG REWRITE", "DEBUG", "MEMORY DOCTOR"):
         assert chat(f"{name} x y").text.startswith("ERR unknown"), name
 
 

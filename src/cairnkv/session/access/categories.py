@@ -28,6 +28,7 @@ _CATEGORY_OF_GROUP: Final = {
     "bitmap": "bitmap",
     "connection": "connection",
     "transactions": "transaction",
+    "scripting": "scripting",
     "queue": "queue",
 }
 _CATEGORIES_OF_FLAG: Final = {

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from cairnkv.commands import Access
 from cairnkv.protocol.resp import SetOf, Simple
 from cairnkv.session.access.categories import categories
 from cairnkv.session.resp.command_spec import FLAGS, KEY_NAMES, RespCommandSpec, Value
@@ -26,7 +27,7 @@ def described(spec: RespCommandSpec) -> list[Value]:
         step,
         _set(f"@{category}" for category in categories(spec)),
         [],  # tips for clients of clusters
-        SetOf((_keys(spec),)) if first else SetOf(()),
+        SetOf((_keys(spec),)) if first or spec.numkeys else SetOf(()),
         [described(subcommand) for subcommand in spec.subcommands.values()],
     ]
 
@@ -38,6 +39,12 @@ def _set(texts: Iterator[str]) -> SetOf:
 def _keys(spec: RespCommandSpec) -> Mapping[bytes, Value]:
     first, last, step = spec.keys
     access = ("RW", "update") if "write" in spec.flags else ("RO", "access")
+    if spec.numkeys:
+        return {
+            b"flags": _set(iter(("RW", "access", "update") if Access.WRITE in spec.access else access)),
+            b"begin_search": {b"type": b"index", b"spec": {b"index": spec.numkeys}},
+            b"find_keys": {b"type": b"keynum", b"spec": {b"keynumidx": 0, b"firstkey": 1, b"keystep": 1}},
+        }
     last_from_first = last - first if last >= 0 else last
     return {
         b"flags": _set(iter(access)),

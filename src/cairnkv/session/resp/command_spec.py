@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
-from cairnkv.commands import Command, Failure, Reply, Step, failures
+from cairnkv.commands import Access, Command, Failure, Reply, Step, failures
 from cairnkv.commands.failures import Code
 from cairnkv.docstrings import docstring
 from cairnkv.limits import DATABASES, INTEGER_MAX, INTEGER_MIN, KEY_MAX
@@ -238,6 +238,8 @@ class RespCommandSpec:
     arity: the number of strings of a request, including the name; negative: so many or more.
     keys: the positions of the first and the last key (-1: the last string), and the step between keys; 0, 0, 0: none.
     channels: the same for channels, or for patterns of channels, for which a client needs a right.
+    numkeys: the position of the number of keys, behind which the keys follow; 0: no such number.
+    access: the access to its keys that a client needs, if the handler is `in_conversation`.
     flags: see `FLAGS`. summary: the first line of the handler's docstring.
     on_keys, in_conversation: the handlers. A command with both uses on_keys in transactions only; a container has none.
     """
@@ -253,6 +255,8 @@ class RespCommandSpec:
     summary: str
     on_keys: ToCall | None = None
     in_conversation: InConversation | None = None
+    numkeys: int = 0
+    access: Access = Access.EXISTENCE
     subcommands: dict[bytes, "RespCommandSpec"] = dataclasses.field(default_factory=dict)
 
     def fits(self, count: int) -> bool:
@@ -260,8 +264,13 @@ class RespCommandSpec:
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
     def keys_in(self, request: Sequence[bytes]) -> list[bytes]:
-        """Return the keys among the strings of a request."""
-        return _at(self.keys, request)
+        """Return the keys among the strings of a request; none if the request has no valid number of keys."""
+        if not self.numkeys:
+            return _at(self.keys, request)
+        count = request[self.numkeys] if len(request) > self.numkeys else b""
+        first = self.numkeys + 1
+        fits = is_integer(count) and 0 <= int(count) <= len(request) - first
+        return list(request[first : first + int(count)]) if fits else []
 
     def channels_in(self, request: Sequence[bytes]) -> list[bytes]:
         """Return the channels, or the patterns of channels, among the strings of a request."""
@@ -295,7 +304,7 @@ def every_spec() -> Iterator[RespCommandSpec]:
 
 FLAGS: Final = (
     *("write", "readonly", "denyoom", "admin", "pubsub", "noscript"),
-    *("blocking", "loading", "fast", "no-auth", "no-multi"),
+    *("blocking", "loading", "fast", "no-auth", "no-multi", "movablekeys", "allow-busy", "no-mandatory-keys"),
 )
 """The flags that COMMAND shows, in Redis' order."""
 
@@ -326,11 +335,14 @@ def on_keys(
     return declare
 
 
-def in_conversation(syntax: str, flags: str, *, group: str, since: str) -> Callable[[InConversation], InConversation]:
+def in_conversation(
+    syntax: str, flags: str, *, group: str, since: str, access: Access = Access.EXISTENCE
+) -> Callable[[InConversation], InConversation]:
     """Declare a command that acts on the conversation; see `RespCommandSpec`."""
 
     def declare(function: InConversation) -> InConversation:
-        _add(syntax, flags, group, since, docstring(function).partition("\n")[0], in_conversation=function)
+        first_line = docstring(function).partition("\n")[0]
+        _add(syntax, flags, group, since, first_line, in_conversation=function, access=access)
         return function
 
     return declare
@@ -344,7 +356,7 @@ def container(name: str, *, group: str, since: str, summary: str) -> None:
 
 
 def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
-    names = re.match(r"[A-Z]+(?:[-.][A-Z]+)*(?: [A-Z]+(?:-[A-Z]+)*(?= |$))?", syntax)
+    names = re.match(r"[A-Z]+(?:[-._][A-Z]+)*(?: [A-Z]+(?:-[A-Z]+)*(?= |$))?", syntax)
     assert names is not None, syntax
     name, _, second = names.group().partition(" ")
     arguments = syntax[names.end() :].strip()
@@ -355,6 +367,7 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
         arity=_arity(arguments, before),
         keys=_places(arguments, before, KEY_NAMES),
         channels=_places(arguments, before, CHANNEL_NAMES) if "pubsub" in flags.split() else NOWHERE,
+        numkeys=_places(arguments, before, ("numkeys",))[0],
         flags=frozenset(flags.split()),
         group=group,
         since=since,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import NO_MEMORY, Access, Failure, Reply, Step, Take, TakeAny, failures
+from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, Take, TakeAny, failures
 from cairnkv.escapes import escaped
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
@@ -51,6 +51,7 @@ from cairnkv.session.resp.command_spec import (
     LOADING,
     REPEATED_MAX,
     RESP_COMMANDS,
+    SCRIPT_BUSY,
     Arguments,
     Call,
     Calls,
@@ -254,6 +255,7 @@ class RespConversation(Conversation):
 
     def _go_on(self, job: Job) -> QueuedReply | Unfinished:
         assert self._job_of is not None
+        self._is_executing = True
         try:
             self._check_rights(*self._job_of)
             value = job.step()
@@ -261,6 +263,8 @@ class RespConversation(Conversation):
             value = Error(str(refusal))
         except Exception as error:
             value = failed(error, self.last_command)
+        finally:
+            self._is_executing = False
         if isinstance(value, Unfinished):
             return value
         self._job = None
@@ -327,6 +331,8 @@ class RespConversation(Conversation):
         self._check_rights(spec, request)
         if self.store.loading and "loading" not in spec.flags:
             raise Refusal(LOADING)
+        if self.context.scripts.is_busy and "allow-busy" not in spec.flags:
+            raise Refusal(SCRIPT_BUSY)
         if self.is_subscribed and self.protocol == 2 and "subscribed" not in spec.flags:
             raise Refusal(
                 f"ERR Can't execute '{spec.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
@@ -346,9 +352,7 @@ class RespConversation(Conversation):
         if found is not None:
             return found
         if spec.on_keys is None:
-            keys = (
-                Denial(Reason.KEY, key) for key in spec.keys_in(request) if not allows(rights, key, Access.EXISTENCE)
-            )
+            keys = (Denial(Reason.KEY, key) for key in spec.keys_in(request) if not allows(rights, key, spec.access))
             channels = spec.channels_in(request)
             by_pattern = spec.name == "psubscribe"
             return next(keys, None) or (denial_of_patterns if by_pattern else denial_of_channels)(rights, channels)
@@ -364,8 +368,8 @@ class RespConversation(Conversation):
         """Raise `Refusal` if the client may not execute a command."""
         denial = self.denial(spec, request)
         if denial is not None:
-            in_transaction = self.transaction.queue is not None
-            raise Refusal(self.refused(denial, in_transaction=in_transaction).message)
+            context = "toplevel" if self.transaction.queue is None else "multi"
+            raise Refusal(self.refused(denial, context).message)
 
     def end_forbidden_subscriptions(self) -> None:
         """Close the connection of a client with subscriptions that its rights no longer allow, as Redis does."""
@@ -439,6 +443,10 @@ class RespConversation(Conversation):
             return
         protocol = self.protocol
         self._push(QueuedReply(0, lambda _: encoder(protocol)), size)
+
+    def publish(self, channel: bytes, message: bytes) -> int:
+        """Publish a message to a channel. Returns the number of subscribers of this server."""
+        return self.context.pubsub.publish(channel, message)
 
     @property
     def is_subscribed(self) -> bool:

@@ -130,6 +130,11 @@ class PubSub:
                 receivers += _send(subscribers, Push((b"pmessage", pattern, channel, message)), size + len(pattern))
         return receivers
 
+    def receivers(self, channel: bytes) -> int:
+        """Return the number of subscribers of this server that a message would reach."""
+        by_pattern = sum(len(subscribers) for matches, subscribers in self._patterns.values() if matches(channel))
+        return len(self._channels.get(channel, ())) + by_pattern
+
     def channels(self) -> list[bytes]:
         """Return the channels with subscribers."""
         return list(self._channels)

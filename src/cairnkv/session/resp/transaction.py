@@ -22,6 +22,10 @@ REPORT_COST: Final = 256
 """Work of a queued command that reports about the server, in commands of one key. COMMAND DOCS takes milliseconds."""
 
 
+SCRIPT_COST: Final = 4
+"""Work of a queued script, in commands of one key, without its loops, whose time is limited."""
+
+
 @dataclasses.dataclass(slots=True)
 class QueuedCommand:
     """A command that EXEC will execute. request: its name and arguments."""
@@ -43,6 +47,7 @@ class Transaction:
         """Whether a command could not be queued, so that EXEC will fail."""
         self.watched: dict[tuple[int, bytes], Watched] = {}
         """The watched keys with their databases, each with its state when WATCH was executed."""
+        self._kinds: set[str] = set()  # groups of the queued commands
         self._watched_bytes = 0
         self._bytes_max = bytes_max
 
@@ -64,6 +69,9 @@ class Transaction:
     def _admit(self, spec: RespCommandSpec, request: list[bytes]) -> None:
         if "no-multi" in spec.flags:
             raise Refusal("ERR Command not allowed inside a transaction")
+        self._kinds.add(spec.group)
+        if {"queue", "scripting"} <= self._kinds:
+            raise Refusal("ERR a transaction cannot have commands on queues and scripts")
         if spec.group == "queue" and spec.on_keys is not None:  # a transaction with queues is executed whole, or not
             call = spec.on_keys(Arguments(spec.name, request[1:]))
             if isinstance(call, Call) and call.command.waiting_time():
@@ -93,6 +101,8 @@ def _cost(spec: RespCommandSpec, arguments: int) -> int:
     """Return the estimated work of a command in commands of one key. arguments: their number, with the name."""
     if "scans" in spec.flags:
         cost = SCAN_COUNT_MAX // KEYS_PER_COST
+    elif spec.numkeys:
+        cost = SCRIPT_COST
     elif spec.on_keys is not None:
         cost = 1 if spec.keys[0] else WHOLE_TABLE_COST
     else:

@@ -1,7 +1,7 @@
 """The commands of the Redis protocol: their declarations and handlers.
 
 The handlers of `strings`, `bits`, `keys`, `expiry`, `queues` and `scan` call the store; the others act on the
-conversation or the server. The import of this package declares all commands in
+conversation or the server, which executes the scripts of `scripts`. The import of this package declares all commands in
 `cairnkv.session.resp.command_spec.RESP_COMMANDS`.
 """
 
@@ -19,6 +19,7 @@ from cairnkv.session.resp.commands import (  # noqa: F401
     pubsub,
     queues,
     scan,
+    scripts,
     strings,
     transactions,
 )

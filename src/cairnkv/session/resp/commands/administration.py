@@ -16,7 +16,10 @@ _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
 
 
 @in_conversation(
-    "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]", "admin noscript loading no-multi", group="server", since="1.0.0"
+    "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
+    "admin noscript loading no-multi allow-busy",
+    group="server",
+    since="1.0.0",
 )
 def shutdown(conversation: RespConversation, arguments: Arguments) -> Value:
     """Stop the server. It answers the commands that it has read, and closes all connections."""
@@ -35,7 +38,7 @@ def shutdown(conversation: RespConversation, arguments: Arguments) -> Value:
     return NOTHING
 
 
-@in_conversation("WAIT numreplicas timeout", "", group="generic", since="3.0.0")
+@in_conversation("WAIT numreplicas timeout", "noscript", group="generic", since="3.0.0")
 def wait(conversation: RespConversation, arguments: Arguments) -> Value:
     """Return the number of replicas that have this client's writes: 0, or those of a majority of a cluster."""
     arguments.integer()

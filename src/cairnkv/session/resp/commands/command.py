@@ -130,7 +130,7 @@ def command_getkeys(conversation: RespConversation, arguments: Arguments) -> Val
         spec = spec.subcommands.get(request[1].upper(), spec)
     if spec is None:
         raise Refusal("ERR Invalid command specified")
-    if not spec.keys[0]:
+    if not spec.keys[0] and not spec.numkeys:
         raise Refusal("ERR The command has no key arguments")
     if not spec.fits(len(request)):
         raise Refusal("ERR Invalid number of arguments specified for command")

@@ -47,7 +47,7 @@ class _LoggingIn(Job):
         return error_of(outcome) if isinstance(outcome, Failure) else self._then()
 
 
-@in_conversation("PING [message]", "fast subscribed", group="connection", since="1.0.0")
+@in_conversation("PING [message]", "fast subscribed allow-busy", group="connection", since="1.0.0")
 def ping(conversation: RespConversation, arguments: Arguments) -> Value:
     """Return PONG, or the message."""
     if len(arguments) > 1:
@@ -65,7 +65,10 @@ def echo(conversation: RespConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "QUIT [argument ...]", "noscript loading fast no-auth in-multi subscribed", group="connection", since="1.0.0"
+    "QUIT [argument ...]",
+    "noscript loading fast no-auth in-multi subscribed allow-busy",
+    group="connection",
+    since="1.0.0",
 )
 def quit_(conversation: RespConversation, arguments: Arguments) -> Value:
     """Close the connection."""
@@ -80,19 +83,21 @@ def _reads_locally(conversation: RespConversation, wanted: bool) -> Value:
     return OK
 
 
-@in_conversation("READONLY", "loading fast", group="cluster", since="3.0.0")
+@in_conversation("READONLY", "noscript loading fast", group="cluster", since="3.0.0")
 def readonly(conversation: RespConversation, arguments: Arguments) -> Value:
     """Allow local reads, which may miss the newest writes."""
     return _reads_locally(conversation, True)
 
 
-@in_conversation("READWRITE", "loading fast", group="cluster", since="3.0.0")
+@in_conversation("READWRITE", "noscript loading fast", group="cluster", since="3.0.0")
 def readwrite(conversation: RespConversation, arguments: Arguments) -> Value:
     """Make reads linearizable again."""
     return _reads_locally(conversation, False)
 
 
-@in_conversation("RESET", "noscript loading fast no-auth in-multi subscribed", group="connection", since="6.2.0")
+@in_conversation(
+    "RESET", "noscript loading fast no-auth in-multi subscribed allow-busy", group="connection", since="6.2.0"
+)
 def reset(conversation: RespConversation, arguments: Arguments) -> Value:
     """Reset the connection to its initial state."""
     conversation.reset()
@@ -107,7 +112,7 @@ def select(conversation: RespConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "AUTH [username] password", "noscript loading fast no-auth no-multi", group="connection", since="1.0.0"
+    "AUTH [username] password", "noscript loading fast no-auth no-multi allow-busy", group="connection", since="1.0.0"
 )
 def auth(conversation: RespConversation, arguments: Arguments) -> Value:
     """Log in as a user with a password or a token. Without a name: as the user default."""
@@ -127,7 +132,7 @@ _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
 
 @in_conversation(
     "HELLO [protover [AUTH username password] [SETNAME clientname]]",
-    "noscript loading fast no-auth no-multi",
+    "noscript loading fast no-auth no-multi allow-busy",
     group="connection",
     since="6.0.0",
 )

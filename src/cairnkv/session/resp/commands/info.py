@@ -204,7 +204,7 @@ SECTIONS: Final[dict[bytes, Section]] = {
 _ALL: Final = frozenset({b"default", b"all", b"everything"})
 
 
-@in_conversation("INFO [section [section ...]]", "loading", group="server", since="1.0.0")
+@in_conversation("INFO [section [section ...]]", "loading allow-busy", group="server", since="1.0.0")
 def info(conversation: RespConversation, arguments: Arguments) -> Value:
     """Return information about the server, in sections."""
     wanted = {text.lower() for text in arguments.rest()} or _ALL

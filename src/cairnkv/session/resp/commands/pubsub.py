@@ -113,7 +113,7 @@ def publish(conversation: RespConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
     if len(channel) > CHANNEL_MAX:
         return 0  # no client can subscribe to it
-    receivers = conversation.context.pubsub.publish(channel, message)
+    receivers = conversation.publish(channel, message)
     conversation.costs(receivers + conversation.context.pubsub.patterns())
     return receivers
 

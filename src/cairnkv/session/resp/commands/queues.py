@@ -149,6 +149,7 @@ def _declare() -> None:
     for spec in BY_NUMBER.values():
         if spec.scope is Scope.QUEUES and not spec.by_store:
             flags = "readonly" if not spec.writes else "write denyoom" if spec.grows else "write"
+            flags += " noscript"
             if spec.command.waiting_time is not Command.waiting_time:
                 flags += " blocking"
             declare = on_keys(_syntax(spec), flags, group="queue", since="0.1.0", summary=spec.summary)

@@ -5,9 +5,10 @@ slice. In a transaction, which must be atomic, KEYS reads one slice, and fails i
 """
 
 import re
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from cairnkv.commands import Count, Failure, Items, RandomKey, Reply, Scan
+from cairnkv.commands import Command, Count, Failure, Items, RandomKey, Reply, Scan
 from cairnkv.commands.vocabulary import CURSOR
 from cairnkv.limits import SCAN_COUNT_MAX
 from cairnkv.protocol.resp import Error, array_head, bulk_strings
@@ -24,6 +25,8 @@ KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX
 
 KEYS_TOGETHER: Final = 2_000
 """Keys in one slice of KEYS."""
+
+KEYS_TOO_LONG: Final = "ERR the matching keys exceed the limit of a reply; use SCAN"
 
 SCAN_COUNT: Final = 10
 """Keys in a slice without COUNT, as in Redis."""
@@ -136,7 +139,7 @@ class _Keys(Job):
         self._pieces.append(bulk_strings(found))
         self.kept += len(self._pieces[-1])
         if self.kept > self._room:
-            return Error("ERR the matching keys exceed the limit of a reply; use SCAN")
+            return Error(KEYS_TOO_LONG)
         return UNFINISHED if self._cursor else Later(outcome, self._show)
 
     def _show(self, _last: Reply) -> Value:
@@ -146,6 +149,29 @@ class _Keys(Job):
                 return error_of(pending.reply)
         self._pieces[0] = array_head(self._count_found)
         return Prepared(self._pieces)
+
+
+def keys_at_once(pattern: bytes, execute: Callable[[Command], Reply], room: int) -> Iterator[Value]:
+    """Yield `UNFINISHED` for each slice of KEYS within a script, and the keys at the end. room: bytes of the reply."""
+    matches, prefix = _reading(pattern)
+    count, cursor = _affordable(KEYS_TOGETHER, pattern), 0
+    found: list[bytes] = []
+    while True:
+        reply = execute(Scan(cursor, count, prefix))
+        if isinstance(reply, Failure):
+            yield error_of(reply)
+            return
+        cursor, keys = _slice(reply)
+        matching = list(filter(matches, keys))
+        found += matching
+        room -= sum(map(len, matching))
+        if room < 0:
+            yield Error(KEYS_TOO_LONG)
+            return
+        if not cursor:
+            yield found
+            return
+        yield UNFINISHED
 
 
 def _keys_by_slices(conversation: RespConversation, arguments: Arguments) -> Value:
