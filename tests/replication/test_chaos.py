@@ -5,12 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cairnkv.engine import undo
-from cairnkv.replication import epochs, scripts
+from cairnkv.replication import epochs
 from cairnkv.replication.entries import Entry, Kind
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.proposals import Changes, PendingProposal
 from cairnkv.replication.proposer import Proposer
 from cairnkv.replication.store import ReplicatedStore
+from cairnkv.store.script import RunJournal
 from tests.replication.chaos import Chaos, check
 from tests.support.simulated import Cluster
 
@@ -106,7 +107,7 @@ def test_build_that_does_not_watch_the_keys_of_scripts_is_detected() -> None:
 
 def test_build_whose_scripts_leave_new_versions_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The node that runs a script would have later versions than the others."""
-    monkeypatch.setattr(scripts.RunJournal, "undo", undo)
+    monkeypatch.setattr(RunJournal, "undo", undo)
     assert _is_found()
 
 

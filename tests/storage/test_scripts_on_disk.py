@@ -253,6 +253,17 @@ def test_reports_of_the_disk_wait_until_the_store_is_released(disk: Scripted) ->
     assert disk.do(Get(b"a")) == b"123"
 
 
+def test_memory_limit_can_be_lowered_while_the_store_is_held(disk: Scripted) -> None:
+    disk.do(Set(b"a", b"old"))
+    script = Pausing(disk.store, lambda: disk.store.limit_memory(1, WhenFull.REFUSE), Set(b"a", b"new"), Get(b"a"))
+    outcome = disk.store.execute_script(script)
+    disk.store.release()
+    assert disk.reply(outcome) == b"new"
+    disk.store.housekeep()
+    assert not disk.store.database.in_memory(b"a")
+    assert disk.do(Get(b"a")) == b"new"
+
+
 def test_script_that_pauses_and_then_needs_a_cold_value_is_undone(disk: Scripted) -> None:
     disk.values(a=b"1", b=b"2")
     seen: list[object] = []

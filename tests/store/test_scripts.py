@@ -17,6 +17,7 @@ from cairnkv.commands import (
     Items,
     Put,
     Rename,
+    Replies,
     Reply,
     Set,
     SetWith,
@@ -181,6 +182,23 @@ def test_script_with_a_changed_watched_key_is_not_run(store: LateStore) -> None:
 def test_write_of_a_script_changes_a_watched_key(store: LateStore) -> None:
     watched = [watch(store, b"a")]
     store.execute_script(listed(Set(b"a", b"1")))
+    store.storage.commit()
+    assert store.execute_all([Step(0, Get(b"a"))], watched) is MISSING
+
+
+def test_undone_script_changes_no_watched_key(store: LateStore) -> None:
+    store.safely(Set(b"a", b"1"))
+    watched = [watch(store, b"a"), watch(store, b"b")]
+
+    def body(call: Callable[[Command], Reply]) -> Reply:
+        for command in (Set(b"a", b"2"), Clear(b"a"), Set(b"b", b"2"), Set(b"a", b"3")):
+            call(command)
+        raise Stop
+
+    with pytest.raises(Stop):
+        store.execute_script(Program(body))
+    assert store.execute_all([Step(0, Get(b"a"))], watched) == Replies((b"1",))
+    store.execute_script(listed(Set(b"b", b"1")))
     store.storage.commit()
     assert store.execute_all([Step(0, Get(b"a"))], watched) is MISSING
 

@@ -1,15 +1,17 @@
 """Writers that keep a history: what they said to a server and what it acknowledged; and what a store may hold then.
 
-Each writer has a keyspace of Redis' wire and a queue to itself and says many kinds of writes, some in pipelines and
-transactions.
+Each writer has a keyspace of Redis' wire and a queue to itself and says many kinds of writes, some in pipelines,
+transactions and scripts.
 
 What always holds: a store that lost nothing has, in a writer's keyspace, exactly what the first n of its steps come to,
-for an n of at least those that were acknowledged and at most those that were said. A step is one command or one
-transaction: half of one is never there.
+for an n of at least those that were acknowledged and at most those that were said. A step is one command, one script or
+one transaction: half of one is never there.
 """
 
 import dataclasses
+import importlib.util
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -383,7 +385,7 @@ class Writer(threading.Thread):
         for step, replies in said:
             for _ in range(replies):
                 reply = peer.reply()
-                seen = reply[:2_000].replace(NO_SUCH_KEY, b"")
+                seen = PLANNED.sub(b"", reply[:2_000].replace(NO_SUCH_KEY, b""))
                 if seen[:1] == b"-" or b"\r\n-" in seen or reply == GIVEN_UP:
                     self.failure = reply
                     return
@@ -407,8 +409,9 @@ class Writer(threading.Thread):
     def _step(self) -> tuple[Step, bytes, int]:
         """A step, its bytes, and how many replies it gets."""
         if self._dice.random() < 0.1:
-            without = self._dice.choice(("rename", "queue"))  # a RENAME that fails undoes commands on queues, too
-            parts = [self._command(without) for _ in range(self._dice.randint(2, 5))]
+            # A RENAME that fails undoes commands on queues, too. A transaction with a script cannot have them.
+            without = self._dice.choice((("rename", "script"), ("queue",)))
+            parts = [self._command(*without) for _ in range(self._dice.randint(2, 5))]
             data = command(b"MULTI") + b"".join(sent for _, sent in parts) + command(b"EXEC")
             watches = self._dice.random() < 0.5
             if watches:  # there is no other writer, so each transaction succeeds
@@ -423,13 +426,13 @@ class Writer(threading.Thread):
         change, sent = self._command()
         return Step(change, 0, 0, learn=getattr(change, "learn", None)), sent, 1
 
-    def _command(self, without: str = "") -> tuple[Change, bytes]:
-        """A command and its change. without: a kind that it is not."""
+    def _command(self, *without: str) -> tuple[Change, bytes]:
+        """A command and its change. without: kinds that it is not."""
         dice = self._dice
         self._number += 1
         number = dice.randrange(KEYS)
         key, text = b"key:%d" % number, b"%d:" % self._number
-        kinds = {kind: weight for kind, weight in _KINDS.items() if kind != without}
+        kinds = {kind: weight for kind, weight in _KINDS.items() if kind not in without}
         match dice.choices(list(kinds), list(kinds.values()))[0]:
             case "set":
                 value = text + dice.choice((b"", b"x" * 100, b"y" * 3_000))
@@ -465,8 +468,35 @@ class Writer(threading.Thread):
                 return _expiring(key, None), command(b"PERSIST", key)
             case "queue":
                 return self._on_queue()
+            case "script":
+                return self._script()
             case _:
                 return _clearing, command(b"FLUSHDB")
+
+    def _script(self) -> tuple[Change, bytes]:
+        """A script: several commands, or a change of a key if it has a value. Every other one ends with an error."""
+        dice = self._dice
+        if dice.random() < 0.3:
+            key, expected = b"key:%d" % dice.randrange(KEYS), b"absent"
+            if key in self._state and dice.random() < 0.8:
+                expected = self._state[key].value
+            return _replacing(key, expected, b"%d:" % self._number), command(
+                b"EVAL", REPLACE, b"1", key, expected, b"%d:" % self._number
+            )
+        parts = [self._command("queue", "script") for _ in range(dice.randint(2, 5))]
+        arguments: list[bytes] = []
+        keys: list[bytes] = []
+        for _, sent in parts:
+            words = [word for _, word in value_of(sent)[1]]
+            arguments += [b"%d" % len(words), *words]
+            keys += words[1:2]
+
+        def change_all(state: State, begin: int, end: int) -> None:
+            for change, _ in parts:
+                change(state, begin, end)
+
+        source = EXECUTE_ALL + dice.choice((b"return 'ended'", b"redis.call('PLANNED')"))
+        return change_all, command(b"EVAL", source, b"%d" % len(keys), *keys, *arguments)
 
     def _on_queue(self) -> tuple[Change, bytes]:
         """A command on the queue. The priorities of messages are their order."""
@@ -523,9 +553,30 @@ _KINDS: Final = {
     "expire": 4,
     "persist": 2,
     "queue": 30,
+    "script": 15 if importlib.util.find_spec("lupa") else 0,
     "clear": 0.4,
 }
 """What writers do, and how often."""
+
+EXECUTE_ALL: Final = b"""
+local at = 1
+while ARGV[at] do
+    local count = tonumber(ARGV[at])
+    redis.pcall(unpack(ARGV, at + 1, at + count))
+    at = at + count + 1
+end
+"""
+"""A script that executes commands, each with the number of its words before it."""
+
+REPLACE: Final = b"""
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('DEL', KEYS[1])
+    return redis.call('SET', KEYS[1], ARGV[2])
+end
+"""
+
+PLANNED: Final = re.compile(rb"-ERR Unknown Redis command[^\r]*\r\n")
+"""The reply to a script that ends with an error: its writes stay."""
 
 NO_SUCH_KEY: Final = b"-ERR no such key\r\n"
 """The reply to RENAME of an absent key, which changes nothing."""
@@ -589,6 +640,14 @@ def _overwriting(key: bytes, offset: int, text: bytes) -> Change:
         old = state.get(key, Value(b""))
         whole = old.value[:offset].ljust(offset, b"\0") + text + old.value[offset + len(text) :]
         state[key] = dataclasses.replace(old, value=whole)
+
+    return change
+
+
+def _replacing(key: bytes, expected: bytes, value: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        if key in state and state[key].value == expected:
+            _setting(key, value)(state, begin, end)
 
     return change
 

@@ -41,8 +41,8 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import ClearPrefix, RandomKey
-from cairnkv.engine import Database, Shared, Watched, apply, undo
-from cairnkv.engine.database import Change, version_slot
+from cairnkv.engine import Database, Shared, Watched, apply
+from cairnkv.engine.database import version_slot
 from cairnkv.limits import SCRIPT_CONFLICTS_MAX, TRANSACTION_COST_MAX
 from cairnkv.records import replace
 from cairnkv.replication.entry_codec import Transaction, Watch, track_item, transaction_item
@@ -50,7 +50,7 @@ from cairnkv.replication.proposals import BlockingProposal, Changes
 from cairnkv.scripts.abort import ScriptAbort
 from cairnkv.store.lru import Place
 from cairnkv.store.pending import PendingReply
-from cairnkv.store.script import RUN_ANEW, Script, ScriptWork
+from cairnkv.store.script import RUN_ANEW, RunJournal, Script, ScriptWork
 
 
 class _Abandoned(ScriptAbort):
@@ -78,28 +78,6 @@ class _Notes:
             return RUN_ANEW
         text = f"other clients changed keys of the script during each of its {self.conflicts} runs; send it again"
         return Failure(failures.UNDONE, text)
-
-
-class RunJournal(list[Change]):
-    """A journal that also keeps the version of each slot before its first change."""
-
-    def __init__(self, shared: Shared) -> None:
-        super().__init__()
-        self._shared = shared
-        self.versions: dict[int, int] = {}
-
-    def append(self, change: Change) -> None:
-        """Add a change that is about to happen."""
-        super().append(change)
-        for key in change.keys:
-            slot = version_slot(change.database.number, key)
-            self.versions.setdefault(slot, self._shared.versions[slot])
-
-    def undo(self) -> None:
-        """Undo all changes, also those of versions."""
-        undo(self)
-        for slot, version in self.versions.items():
-            self._shared.versions[slot] = version
 
 
 class _Run:

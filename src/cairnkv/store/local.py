@@ -29,7 +29,7 @@ from cairnkv.store.info import DirectExecutor, StoreInfo, random_key
 from cairnkv.store.lru import Place
 from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply
-from cairnkv.store.script import HELD, NeedsValues, Script, ScriptWork
+from cairnkv.store.script import HELD, NeedsValues, RunJournal, Script, ScriptWork
 from cairnkv.store.transaction import (
     TooMuch,
     Unexecuted,
@@ -254,7 +254,7 @@ class LocalStore:
         work = ScriptWork(self.databases, bytes_max)
         shown: list[Step] = []  # steps whose replies show a newer uncommitted entry than the steps before
         changed = set[Place]() if cache is None else cache.begin_run()
-        evicted = memory.evicted
+        evicted, journal = memory.evicted, RunJournal(self._shared)
 
         def execute(step: Step) -> Reply:
             nonlocal newest
@@ -272,15 +272,17 @@ class LocalStore:
             return reply
 
         try:
-            outcome = self._as_one_entry(shown, lambda: script.run(execute), newest)
+            outcome = self._as_one_entry(shown, lambda: script.run(execute), newest, own=journal)
         except NeedsValues as needed:
             assert cache is not None
+            journal.restore_versions()
             outcome = cache.read_for_script(needed.places, script.places, read)
             script.state = outcome
             if isinstance(outcome, PendingReply) and outcome.reply is not None:
                 outcome = outcome.reply
         except BaseException:
             memory.evicted = evicted
+            journal.restore_versions()
             raise
         else:
             self.commands += work.commands
@@ -425,14 +427,14 @@ class LocalStore:
         return not isinstance(self._write(Step(db, Clear(key))), Failure)
 
     def _as_one_entry(
-        self, commands: Sequence[Step], work: Callable[[], Reply], newest: int = 0
+        self, commands: Sequence[Step], work: Callable[[], Reply], newest: int = 0, *, own: RunJournal | None = None
     ) -> Reply | PendingReply:
         """Call `work`, which changes databases by `_apply` only, and record its changes as one entry, or undo them.
 
         If waiters get messages by that, their TAKE commands belong to the entry.
-        commands: those of the entry. newest: an entry whose commit the reply must also wait for.
+        commands: those of the entry. newest: an entry whose commit the reply must also wait for. own: its journal.
         """
-        journal: Journal = [] if self.under_way is None else self.under_way
+        journal: Journal = own if own is not None else [] if self.under_way is None else self.under_way
         before = len(journal)  # changes of the same call: evictions that made room
         steps: list[Step] = []
         served: list[tuple[Waiter, Reply]] = []
@@ -463,7 +465,7 @@ class LocalStore:
             return self.gate.hold(refused.failure, max([newest, *map(self.gate.newest_for, commands)]))
         except BaseException:  # a bug, or an interrupt: changes that storage does not have must not stay
             self.waiters.put_back(waiter for waiter, _ in served)
-            if self.under_way is None:
+            if own is not None or self.under_way is None:
                 self._undo(journal)
             raise
         finally:
@@ -723,7 +725,8 @@ class LocalStore:
                 raise OptionError("the store is loading; change the memory limit when it is loaded")
             if memory.cache is not None:
                 memory.cache.limit = limit
-                memory.cache.cool_some()
+                if not self._is_held:  # the script that pauses has changed values that must not leave memory
+                    memory.cache.cool_some()
             elif limit is not None and not self.loading:
                 raise OptionError(
                     "a store on disk that started without a memory limit cannot get one; restart it with one"

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from cairnkv.commands import Failure, Reply, Scope, Step, failures
-from cairnkv.engine import Database
+from cairnkv.engine import Database, Shared, undo
+from cairnkv.engine.database import Change, version_slot
 from cairnkv.scripts import ScriptAbort
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.lru import Place
@@ -62,6 +63,35 @@ class NeedsValues(ScriptAbort):
     def __init__(self, places: Sequence[Place]) -> None:
         super().__init__()
         self.places = places
+
+
+class RunJournal(list[Change]):
+    """The journal of a run. It also keeps the version of each slot before its first change.
+
+    No client has seen a version of the run when the run is undone before its end.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__()
+        self._shared = shared
+        self.versions: dict[int, int] = {}
+
+    def append(self, change: Change) -> None:
+        """Add a change that is about to happen."""
+        super().append(change)
+        for key in change.keys:
+            slot = version_slot(change.database.number, key)
+            self.versions.setdefault(slot, self._shared.versions[slot])
+
+    def undo(self) -> None:
+        """Undo all changes, also those of versions."""
+        undo(self)
+        self.restore_versions()
+
+    def restore_versions(self) -> None:
+        """Undo the changes of versions, when all others are undone."""
+        for slot, version in self.versions.items():
+            self._shared.versions[slot] = version
 
 
 class ScriptWork:
