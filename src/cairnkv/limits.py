@@ -421,6 +421,9 @@ SCRIPT_COMPILED_MAX: Final = 1_000
 SCRIPT_MEMORY_MAX: Final = 160 * MIB
 """Default for the maximum bytes of memory of a script: a value of the maximum length, and a changed copy of it."""
 
+SCRIPT_MEMORY_LEAST: Final = 4 * MIB
+"""The least maximum of that memory: the libraries and a short script need less than half of it."""
+
 SCRIPT_STEPS_MAX: Final = 500_000_000
 """Default for the maximum steps of a script, in instructions of Lua: about ten seconds."""
 

@@ -65,6 +65,10 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "nats_system": (["a:b", "c", "d"], ["a:b", "c", "d"]),
     "trust_nats_sync": (["yes", "off", "TRUE"], [True, False, True]),
     "allow_broken": (["yes", "off", "TRUE"], [True, False, True]),
+    "script_slice": (["5ms", "1", "50ms"], [0.005, 1, 0.05]),
+    "script_time": (["0", "1s", "500ms"], [0, 1, 0.5]),
+    "script_steps": (["1000000", "2000000", "3000000"], [1_000_000, 2_000_000, 3_000_000]),
+    "script_memory": (["4MiB", "5MiB", "1g"], [2**22, 5 * 2**20, 2**30]),
     "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),
     "frame_timeout": (["1", "500ms", "2m"], [1, 0.5, 120]),
     "stall_timeout": (["1d", "3s", "4"], [86_400, 3, 4]),
@@ -185,6 +189,9 @@ def test_option_file_may_have_numbers_and_booleans(tmp_path: Path) -> None:
         ("no_tcp", "yes", "needs a Unix socket"),
         ("frame_timeout", "0", "more than 0"),
         ("stall_timeout", "0ms", "more than 0"),
+        ("script_slice", "0", "more than 0"),
+        ("script_steps", "999999", "a number from 1,000,000"),
+        ("script_memory", "3MiB", "it must be at least 4,194,304"),
     ],
 )
 def test_error_of_a_bad_value_names_accepted_values(option: str, bad: str, right: str, tmp_path: Path) -> None:

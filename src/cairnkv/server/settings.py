@@ -388,6 +388,10 @@ class Settings:
             )
         if self.backup_dir is not None and self.data is not None and is_within(self.backup_dir, self.data):
             raise OptionError("backup-dir is within data, the directory of the store; use another directory")
+        if self.script_memory < limits.SCRIPT_MEMORY_LEAST:
+            raise OptionError(
+                f"script-memory is {self.script_memory:,}; it must be at least {limits.SCRIPT_MEMORY_LEAST:,}"
+            )
         if self.cluster is not None:
             self._check_cluster()
         self._check_tls()

@@ -1,6 +1,7 @@
 """Scripts of clients: their commands, their atomicity, and their share of the server's time."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,21 @@ def test_flush_removes_all_scripts(chat: Chat, how: str) -> None:
     chat(f"SCRIPT FLUSH{how}")
     assert chat.say(b"SCRIPT", b"EXISTS", sha1) == [0]
     assert "NOSCRIPT" in text(chat.say(b"EVALSHA", sha1, b"0"))
+
+
+def test_info_counts_the_known_scripts(chat: Chat) -> None:
+    chat.say(b"SCRIPT", b"LOAD", b"return 1")
+    chat.say(b"SCRIPT", b"LOAD", b"return 22")
+    info = chat("INFO memory").split(b"\r\n")
+    assert {b"number_of_cached_scripts:2", b"used_memory_scripts_eval:17"} <= set(info)
+
+
+def test_error_names_the_extra_if_there_is_no_lua(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lupa", None)
+    for words in ((b"EVAL", b"return 1", b"0"), (b"SCRIPT", b"LOAD", b"return 1")):
+        reply = text(chat.say(*words))
+        assert reply.startswith("ERR unknown command: ")
+        assert "pip install 'cairnkv[lua]'" in reply
 
 
 def test_flush_has_two_options(chat: Chat) -> None:

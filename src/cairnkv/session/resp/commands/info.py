@@ -131,6 +131,9 @@ def _memory(conversation: RespConversation, facts: Facts) -> Lines:
         yield "used_memory_rss", facts["resident_bytes"]
         yield "used_memory_rss_human", _human(int(facts["resident_bytes"]))
     yield "used_memory_dataset", memory.used_bytes
+    cache = conversation.context.scripts.cache
+    yield "used_memory_scripts_eval", cache.used_bytes
+    yield "number_of_cached_scripts", len(cache)
     limit = int(facts["memory_limit_bytes"])
     yield "maxmemory", limit
     yield "maxmemory_human", _human(limit)
