@@ -124,6 +124,7 @@ def test_command_shows_where_the_keys_are(chat: Chat) -> None:
 def test_unknown_commands_and_wrong_numbers_of_arguments(chat: Chat) -> None:
     for script, expected in (
         ("return redis.pcall('nosuch')", "ERR Unknown Redis command called from script"),
+        ("return redis.pcall('object')", "ERR Wrong number of args calling Redis command from script"),
         ("return redis.pcall('object', 'nosuch', 'x')", "ERR Unknown Redis command called from script"),
         ("return redis.pcall('get')", "ERR Wrong number of args calling Redis command from script"),
     ):

@@ -56,6 +56,8 @@ _FOR_EVERYONE: Final = frozenset({"auth", "hello", "quit", "reset", "ping", "inf
 def categories(spec: RespCommandSpec) -> list[str]:
     """Return the categories of a command."""
     found = [name for flag, names in _CATEGORIES_OF_FLAG.items() if flag in spec.flags for name in names]
+    if spec.group == "scripting":
+        found = []  # a script may execute commands of any category
     if spec.group in _CATEGORY_OF_GROUP:
         found.append(_CATEGORY_OF_GROUP[spec.group])
     found += _CATEGORIES_OF_COMMAND.get(spec.name.partition("|")[0], ())

@@ -121,7 +121,19 @@ def arguments_of(syntax: str) -> list[Argument]:
 
 
 _INTEGERS: Final = frozenset(
-    {"seconds", "milliseconds", "index", "count", "offset", "increment", "decrement", "start", "end", "timeout"}
+    [
+        "seconds",
+        "milliseconds",
+        "index",
+        "count",
+        "offset",
+        "increment",
+        "decrement",
+        "start",
+        "end",
+        "timeout",
+        "numkeys",
+    ]
 )
 _KINDS: Final = {**dict.fromkeys(KEY_NAMES, "key"), **dict.fromkeys(_INTEGERS, "integer"), "pattern": "pattern"}
 """The kinds of named arguments that are not strings."""

@@ -53,11 +53,10 @@ READ_ONLY: Final = Error("ERR Write commands are not allowed from read-only scri
 def _spec_of(arguments: Sequence[bytes]) -> RespCommandSpec | None:
     """Return the command with these arguments, or None for an unknown one."""
     spec = RESP_COMMANDS.get(arguments[0].upper())
-    if spec is not None and spec.subcommands:
-        spec = spec.subcommands.get(arguments[1].upper(), spec) if len(arguments) > 1 else spec
-        if spec.on_keys is None and spec.in_conversation is None:
-            return None
-    return spec
+    if spec is None or not spec.subcommands or len(arguments) == 1:
+        return spec
+    is_container = spec.on_keys is None and spec.in_conversation is None
+    return spec.subcommands.get(arguments[1].upper(), None if is_container else spec)
 
 
 class ScriptHost:
