@@ -485,6 +485,47 @@ def test_endless_conflicts_fail() -> None:
     assert said(cluster, other, Get(b"k")) == [b"%d" % SCRIPT_CONFLICTS_MAX]
 
 
+def test_node_that_gets_entries_last_executes_scripts_on_a_contended_key() -> None:
+    """Without an order among nodes, the one that gets entries first would execute all of its scripts."""
+    cluster = settled()
+    executed(cluster, cluster.nodes[0], adding(b"k", 0))
+    waiting = {node.number: [Call(node, adding(b"k", 1)) for _ in range(3)] for node in cluster.nodes}
+    ended: list[Call] = []
+    while len(ended) < 60:
+        while cluster.flying:
+            cluster.arrive()
+        for node in cluster.nodes:
+            node.follow(100)
+            calls = waiting[node.number]
+            ended += [call for call in calls if call.reply is not None]
+            calls[:] = [call if call.reply is None else Call(node, adding(b"k", 1)) for call in calls]
+            node.pump()
+    assert sorted(call.reply for call in ended) == list(range(len(ended)))  # type: ignore[type-var]
+    assert min(sum(call.node is node for call in ended) for node in cluster.nodes) >= 10
+    assert max(call.script.runs for call in ended) < 10  # type: ignore[attr-defined]
+
+
+def test_script_waits_for_a_lost_node_for_a_bounded_time() -> None:
+    cluster = settled()
+    one, other = cluster.nodes[:2]
+    executed(cluster, one, adding(b"k", 0))
+    lost = Call(other, adding(b"k", 1))
+    other.pump()
+    one.execute(Incr(b"k", 1))
+    one.pump()
+    cluster.arrive(1)
+    cluster.arrive()
+    one.follow(9)
+    other.crash()
+    call = Call(one, adding(b"k", 1))
+    one.pump()
+    assert not cluster.flying, "it waits for the other node"
+    cluster.now += 1
+    one.running.housekeep()
+    assert replies(cluster, call) == [1]
+    assert lost.reply is None
+
+
 # -- serial execution -------------------------------------------------------------------------------------------------
 
 

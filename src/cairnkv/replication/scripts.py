@@ -16,6 +16,8 @@ Invariants:
 - A script sees each write that was acknowledged before the script arrived.
 - Of the scripts of this node that write the same slot, one has a transaction in flight. The others wait for it, in
   their order.
+- A script that has had no conflict lets the scripts of other nodes that had one go first. Otherwise the node that gets
+  entries first would execute all its scripts before those of the others.
 
 Out of scope: the time of a run (`cairnkv.session.resp.scripting`).
 """
@@ -51,6 +53,11 @@ from cairnkv.scripts.abort import ScriptAbort
 from cairnkv.store.lru import Place
 from cairnkv.store.pending import PendingReply
 from cairnkv.store.script import RUN_ANEW, RunJournal, Script, ScriptWork
+
+
+GIVE_WAY_MS: Final = 100
+"""Milliseconds for which a script waits for another node, from the transaction of that node that had a conflict on. The
+next one takes the time of a write."""
 
 
 class _Abandoned(ScriptAbort):
@@ -164,6 +171,7 @@ class Scripts:
         tracked: Callable[[], Collection[int]],
         track: Callable[[Sequence[int], Changes], None],
         log_time: Callable[[], int],
+        elapsed: Callable[[], int],
         watches: bool = True,
     ) -> None:
         """execute: executes a transaction if no watched key has changed. changed: returns whether one has.
@@ -172,6 +180,7 @@ class Scripts:
 
         refusal: returns the failure of a write that this node must not propose. tracked, track: the slots whose
         versions are part of the state. log_time: that of an entry that is published now.
+        elapsed: the elapsed time in milliseconds.
         watches: False: break the promises, for tests of consistency checks.
         """
         self._shared: Final = shared
@@ -185,6 +194,7 @@ class Scripts:
         self._tracked: Final = tracked
         self._track: Final = track
         self._log_time: Final = log_time
+        self._elapsed: Final = elapsed
         self._watches: Final = watches
         self.commands = 0
         """The commands that scripts have executed, in all their runs."""
@@ -192,7 +202,10 @@ class Scripts:
         self._in_flight: dict[int, _ScriptTransaction] = {}
         """By slot: the newest transaction in flight that writes it."""
         self._lines: dict[int, collections.deque[BlockingProposal]] = {}
-        """By slot: the pending replies of the scripts that wait for this transaction."""
+        """By slot: the pending replies of the scripts that wait for this transaction, or for other nodes."""
+        self._losers: dict[int, dict[int, int]] = {}
+        """By slot: the other nodes whose newest transaction had a conflict, with the elapsed time until which this node
+        waits for the next one."""
 
     def execute(
         self, script: Script, watched: Sequence[tuple[int, Watched]], bytes_max: int | None
@@ -221,7 +234,7 @@ class Scripts:
         if not self._watches:
             return self._transaction(Transaction((), run.steps, 0), run, reply, notes)
         for slot in run.slots:
-            if slot in self._in_flight:
+            if slot in self._in_flight or (not notes.conflicts and self._has_losers(slot)):
                 return self._wait(slot, notes)
         used = run.slots.union(version_slot(*place) for place in script.places)
         if untracked := sorted(used.difference(self._tracked())):
@@ -345,16 +358,42 @@ class Scripts:
     def _pass_on(self, slots: Iterable[int]) -> None:
         """Let the next script of each slot run that no transaction in flight writes."""
         for slot in slots:
-            if slot not in self._in_flight and (line := self._lines.get(slot)) is not None:
+            line = self._lines.get(slot)
+            if line is not None and slot not in self._in_flight and not self._has_losers(slot):
                 wait = line.popleft()
                 if not line:
                     del self._lines[slot]
                 wait.complete(RUN_ANEW)
 
+    def note_other(self, node: int, watches: Iterable[Watch], *, executed: bool) -> None:
+        """Note the transaction of another node: whether it was executed, or had a conflict."""
+        if executed and not self._losers:
+            return
+        slots = {slot for slot, _, _ in watches}
+        for slot in slots:
+            if not executed:
+                self._losers.setdefault(slot, {})[node] = self._elapsed() + GIVE_WAY_MS
+            elif slot in self._losers:
+                self._losers[slot].pop(node, None)
+        self._pass_on(slots)
+
+    def _has_losers(self, slot: int) -> bool:
+        """Return whether another node shall go first."""
+        if slot not in self._losers:
+            return False
+        elapsed = self._elapsed()
+        left = {node: until for node, until in self._losers[slot].items() if until > elapsed}
+        if left:
+            self._losers[slot] = left
+        else:
+            del self._losers[slot]
+        return bool(left)
+
     def housekeep(self) -> None:
-        """Let scripts run that wait behind one whose client has left before it ran."""
-        if self._lines:
-            self._pass_on(tuple(self._lines))
+        """Let scripts run that wait behind a script whose client has left, or for a node that does not go first."""
+        for slot in tuple(self._losers):
+            self._has_losers(slot)
+        self._pass_on(tuple(self._lines))
 
 
 def _given_expiry(command: Command) -> int | None:

@@ -178,6 +178,7 @@ class ReplicatedStore:
             tracked=lambda: self._tracked,
             track=self._track,
             log_time=lambda: self.proposed_time()[0],
+            elapsed=lambda: self.elapsed(),
             watches="unwatched-scripts" not in broken,
         )
         self._is_held = False  # whether a script pauses
@@ -692,7 +693,9 @@ class ReplicatedStore:
                     case ItemKind.TRANSACTION:
                         transaction = codec.transaction_of(item)
                         self._require_semantics(transaction.steps)
-                        self._execute_if_unchanged(transaction, changes)
+                        executed = self._execute_if_unchanged(transaction, changes) is not MISSING
+                        if transaction.watches and node != self.proposer.node:
+                            self._scripts.note_other(node, transaction.watches, executed=executed)
                     case ItemKind.TRACK:
                         self._track(codec.slots_of(item), changes)
                     case ItemKind.DIGEST:
