@@ -99,6 +99,7 @@ class _Keys(_Subject):
 
     def add_options(self, parser: Parser) -> None:
         parser.option("--keys", number(1, 1_000), "N", "keys that all clients use (default: 8)", 8)
+        parser.switch("--scripts", "execute most operations as Lua scripts, on the Redis protocol")
 
     def load(self, path: Path) -> "keys.history.History":
         from cairnkv.lab.consistency.keys.history import load
@@ -110,7 +111,7 @@ class _Keys(_Subject):
     ) -> "keys.workload.Run":
         from cairnkv.lab.consistency.keys import history, workload
 
-        wanted = workload.Options(**common, keys=options.keys)
+        wanted = workload.Options(**common, keys=options.keys, scripts=options.scripts)
         saver = _saver(options, stack, lambda path: history.Saver(path, wanted.about()))
         return workload.Run(wanted, saver=saver)
 

@@ -54,7 +54,6 @@ from cairnkv.store.lru import Place
 from cairnkv.store.pending import PendingReply
 from cairnkv.store.script import RUN_ANEW, RunJournal, Script, ScriptWork
 
-
 GIVE_WAY_MS: Final = 100
 """Milliseconds for which a script waits for another node, from the transaction of that node that had a conflict on. The
 next one takes the time of a write."""

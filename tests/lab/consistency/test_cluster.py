@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,12 @@ def judged(
     rate: float | None = 500.0,
     keys: int = 8,
     seed: int = SEED,
+    scripts: bool = True,
 ) -> Report:
     """Use a cluster, check the history, and print the verdict."""
-    run = Run(Options(cluster.addresses, seconds=seconds, clients=10, keys=keys, rate=rate, seed=seed))
+    scripts = scripts and find_spec("lupa") is not None
+    options = Options(cluster.addresses, seconds=seconds, clients=10, keys=keys, rate=rate, seed=seed, scripts=scripts)
+    run = Run(options)
     history = asyncio.run(run.run(nemesis))
     report = checks.check(history)
     print(f"seed {seed}: {verdict.verdict(history, report)}", *history.actions, sep="\n  ")
@@ -96,10 +100,20 @@ _STALE = {Kind.STALE, Kind.OWN_WRITE, Kind.BACKWARDS, Kind.LOST}
 
 
 # A node that replies early answers from a state that the log never has, such as a sum of other numbers.
-@pytest.mark.parametrize(("how", "expected"), [("early-replies", {*_STALE, Kind.INVENTED}), ("stale-reads", _STALE)])
-def test_broken_nodes_are_detected(how: str, expected: set[Kind], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "expected", "keys"),
+    [
+        ("early-replies", {*_STALE, Kind.INVENTED}, 1),
+        ("stale-reads", _STALE, 1),
+        ("unwatched-scripts", {Kind.LOST}, 4),
+    ],
+)
+def test_broken_nodes_are_detected(how: str, expected: set[Kind], keys: int, tmp_path: Path) -> None:
     """The check reports what the fault causes, whatever other violations it finds."""
     kinds: set[Kind] = set()
+    scripts = how == "unwatched-scripts"
+    if scripts:
+        pytest.importorskip("lupa")
     broken = {"flags": ["--allow-broken"], "environment": {"CAIRNKV__BREAK": how}}
     with LocalCluster.up(tmp_path / "cluster", **broken) as cluster:  # type: ignore[arg-type]
         with cairnkv.connect(cluster.url) as kv:
@@ -108,7 +122,7 @@ def test_broken_nodes_are_detected(how: str, expected: set[Kind], tmp_path: Path
         assert f"WARNING cairnkv.server: BROKEN ON PURPOSE, by the variable CAIRNKV__BREAK: {how}" in log
         assert f"BROKEN ON PURPOSE, by CAIRNKV__BREAK: {how}" in log.rpartition(" ready on ")[2]
         for attempt in range(ATTEMPTS):
-            report = judged(cluster, tmp_path, seconds=2.0, keys=1, rate=None, seed=SEED + attempt)
+            report = judged(cluster, tmp_path, seconds=2.0, keys=keys, rate=None, seed=SEED + attempt, scripts=scripts)
             kinds |= {violation.kind for violation in report.violations}
             if kinds & expected:
                 assert report.consistent is False

@@ -10,11 +10,12 @@ import pytest
 import cairnkv
 import cairnkv.aio
 from cairnkv.commands import ClearMany, Command, Failure, Reply, failures
-from cairnkv.errors import AddressError
+from cairnkv.errors import AddressError, CallerError, OutcomeUnknown, Unavailable
 from cairnkv.lab.consistency.history import Outcome
 from cairnkv.lab.consistency.keys import checks
 from cairnkv.lab.consistency.keys.checks import Kind, Report
-from cairnkv.lab.consistency.keys.history import History, Saver, Verb, load
+from cairnkv.lab.consistency.keys.history import History, Operation, Saver, Verb, load
+from cairnkv.lab.consistency.keys.scripts import SCRIPTS, ScriptConnection
 from cairnkv.lab.consistency.keys.workload import Options, Run, key_names
 from cairnkv.lab.consistency.run import NoReply
 from cairnkv.testing import running_server
@@ -29,18 +30,21 @@ RUNS_MAX = 20
 
 
 async def run_at(
-    *addresses: str, seconds: float = SECONDS, rate: float | None = None, seed: int = 1
+    *addresses: str, seconds: float = SECONDS, rate: float | None = None, seed: int = 1, scripts: bool = False
 ) -> tuple[Run, Report]:
-    one = Run(Options(addresses, seconds=seconds, clients=8, keys=4, rate=rate, seed=seed, timeout=1.0))
+    options = Options(addresses, seconds=seconds, clients=8, keys=4, rate=rate, seed=seed, timeout=1.0, scripts=scripts)
+    one = Run(options)
     history = await one.run()
     return one, checks.check(history)
 
 
-@pytest.mark.parametrize("data", [False, True], ids=["process", "disk"])
-async def test_server_is_consistent(data: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("data", "scripts"), [(False, False), (True, True)], ids=["process", "disk and scripts"])
+async def test_server_is_consistent(data: bool, scripts: bool, tmp_path: Path) -> None:
+    if scripts:
+        pytest.importorskip("lupa")
     settings: dict[str, Any] = {"data": str(tmp_path / "data")} if data else {}
     with running_server(**settings) as server:
-        ran, report = await run_at(server.url, rate=1_000.0)
+        ran, report = await run_at(server.url, rate=1_000.0, scripts=scripts)
         with cairnkv.connect(server.url) as kv:
             assert kv.count() == 0  # it has cleaned up behind itself
     assert report.consistent is True, report.violations
@@ -48,8 +52,42 @@ async def test_server_is_consistent(data: bool, tmp_path: Path) -> None:
     assert not report.unread
     operations = ran.history.operations
     assert {one.verb for one in operations} == set(Verb)
+    assert {one.verb for one in operations if one.in_script} == (set(SCRIPTS) if scripts else set())
     assert 100 < len(operations) < 1_200 * SECONDS  # the rate bounds them; how many there are is up to the machine
     assert sum(one.final for one in operations) == 4
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (b"$3\r\n1-7\r\n", "1-7"),
+        (b"$-1\r\n", None),
+        (b"", OutcomeUnknown),
+        (b"$3\r\n1", OutcomeUnknown),
+        (b"-ERR UNKNOWN the commit failed\r\n", OutcomeUnknown),
+        (b"-ERR INTERNAL see the log\r\n", OutcomeUnknown),
+        (b"-CLUSTERDOWN NOQUORUM the log has no majority\r\n", Unavailable),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", Unavailable),
+        (b"-ERR unknown command 'EVAL'\r\n", CallerError),
+    ],
+)
+async def test_replies_to_scripts(reply: bytes, expected: str | type[Exception] | None) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert b"EVAL" in await reader.readuntil(b"redis.call")
+        writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    async with server:
+        connection = await ScriptConnection.open(f"cairn://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        plan = Operation(1, Verb.GET, "r1", 0, 0, in_script=True)
+        if isinstance(expected, type):
+            with pytest.raises(expected):
+                await connection.execute(plan, "r1")
+        else:
+            assert await connection.execute(plan, "r1") == expected
+        await connection.close()
+        server.close()
 
 
 async def test_correct_server_that_closes_connections_is_consistent() -> None:

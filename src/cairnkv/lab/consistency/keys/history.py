@@ -45,6 +45,7 @@ class Operation:
     INCR: the sum; others: None.
     invoked, completed: nanoseconds since the beginning of the run. node: its address. note: the text of the error.
     final: whether it is one of the reads at the end, after all writes and faults.
+    in_script: whether the store executed it as a script.
     """
 
     client: int
@@ -60,6 +61,7 @@ class Operation:
     node: str = ""
     note: str = ""
     final: bool = False
+    in_script: bool = False
 
     def __str__(self) -> str:
         """Return the operation as text.
@@ -72,6 +74,10 @@ class Operation:
     @property
     def call(self) -> str:
         """The command and its arguments, as text."""
+        return f"{self._command} in a script" if self.in_script else self._command
+
+    @property
+    def _command(self) -> str:
         verb, key = self.verb, self.key
         if verb is Verb.SET_IF:
             return f"set {key} {self.value!r} if it is {self.expected!r}"

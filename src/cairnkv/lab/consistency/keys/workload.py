@@ -13,6 +13,7 @@ from typing import Any, Final
 from cairnkv.lab.consistency import run
 from cairnkv.lab.consistency.history import Outcome
 from cairnkv.lab.consistency.keys.history import History, Operation, Saver, Verb
+from cairnkv.lab.consistency.keys.scripts import SCRIPTS, ScriptConnection
 from cairnkv.lab.consistency.run import FINAL_SECONDS, KV, Injection, Progress, no_progress
 from cairnkv.records import record, replace
 
@@ -28,12 +29,16 @@ _REGISTER: Final = {
 _COUNTER: Final = {Verb.INCR: 60, Verb.GET: 40}
 """The weights of the operations on registers and on counters."""
 
+SCRIPTED: Final = 0.7
+"""The share of scripts among the operations that can be one."""
+
 
 @record
 class Options(run.Options):
-    """The options of a run. keys: their number."""
+    """The options of a run. keys: their number. scripts: whether clients execute most operations as scripts."""
 
     keys: int = 8
+    scripts: bool = False
 
 
 class Run(run.Run[Operation]):
@@ -43,6 +48,7 @@ class Run(run.Run[Operation]):
         self.history = History(about=options.about())
         super().__init__(options, self.history, saver)
         self._keys = key_names(options.keys)
+        self.scripts: Final = options.scripts
 
     async def run(self, nemesis: Injection | None = None, progress: Progress = no_progress) -> History:
         """Run the clients and the nemesis, then read every key at every address. Return the history.
@@ -88,6 +94,7 @@ class _Client(run.Client[Operation]):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._values = itertools.count(1)
+        self._scripts: ScriptConnection | None = None
         self._seen: dict[str, str] = {}  # the last value of each key that this client has read or written
 
     async def step(self) -> Operation:
@@ -109,6 +116,7 @@ class _Client(run.Client[Operation]):
         """Return a random operation on a key."""
         weights = _COUNTER if key.startswith("c") else _REGISTER
         (verb,) = self.random.choices(list(weights), list(weights.values()))
+        in_script = self._run.scripts and verb in SCRIPTS and self.random.random() < SCRIPTED
         return Operation(
             self._number,
             verb,
@@ -118,6 +126,7 @@ class _Client(run.Client[Operation]):
             value=f"{self._number}-{next(self._values)}" if verb in (Verb.SET, Verb.SWAP, Verb.SET_IF) else None,
             expected=self._seen.get(key, "none") if verb in (Verb.SET_IF, Verb.CLEAR_IF) else None,
             amount=self.random.randint(1, 5) if verb is Verb.INCR else 0,
+            in_script=in_script,
         )
 
     async def _one(self, plan: Operation) -> Operation:
@@ -146,6 +155,10 @@ class _Client(run.Client[Operation]):
     async def _call(self, kv: KV, plan: Operation) -> str | int | bool | None:
         """Send an operation and return its result."""
         key = self._run.prefix + plan.key
+        if plan.in_script:
+            if self._scripts is None:
+                self._scripts = await ScriptConnection.open(self._addresses[self._at])
+            return await self._scripts.execute(plan, key)
         value, expected = (plan.value or "").encode(), (plan.expected or "").encode()
         match plan.verb:
             case Verb.GET:
@@ -165,6 +178,12 @@ class _Client(run.Client[Operation]):
             case Verb.INCR:
                 return await kv.incr(key, plan.amount)
         return None
+
+    async def _leave(self) -> None:
+        if self._scripts is not None:
+            scripts, self._scripts = self._scripts, None
+            await scripts.close()
+        await super()._leave()
 
 
 def _text(value: bytes | None) -> str | None:
