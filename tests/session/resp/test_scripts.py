@@ -566,6 +566,41 @@ def test_exec_is_refused_while_a_script_has_paused() -> None:
     timed.runner.close()
 
 
+def test_right_that_ends_between_attempts_ends_the_script() -> None:
+    timed = Timed()
+    timed.other.say(*b"ACL SETUSER u on >p ~* +@all".split())
+    timed.chat("AUTH u p")
+    for taken, expected in (("-@scripting", "eval"), ("+@all -set", "set")):
+        timed.other("ACL SETUSER u +@all")
+        timed.chat.send(b"EVAL", b"for i = 1, 50000 do end return redis.pcall('set', 'k', 'v')", b"0")
+        assert timed.chat.session.output() == []
+        timed.other(f"ACL SETUSER u {taken}")
+        assert f"run the '{expected}' command" in text(timed.chat.hear()[0])
+    assert timed.other("GET k") is None
+
+
+def test_right_that_ends_while_a_script_pauses_changes_nothing_for_it() -> None:
+    timed = Timed(step=0.01)
+    timed.other.say(*b"ACL SETUSER u on >p ~* +@all".split())
+    timed.chat("AUTH u p")
+    timed.slow(b"for i = 1, 3000000 do end return redis.call('incr', 'k')")
+    users = timed.chat.context.users
+    user = users.get(b"u")
+    assert user is not None
+    users.set(user.changed(["-@all"]))
+    while timed.runner.is_busy:
+        timed.fire()
+    assert timed.chat.hear() == [1]
+
+
+def test_arguments_of_a_long_script_count_as_unfinished_bytes() -> None:
+    timed = Timed()
+    timed.chat.send(b"EVAL", b"for i = 1, 50000 do end return 1", b"1", b"k" * 100, b"a" * 1_000)
+    assert timed.chat.session.buffered == 1_100
+    assert timed.chat.hear() == [1]
+    assert timed.chat.session.buffered == 0
+
+
 def test_zero_time_is_no_limit() -> None:
     timed = Timed(step=0.01, seconds_max=0, steps_max=3_000_000)
     timed.chat.send(b"EVAL", ENDLESS, b"0")

@@ -57,9 +57,11 @@ class Job(abc.ABC):
     """A command that takes several slices of work.
 
     kept: estimated bytes that it keeps in memory between slices.
+    may_be_refused: whether the next slice needs the client's rights to the command.
     """
 
     kept = 0
+    may_be_refused = True
 
     @abc.abstractmethod
     def step(self) -> Value:

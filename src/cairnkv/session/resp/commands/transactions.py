@@ -113,7 +113,9 @@ def execute(conversation: RespConversation, arguments: Arguments) -> Value:
     planned = _planned(conversation, queue)
     if any(one.script is not None for one in planned):
         conversation.costs(transaction.queued_cost)
-        return conversation.context.scripts.execute(_TransactionTask(conversation, planned, watched))
+        return conversation.context.scripts.execute(
+            _TransactionTask(conversation, planned, watched, transaction.queued_bytes)
+        )
     steps = [step for one in planned for step in one.steps]
     denied = next((one for one in planned if one.denied), None)
     if denied is not None and is_whole(steps):
@@ -165,9 +167,14 @@ class _TransactionTask(ScriptTask):
     """A transaction with scripts. SCRIPT commands execute in their order, so that EVALSHA finds what LOAD has kept."""
 
     def __init__(
-        self, conversation: RespConversation, planned: Sequence[_Planned], watched: Sequence[tuple[int, Watched]]
+        self,
+        conversation: RespConversation,
+        planned: Sequence[_Planned],
+        watched: Sequence[tuple[int, Watched]],
+        kept: int,
     ) -> None:
         super().__init__(conversation, watched)
+        self.kept = kept
         self._conversation = conversation
         self._planned = planned
         self._size = 0

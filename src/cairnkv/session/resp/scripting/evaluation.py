@@ -104,6 +104,7 @@ class EvalTask(ScriptTask):
         self._conversation = conversation
         self._call = call
         self._value: Value = None
+        self.kept = sum(map(len, call.keys)) + sum(map(len, call.arguments))
         if not call.reads_only:
             self.places = [(call.db, key) for key in call.keys]
 

@@ -78,8 +78,10 @@ class ScriptTask(Script):
     def __init__(self, client: ScriptClient, watched: Sequence[tuple[int, Watched]] = ()) -> None:
         self.client: Final = client
         self.watched: Final = watched
-        self.rights: Final = client.rights
-        """The rights of the client, which may have disconnected when the script executes a command."""
+        self.kept = 0
+        """Estimated bytes of its arguments."""
+        self.rights = client.rights
+        """The rights of the client at the beginning of the current run. The client may disconnect during a run."""
         self.attempts = 0
         """Attempts that have exceeded their slices."""
         self.seconds = 0.0
@@ -95,6 +97,7 @@ class ScriptTask(Script):
 
     def run(self, execute: Execute) -> Reply:
         """Run from the beginning; see `Script`."""
+        self.rights = self.client.rights
         self.has_written = False
         self.messages = []
         return self.execute(execute)
@@ -175,11 +178,11 @@ class Runner:
         """Execute a script. Returns its value, or a job that continues with it."""
         begun = self._store.begin_script()
         if begun is not OK:
-            return _Execution(self._slices(task, begun, has_begun=False))
+            return _Execution(task, self._slices(task, begun, has_begun=False))
         outcome = self._attempt(task)
         if _is_final(outcome):
             return self._finished(task, outcome)
-        return _Execution(self._slices(task, outcome, has_begun=True))
+        return _Execution(task, self._slices(task, outcome, has_begun=True))
 
     def _slices(
         self, task: ScriptTask, outcome: Reply | PendingReply, *, has_begun: bool
@@ -326,14 +329,17 @@ def _is_final(outcome: Reply | PendingReply) -> bool:
 class _Execution(Job):
     """The execution of a script that takes several slices."""
 
-    def __init__(self, slices: Generator[Unfinished, None, Value]) -> None:
+    def __init__(self, task: ScriptTask, slices: Generator[Unfinished, None, Value]) -> None:
+        self.kept = task.kept
         self._slices = slices
 
     def step(self) -> Value:
         try:
-            return next(self._slices)
+            slice = next(self._slices)
         except StopIteration as end:
             return end.value
+        self.may_be_refused = slice is UNFINISHED  # an execution that has begun may take effect
+        return slice
 
 
 def _published(task: ScriptTask, outcome: Reply | PendingReply) -> Reply | PendingReply:
