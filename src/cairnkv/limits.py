@@ -424,8 +424,17 @@ SCRIPT_MEMORY_MAX: Final = 160 * MIB
 SCRIPT_MEMORY_LEAST: Final = 4 * MIB
 """The least maximum of that memory: the libraries and a short script need less than half of it."""
 
+SCRIPT_PATTERN_MAX: Final = 4 * KIB
+"""Maximum bytes of a pattern of string.find and its relatives. Lua needs some hundred bytes of stack for each item."""
+
+SCRIPT_ERROR_MAX: Final = 64 * KIB
+"""Maximum bytes of the text of a script's error; the rest is cut off."""
+
 SCRIPT_STEPS_MAX: Final = 500_000_000
 """Default for the maximum steps of a script, in instructions of Lua: about ten seconds."""
+
+SCRIPT_STEPS_PER_SECOND: Final = 50_000_000
+"""Steps that a second of a script costs at least: about the instructions that Lua executes in it."""
 
 SCRIPT_NESTING_MAX: Final = 128
 """Maximum nested tables of a script's reply."""

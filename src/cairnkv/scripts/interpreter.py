@@ -12,14 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cairnkv.errors import missing_package
+from cairnkv.errors import OptionError, missing_package
 from cairnkv.limits import (
     MIB,
     SCRIPT_COMPILED_MAX,
+    SCRIPT_ERROR_MAX,
+    SCRIPT_MEMORY_LEAST,
     SCRIPT_MEMORY_MAX,
     SCRIPT_NESTING_MAX,
+    SCRIPT_PATTERN_MAX,
     SCRIPT_REPLY_BYTES_MAX,
     SCRIPT_STEPS_MAX,
+    SCRIPT_STEPS_PER_SECOND,
 )
 from cairnkv.protocol.resp.replies import OK, Error, Resp, Simple, Value
 from cairnkv.scripts.conversion import Parts, flat, parts_of, value_of
@@ -69,7 +73,8 @@ class Interpreter:
     """A sandbox for scripts.
 
     memory_max: bytes of memory of a script. steps_max: its instructions. version: the version of Redis that scripts
-    see. seed: determines the numbers of math.random.
+    see. seed: determines the numbers of math.random. clock: returns seconds of processor time; a second of a script
+    costs at least `SCRIPT_STEPS_PER_SECOND`, because an instruction of Lua can copy a long string.
     """
 
     def __init__(
@@ -79,17 +84,24 @@ class Interpreter:
         steps_max: int = SCRIPT_STEPS_MAX,
         version: str = "7.2.0",
         seed: int = 0,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         try:
             from lupa import lua51
         except ImportError as error:
             raise missing_package(error, "a script") from None
+        if memory_max < SCRIPT_MEMORY_LEAST:
+            raise OptionError(f"memory_max of scripts is {memory_max} bytes; the minimum is {SCRIPT_MEMORY_LEAST}")
         self._lua51: Final = lua51
         self._memory_max: Final = memory_max
         self._steps_max: Final = steps_max
         self._rest_max: Final = min(REST_MAX, memory_max // 4)
         self._version: Final = version
         self._seed = seed
+        self._clock: Final = clock
+        self._seconds = 0.0
+        """Seconds of the running script since its first tick, without those of the host's ticks."""
+        self._resumed: float | None = None
         self._host: Host | None = None
         self._protocol: Resp = 2
         self._reason: BaseException | Error | None = None
@@ -115,20 +127,21 @@ class Interpreter:
         function, _ = self._functions.get(source) or self._compile(source)
         self._host = host
         self._protocol = host.protocol = 2
-        self._reason = None
-        lua_error = self._lua51.LuaError
+        self._resumed = None
+        everything = (*keys, *arguments)
         try:
-            if len(keys) + len(arguments) <= PARTS_MAX and sum(map(len, keys)) + sum(map(len, arguments)) < MIB:
-                result = self._invoke(function, len(keys), *keys, *arguments)
+            size = sum(map(len, everything))
+            if size < MIB and len(everything) <= PARTS_MAX:
+                result = self._invoke(function, len(keys), *everything)
             else:
-                tables = self._tables(keys, arguments)
-                if tables is None:
+                if self._runtime.get_memory_used() + size + 64 * len(everything) > self._memory_max:
                     return self._memory_error()
-                result = self._invoke_tables(function, *tables)
+                table_from = self._runtime.table_from
+                result = self._invoke_tables(function, table_from(keys), table_from(arguments))
             if type(result) is bytes or result is None:
                 return result
             return self._value(result, source)
-        except lua_error as error:
+        except self._lua51.LuaError as error:
             reason: BaseException | Error | None = self._reason
             self._open()  # the state may be in disorder
             if isinstance(reason, BaseException):
@@ -174,14 +187,6 @@ class Interpreter:
     def _memory_error(self) -> Error:
         return Error(f"ERR the script needs more memory than the limit, {self._memory_max} bytes")
 
-    def _tables(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> tuple[Any, Any] | None:
-        """Return the tables for many or long arguments; None: they are too long."""
-        runtime = self._runtime
-        size = sum(map(len, keys)) + sum(map(len, arguments)) + 64 * (len(keys) + len(arguments))
-        if runtime.get_memory_used() + size > self._memory_max:
-            return None
-        return runtime.table_from(list(keys)), runtime.table_from(list(arguments))
-
     def _compile(self, source: bytes) -> tuple[Any, str]:
         body = body_of(source)
         if self._runtime.get_memory_used() + 2 * len(body) > self._memory_max:
@@ -191,7 +196,10 @@ class Interpreter:
             if isinstance(code, tuple):
                 text = code[1].decode("utf-8", "replace")
                 raise ScriptRefused(f"ERR Error compiling script (new function): {text}")
-            function = self._load(untailed(code), True)
+            code = untailed(code)
+            if self._runtime.get_memory_used() + len(code) > self._memory_max:
+                raise ScriptRefused("ERR the script is too long")
+            function = self._load(code, True)
         except self._lua51.LuaError as error:
             self._open()
             raise ScriptRefused(f"ERR Error compiling script (new function): {error}") from None
@@ -228,6 +236,8 @@ class Interpreter:
             b"memory_max": self._memory_max,
             b"nesting_max": SCRIPT_NESTING_MAX,
             b"reply_bytes_max": SCRIPT_REPLY_BYTES_MAX,
+            b"pattern_max": SCRIPT_PATTERN_MAX,
+            b"error_max": SCRIPT_ERROR_MAX,
             b"interval": INTERVAL,
             b"seed": self._seed,
             b"version": self._version.encode(),
@@ -245,6 +255,7 @@ class Interpreter:
 
     def _callbacks(self, runtime: Any) -> tuple[Callable[..., Any], ...]:
         """Return the functions that the sandbox calls. None of them raises an exception."""
+        clock = self._clock
         memory_used = runtime.get_memory_used
         memory_max, room = self._memory_max, self._memory_max + RESERVE - MIB
 
@@ -307,11 +318,17 @@ class Interpreter:
         def set_protocol(version: int) -> None:
             self._protocol = self._host.protocol = 3 if version == 3 else 2  # type: ignore[union-attr]
 
-        def sha1(text: bytes) -> bytes:
+        def sha1(text: bytes) -> bytes | None:
+            if memory_used() > memory_max:
+                return None
             return hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
 
         def permits(joined: bytes, lengths: bytes) -> bool | None:
-            return self._host.permits(_split(joined, lengths))  # type: ignore[union-attr]
+            try:
+                return self._host.permits(_split(joined, lengths))  # type: ignore[union-attr]
+            except BaseException as error:
+                self._reason = error
+                return None
 
         def tick(steps: int) -> bool:
             if self._host is None or self._reason is not None:
@@ -320,10 +337,18 @@ class Interpreter:
                 if steps < 0:
                     self._reason = self._memory_error()
                     return True
+                if clock is not None:
+                    if self._resumed is None:
+                        self._seconds = 0.0
+                    else:
+                        self._seconds += clock() - self._resumed
+                    steps = max(steps, int(self._seconds * SCRIPT_STEPS_PER_SECOND))
                 if steps > self._steps_max:
                     self._reason = Error(f"ERR the script needs more steps than the limit, {self._steps_max}")
                     return True
                 self._host.tick(steps)
+                if clock is not None:
+                    self._resumed = clock()
             except BaseException as error:
                 self._reason = error
                 return True

@@ -175,20 +175,9 @@ local function call_long(count, ...)
 end
 
 -- Execute a command: the value; or an error table and true.
-local function command(...)
-    local count = select("#", ...)
+local function command_of(count, ...)
     if count == 0 then
         return error_table("Please specify at least one argument for this redis lib call"), true
-    end
-    if aborting then abort() end
-    local a, b, c, d = ...
-    local kind_a, kind_b, kind_c, kind_d = type(a), type(b), type(c), type(d)
-    local value, failed, again
-    if count <= 4 and kind_a == "string" and (count < 2 or kind_b == "string") and (count < 3 or kind_c == "string")
-        and (count < 4 or kind_d == "string") then
-        value, failed, again = received(call_host(...))
-        if again then value, failed = received(call_host(...)) end
-        return value, failed
     end
     local arguments = { ... }
     for i = 1, count do
@@ -196,6 +185,7 @@ local function command(...)
         if text == nil then return error_table("Lua redis lib command arguments must be strings or integers"), true end
         arguments[i] = text
     end
+    local value, failed, again
     if count <= 32 then
         value, failed, again = received(call_host(unpack(arguments, 1, count)))
         if again then value, failed = received(call_host(unpack(arguments, 1, count))) end
@@ -204,6 +194,18 @@ local function command(...)
         if again then value, failed = call_long(count, unpack(arguments, 1, count)) end
     end
     return value, failed
+end
+
+local function command(...)
+    if aborting then abort() end
+    local count = select("#", ...)
+    local a, b, c = ...
+    if count < 4 and type(a) == "string" and (count < 2 or type(b) == "string") and (count < 3 or type(c) == "string")
+    then
+        local value, failed, again = received(call_host(...))
+        if not again then return value, failed end
+    end
+    return command_of(count, ...)
 end
 
 -- Read-only tables.
@@ -286,12 +288,17 @@ local function caught(problem)
     return problem
 end
 
+-- The text of an error of a C function that a function of this file has called has the latter's position.
+local OWN_POSITION = "^%[C%] [%w ]+:%d+: "
+
 local function protected(ok, ...)
     if ok and not aborting then return true, ... end
     local problem = caught((...))
     if type(problem) == "table" then
         local text = problem.err
         if type(text) == "string" or type(text) == "number" then problem = text end
+    elseif type(problem) == "string" and sub(problem, 1, 4) == "[C] " then
+        problem = gsub(problem, OWN_POSITION, "")
     end
     return false, problem
 end
@@ -369,26 +376,76 @@ local function library(name, functions)
     globals[name] = read_only(functions)
 end
 
-local function copy(table, except)
+local function copy(table)
     local new = {}
-    for key, value in pairs(table) do
-        if not except[key] then new[key] = value end
-    end
+    for key, value in pairs(table) do new[key] = value end
     return new
+end
+
+-- Raise the error of a C function for a wrong argument, at the line that called the function that calls this one.
+local function expect(value, kind, place, name)
+    local found = type(value)
+    if found == kind or (kind == "string" and found == "number") then return end
+    error(format("bad argument #%d to '%s' (%s expected, got %s)", place, name, kind, found), 3)
+end
+
+-- Functions for patterns. Lua calls itself in C for each item of a pattern that may be repeated, without a limit, and a
+-- search in a long string takes many times as long as an instruction.
+local function bounded_search(name, f)
+    return function(text, pattern, ...)
+        expect(text, "string", 1, name)
+        expect(pattern, "string", 2, name)
+        if #pattern > settings.pattern_max and not (name == "find" and select(2, ...)) then
+            error("pattern too complex", 2)
+        end
+        if #text > 4096 then charge(#text / 16) end
+        return f(text, pattern, ...)
+    end
+end
+
+for _, name in ipairs({ "find", "match", "gmatch", "gfind", "gsub" }) do
+    string[name] = bounded_search(name, string[name])
+end
+
+function string.rep(text, count)
+    expect(text, "string", 1, "rep")
+    if type(count) == "number" and count * #text > 4096 then charge(count * #text / 64) end
+    return rep(text, count)
 end
 
 string.dump = nil -- methods of strings are functions of this table
 raw_getmetatable("").__metatable = false
-library("string", copy(string, {}))
+library("string", copy(string))
 
-local tables = copy(table, {})
-tables.insert, tables.remove, tables.sort = guarded(insert), guarded(remove), guarded(sort)
+local tables = copy(table)
+
+function tables.sort(list, ...)
+    if contents[list] then error(READ_ONLY, 0) end
+    expect(list, "table", 1, "sort")
+    if #list > 256 then charge(#list * 16) end
+    return sort(list, ...)
+end
+
+function tables.insert(list, ...)
+    if contents[list] then error(READ_ONLY, 0) end
+    expect(list, "table", 1, "insert")
+    if select("#", ...) == 2 and #list > 256 then charge(#list / 8) end
+    return insert(list, ...)
+end
+
+function tables.remove(list, ...)
+    if contents[list] then error(READ_ONLY, 0) end
+    expect(list, "table", 1, "remove")
+    if ... and #list > 256 then charge(#list / 8) end
+    return remove(list, ...)
+end
+
 library("table", tables)
 
 -- The generator of Redis, whose numbers are the same on every computer: x = x * 0x5deece66d + 0xb modulo 2^48. Its
 -- state is in two halves, because a double has 53 bits.
 local HALF = 2 ^ 24
-local low, high, scripts = 0, 0, settings.seed
+local low, high, scripts = 0, 0, settings.seed -- low is nil before the first number of a script
 
 local function seed(number)
     number = floor(number) % 2 ^ 32
@@ -396,6 +453,10 @@ local function seed(number)
 end
 
 local function random()
+    if not low then
+        scripts = (scripts + 0x5bd1e995) % 2 ^ 32
+        seed(scripts)
+    end
     local product = low * 0xece66d + 0xb
     high = (high * 0xece66d + low * 0x5de + floor(product / HALF)) % HALF
     low = product % HALF
@@ -405,14 +466,12 @@ end
 local function integer(value, place, name)
     local number = tonumber(value)
     if number == nil or type(value) == "boolean" then
-        local kind = type(value)
-        if value == nil then kind = "no value" end
-        error(format("bad argument #%d to '%s' (number expected, got %s)", place, name, kind), 3)
+        error(format("bad argument #%d to '%s' (number expected, got %s)", place, name, type(value)), 3)
     end
     return number < 0 and -floor(-number) or floor(number)
 end
 
-local maths = copy(math, {})
+local maths = copy(math)
 
 function maths.random(...)
     local count = select("#", ...)
@@ -435,7 +494,7 @@ end
 
 library("math", maths)
 
-local coroutines = copy(coroutine, {})
+local coroutines = copy(coroutine)
 
 -- A coroutine has a hook of its own, which Lua does not free: `invoke` does.
 local function create(f)
@@ -462,10 +521,7 @@ end
 
 function coroutines.wrap(f)
     local thread = create(f)
-    return function(...)
-        local function continue(...) return unwrapped(finished(resume_thread(thread, ...))) end
-        return continue(...)
-    end
+    return function(...) return unwrapped(finished(resume_thread(thread, ...))) end
 end
 
 library("coroutine", coroutines)
@@ -530,7 +586,13 @@ function redis.sha1hex(...)
     if select("#", ...) ~= 1 then error(error_table("wrong number of arguments"), 0) end
     local text = ...
     if type(text) == "number" then text = tostring(text) end
-    return sha1_of(type(text) == "string" and text or "")
+    text = type(text) == "string" and text or ""
+    local digits = sha1_of(text)
+    if not digits then
+        make_room()
+        digits = sha1_of(text)
+    end
+    return digits
 end
 
 function redis.log(...)
@@ -580,6 +642,7 @@ function redis.acl_check_cmd(...)
     local lengths = {}
     for i = 1, count do lengths[i] = #arguments[i] end
     local allowed = permits(concat(arguments), concat(lengths, " "))
+    charge(0)
     if allowed == nil then error(error_table("Invalid command passed to redis.acl_check_cmd()"), 0) end
     return allowed
 end
@@ -693,30 +756,36 @@ end
 
 -- Running a script.
 
-local function position()
+-- The source and the line that an error has in Redis, where the functions of this file are C functions.
+local function place()
     local level = 3
     while true do
         local info = getinfo(level, "Sl")
-        if not info then return "" end
-        if info.what ~= "C" and sub(info.source, 1, 4) ~= "=[C]" and info.what ~= "tail" then
-            return ", on " .. info.source .. ":" .. info.currentline .. "."
+        if not info then return nil end
+        if info.what ~= "C" and info.what ~= "tail" and sub(info.source, 1, 4) ~= "=[C]" then
+            return info.source, info.currentline
         end
         level = level + 1
     end
 end
 
--- The error handler of a script: returns the text of the error, or what ends the script.
+-- The error handler of a script: returns the text of the error and its place, or what ends the script.
 local function described(problem)
     local kind = type(problem)
     if aborting or is_exception(problem) then return problem end
+    local source, line = place()
     local text
     if kind == "table" then
         text = rawget(problem, "err")
         text = (type(text) == "string" or type(text) == "number") and text or "ERR the error is a table without err"
     else
-        text = "ERR " .. tostring(problem)
+        text = tostring(problem)
+        if kind == "string" and sub(text, 1, 4) == "[C] " then
+            text = gsub(text, OWN_POSITION, format("user_script:%d: ", line or 0))
+        end
+        text = "ERR " .. text
     end
-    return { text, (position()) }
+    return { sub(text, 1, settings.error_max), source and ", on " .. source .. ":" .. line .. "." or "" }
 end
 
 local main = {} -- key of the main thread's hook
@@ -738,9 +807,7 @@ local function ended()
         end
         threads = false
     end
-    if resp ~= 2 then
-        resp = 2
-    end
+    resp = 2
     for i = 1, #resets do resets[i]() end
     globals.KEYS, globals.ARGV = nil, nil
 end
@@ -796,9 +863,7 @@ local function answer(ok, value)
 end
 
 local function invoke_tables(f, keys, arguments)
-    steps = 0
-    scripts = (scripts + 1) % 2 ^ 32
-    seed(scripts)
+    steps, low = 0, nil
     globals.KEYS, globals.ARGV = keys, arguments
     setfenv(f, environment)
     return answer(raw_xpcall(f, described))
