@@ -98,7 +98,7 @@ demo: $(runtime)  ## send a real data set through a server and both clients, and
 bench: $(bench)  ## measure cairnkv and its peers in twenty minutes (BENCH=full for the largest sizes)
 	@BENCH=$(BENCH) $(python) benchmarks/bench.py
 
-fuzz: $(dev)  ## compare the native path with the pure Python path, with sanitizers (SECONDS=300 PROTOCOL=native|resp|both|tls)
+fuzz: $(dev)  ## compare the native path with the pure Python path, with sanitizers (SECONDS=300 PROTOCOL=native|resp|both|tls|scripts)
 	@$(python) -m tests.fuzz --seconds $(SECONDS) --protocol $(PROTOCOL)
 
 simulate: $(dev)  ## simulate many clients on one server, each with its own model (SECONDS=300 or COMMANDS=, SEED= MODE=all PROCESSES=1)

@@ -1,12 +1,13 @@
 """`make fuzz`: a long comparison of the native path with the pure path, with the sanitizers on.
 
-    python -m tests.fuzz [--seconds 300] [--seed N] [--protocol native|resp|both|tls] [--plain]
+    python -m tests.fuzz [--seconds 300] [--seed N] [--protocol native|resp|both|tls|scripts] [--plain]
 
 Builds the compiled part anew with AddressSanitizer and UndefinedBehaviorSanitizer into a directory of its own, and
 runs itself there: lives of a store are drawn from seeds, cut into pieces, damaged now and then, and told to both;
 replies, sessions and keyspaces have to agree after each step. What fails prints its seed, and `--seed` repeats it.
 `--plain` takes the compiled part that is installed, without sanitizers. `--protocol tls` runs clients with random
-streams of TLS on a server instead (`streams`); with `both`, they follow for a tenth of the time.
+streams of TLS on a server instead (`streams`), and `--protocol scripts` runs random scripts (`tests.scripts.fuzzing`);
+with `both`, each of these follows for a tenth of the time.
 """
 
 import argparse
@@ -32,18 +33,22 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, help="the first seed (default: by chance)")
-    parser.add_argument("--protocol", choices=("native", "resp", "both", "tls"), default="both", help="(default: both)")
+    parser.add_argument("--protocol", choices=("native", "resp", "both", "tls", "scripts"), default="both")
     parser.add_argument("--plain", action="store_true", help="fuzz what is installed, without sanitizers")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
     if given.plain:
         from tests.fuzz.streams import fuzz_streams
+        from tests.scripts.fuzzing import fuzz_scripts
 
         if given.protocol == "tls":
             return fuzz_streams(given.seconds, seed)
-        return fuzz(given.seconds, seed, given.protocol) or (
-            fuzz_streams(given.seconds / 10, seed) if given.protocol == "both" else 0
-        )
+        if given.protocol == "scripts":
+            return fuzz_scripts(given.seconds, seed)
+        failed = fuzz(given.seconds, seed, given.protocol)
+        if given.protocol == "both":
+            failed = failed or fuzz_streams(given.seconds / 10, seed) or fuzz_scripts(given.seconds / 10, seed)
+        return failed
     compiler = os.environ.get("CC", "gcc")
     if shutil.which(compiler) is None:
         print(f"fuzz: there is no {compiler}; on Debian: apt-get install gcc", file=sys.stderr)

@@ -4,9 +4,12 @@ import contextlib
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cairnkv.protocol.resp.replies import Error, Value
 from cairnkv.scripts import Interpreter, ScriptAbort
+from tests.scripts.fuzzing import fingerprint, new_interpreter, run_random_script
 from tests.scripts.host import DictHost
 
 pytest.importorskip("lupa")
@@ -108,31 +111,6 @@ def test_exception_of_another_method_ends_the_script(interpreter: Interpreter, m
     assert run(interpreter, "return 1") == 1
 
 
-FINGERPRINT = """
-local seen, lines = {}, {}
-local function walk(value, path, depth)
-    if type(value) ~= 'table' then
-        if path ~= '_G.collected' then lines[#lines + 1] = path .. '=' .. tostring(value) end
-        return
-    end
-    if seen[value] then return end
-    seen[value] = true
-    if path ~= '_G.KEYS' and path ~= '_G.ARGV' then lines[#lines + 1] = path .. '=' .. tostring(value) end
-    for key, item in pairs(value) do walk(item, path .. '.' .. tostring(key)) end
-    for key, item in next, value do walk(item, path .. '!' .. tostring(key)) end
-    walk(getmetatable(value), path .. '<meta>')
-end
-walk(_G, '_G')
-walk(getmetatable(''), 'string')
-lines[#lines + 1] = tostring(redis.call('GET', 'a'))
-lines[#lines + 1] = cjson.encode({1.23456789, {}})
-lines[#lines + 1] = tostring(pcall(cjson.encode, {[1000] = 1}))
-lines[#lines + 1] = #KEYS .. #ARGV .. KEYS[1] .. ARGV[1]
-table.sort(lines)
-return table.concat(lines, '\\n')
-"""
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -183,20 +161,11 @@ return table.concat(lines, '\\n')
     ],
 )
 def test_script_changes_nothing_for_the_next_one(interpreter: Interpreter, source: str) -> None:
-    run(interpreter, "return 0")
-    before = run(interpreter, FINGERPRINT)
-    assert isinstance(before, bytes)
+    before = fingerprint(interpreter)
     with contextlib.suppress(ZeroDivisionError):
         run(interpreter, source)
-    after = run(interpreter, FINGERPRINT)
-    assert isinstance(after, bytes)
-    assert without_addresses(after) == without_addresses(before)
+    assert fingerprint(interpreter) == before
     assert run(interpreter, "return redis.call('GET', 'a') == false") == 1
-
-
-def without_addresses(lines: bytes) -> list[bytes]:
-    """The lines without the addresses of objects, which change when the interpreter has made a new state."""
-    return [line.partition(b": 0x")[0] for line in lines.splitlines()]
 
 
 def test_numbers_at_random_differ_between_scripts_and_follow_their_seed(interpreter: Interpreter) -> None:
@@ -265,6 +234,8 @@ def test_script_without_end_ends_by_its_steps(interpreter: Interpreter, source: 
         ("local t = setmetatable({}, {}) getmetatable(t).__index = t return t.x", "loop in gettable"),
         ("local f = loadstring(('('):rep(1e4)) or error('refused') f()", "refused"),
         ("local f = loadstring('return ' .. ('a..'):rep(1e4) .. 'a') or error('refused') f()", "refused"),
+        ("table.insert({}, -1e9, 1)", "position out of bounds"),
+        ("table.insert({}, 2^31, 1) table.insert({}, 1e15, 1) error('x')", "x"),
         ("local s = ('x'):rep(100) error(s:rep(1e4))", "xxx"),
         ("table.concat(setmetatable({}, {__index = function() return 'x' end}), '', 1, 10)", "invalid value"),
     ],
@@ -337,3 +308,11 @@ def test_many_coroutines_leave_no_memory(interpreter: Interpreter) -> None:
     assert isinstance(before, int)
     assert isinstance(after, int)
     assert after <= before + 100
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_random_script_ends_and_changes_nothing(seed: int) -> None:
+    interpreter = new_interpreter()
+    before = fingerprint(interpreter)
+    run_random_script(interpreter, seed)
+    assert fingerprint(interpreter) == before

@@ -382,19 +382,27 @@ local function copy(table)
     return new
 end
 
--- Raise the error of a C function for a wrong argument, at the line that called the function that calls this one.
+-- Return an argument. Raise the error of a C function for a wrong one, at the line that called the caller of this.
 local function expect(value, kind, place, name)
     local found = type(value)
-    if found == kind or (kind == "string" and found == "number") then return end
+    if found == kind then return value end
+    if kind == "string" and found == "number" then return tostring(value) end
     error(format("bad argument #%d to '%s' (%s expected, got %s)", place, name, kind, found), 3)
+end
+
+local function integer(value, place, name)
+    local number = tonumber(value)
+    if number == nil or type(value) == "boolean" then
+        error(format("bad argument #%d to '%s' (number expected, got %s)", place, name, type(value)), 3)
+    end
+    return number < 0 and -floor(-number) or floor(number)
 end
 
 -- Functions for patterns. Lua calls itself in C for each item of a pattern that may be repeated, without a limit, and a
 -- search in a long string takes many times as long as an instruction.
 local function bounded_search(name, f)
     return function(text, pattern, ...)
-        expect(text, "string", 1, name)
-        expect(pattern, "string", 2, name)
+        text, pattern = expect(text, "string", 1, name), expect(pattern, "string", 2, name)
         if #pattern > settings.pattern_max and not (name == "find" and select(2, ...)) then
             error("pattern too complex", 2)
         end
@@ -408,8 +416,11 @@ for _, name in ipairs({ "find", "match", "gmatch", "gfind", "gsub" }) do
 end
 
 function string.rep(text, count)
-    expect(text, "string", 1, "rep")
-    if type(count) == "number" and count * #text > 4096 then charge(count * #text / 64) end
+    text = expect(text, "string", 1, "rep")
+    if type(count) == "number" then
+        if #text == 0 then return "" end
+        if count * #text > 4096 then charge(count * #text / 64) end
+    end
     return rep(text, count)
 end
 
@@ -429,8 +440,18 @@ end
 function tables.insert(list, ...)
     if contents[list] then error(READ_ONLY, 0) end
     expect(list, "table", 1, "insert")
-    if select("#", ...) == 2 and #list > 256 then charge(#list / 8) end
-    return insert(list, ...)
+    if select("#", ...) ~= 2 then return insert(list, ...) end
+    local at, value = ...
+    at = integer(at, 2, "insert")
+    local length = #list
+    if at > length then
+        rawset(list, at, value)
+    elseif at < -length - 256 then
+        error("bad argument #2 to 'insert' (position out of bounds)", 2) -- Lua would move all places between
+    else
+        if length > 256 then charge(length / 8) end
+        insert(list, at, value)
+    end
 end
 
 function tables.remove(list, ...)
@@ -461,14 +482,6 @@ local function random()
     high = (high * 0xece66d + low * 0x5de + floor(product / HALF)) % HALF
     low = product % HALF
     return floor((high * HALF + low) / 2 ^ 17) % 2147483647 / 2147483647
-end
-
-local function integer(value, place, name)
-    local number = tonumber(value)
-    if number == nil or type(value) == "boolean" then
-        error(format("bad argument #%d to '%s' (number expected, got %s)", place, name, type(value)), 3)
-    end
-    return number < 0 and -floor(-number) or floor(number)
 end
 
 local maths = copy(math)

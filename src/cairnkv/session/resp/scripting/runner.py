@@ -161,7 +161,10 @@ class Runner:
         if self._interpreter is None:
             try:
                 self._interpreter = Interpreter(
-                    memory_max=self._memory_max, steps_max=self._steps_max, version=REDIS_VERSION
+                    memory_max=self._memory_max,
+                    steps_max=self._steps_max,
+                    version=REDIS_VERSION,
+                    clock=self._seconds,
                 )
             except OptionError as error:
                 raise Refusal(f"ERR unknown command: {error}") from None
