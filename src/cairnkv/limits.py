@@ -415,6 +415,9 @@ SCRIPTS_MAX: Final = 10_000
 SCRIPTS_BYTES_MAX: Final = 16 * MIB
 """Maximum bytes of the sources of all scripts of that cache. The largest script of the known job queues has 40 KB."""
 
+SCRIPT_SOURCE_MAX: Final = MIB
+"""Maximum bytes of the source of a script. To compile it takes some tenths of a second."""
+
 SCRIPT_COMPILED_MAX: Final = 1_000
 """Maximum scripts that the interpreter keeps compiled."""
 

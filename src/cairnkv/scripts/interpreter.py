@@ -22,6 +22,7 @@ from cairnkv.limits import (
     SCRIPT_NESTING_MAX,
     SCRIPT_PATTERN_MAX,
     SCRIPT_REPLY_BYTES_MAX,
+    SCRIPT_SOURCE_MAX,
     SCRIPT_STEPS_MAX,
     SCRIPT_STEPS_PER_SECOND,
 )
@@ -188,6 +189,10 @@ class Interpreter:
         return Error(f"ERR the script needs more memory than the limit, {self._memory_max} bytes")
 
     def _compile(self, source: bytes) -> tuple[Any, str]:
+        if len(source) > SCRIPT_SOURCE_MAX:
+            raise ScriptRefused(f"ERR a script has at most {SCRIPT_SOURCE_MAX} bytes here")
+        if self._runtime.get_memory_used() > self._rest_max:  # because of the functions of other scripts
+            self._tidy()
         body = body_of(source)
         if self._runtime.get_memory_used() + 2 * len(body) > self._memory_max:
             raise ScriptRefused("ERR the script is too long")

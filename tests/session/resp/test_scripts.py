@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cairnkv.limits import SCRIPT_ATTEMPTS_MAX
+from cairnkv.limits import MIB, SCRIPT_ATTEMPTS_MAX, SCRIPT_SOURCE_MAX
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error, Push, Simple
 from cairnkv.session.context import ServerContext
 from cairnkv.session.resp.command_spec import every_spec
@@ -108,6 +108,13 @@ def test_script_that_is_no_lua_is_refused(chat: Chat) -> None:
     for command in (("EVAL", "0"), ("SCRIPT LOAD",)):
         words = [*command[0].encode().split(), b"return return", *(word.encode() for word in command[1:])]
         assert text(chat.say(*words)).startswith("ERR Error compiling script (new function): user_script:1:")
+
+
+def test_length_of_a_script_is_limited(chat: Chat) -> None:
+    longest = b"return 1 --".ljust(SCRIPT_SOURCE_MAX, b"-")
+    assert chat.say(b"EVAL", longest, b"0") == 1
+    for words in ((b"EVAL", longest + b"-", b"0"), (b"SCRIPT", b"LOAD", longest + b"-")):
+        assert text(chat.say(*words)) == "ERR a script has at most 1048576 bytes here"
 
 
 def test_command_shows_where_the_keys_are(chat: Chat) -> None:
@@ -599,6 +606,14 @@ def test_arguments_of_a_long_script_count_as_unfinished_bytes() -> None:
     assert timed.chat.session.buffered == 1_100
     assert timed.chat.hear() == [1]
     assert timed.chat.session.buffered == 0
+
+
+def test_many_long_scripts_leave_memory_for_others() -> None:
+    chat = Timed(memory_max=8 * MIB).chat
+    for number in range(10):
+        reply = chat.say(b"SCRIPT", b"LOAD", b"local a " + b"a=1 " * 50_000 + b"return %d" % number)
+        assert isinstance(reply, bytes)
+    assert evaluate(chat, "return 1") == 1
 
 
 def test_zero_time_is_no_limit() -> None:
