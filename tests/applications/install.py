@@ -18,11 +18,16 @@ from tests.clients.install import SECONDS, node_packages, report, run
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 VENV = ROOT / "build" / "applications"
+ALL_INSTALLED = ROOT / "build" / "applications.all"
+"""The file that `make` writes after the installation of all packages."""
+
 REQUIREMENTS = {"ci": HERE / "python" / "requirements.txt", "all": HERE / "python" / "requirements-all.txt"}
 
 
 def main(part: str) -> None:
     """Install all packages that can be installed, and name the others."""
+    if part == "ci" and ALL_INSTALLED.exists():  # npm would remove the others
+        return
     report([*python_packages(part), *node_packages(HERE / "node", *(["--omit", "dev"] if part == "ci" else []))])
 
 

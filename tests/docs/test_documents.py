@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from docs.applications import RECORD, USES, outcomes
 
 import cairnkv
 from cairnkv import limits
@@ -68,6 +69,12 @@ def test_info_names_on_the_protocol_page_are_those_of_servers(tmp_path: Path) ->
     }
     with running_server(**options) as server, cairnkv.connect(server.url) as kv:
         assert kv.info().keys() == {name for names in documented.values() for name in names}
+
+
+def test_programs_of_all_applications_passed_in_the_recorded_runs() -> None:
+    shown = outcomes(json.loads(RECORD.read_text()))
+    assert len(shown) == len(USES)
+    assert [name for name, outcome in shown.items() if not outcome.startswith(("works", "needs"))] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
