@@ -405,6 +405,20 @@ def test_expiry_time_that_passes_before_the_entry() -> None:
         assert said(cluster, node, Get(b"k"), Ttl(b"k")) == [b"1", -1]
 
 
+def test_expiry_time_that_was_past_at_the_run_only() -> None:
+    """The clock of the node was ahead, and an operator has corrected it before the entry."""
+    cluster = settled()
+    node = cluster.nodes[0]
+    executed(cluster, node, adding(b"k", 0))
+    at = node.clock() + 10_000
+    node.clock_off = 30_000
+    said(cluster, node, Set(b"k", b"5"))
+    call = Call(node, program(ExpireWith(b"k", at, at=True), Incr(b"k", 1)))
+    node.clock_off = 0
+    assert replies(cluster, call) == [1]
+    assert said(cluster, node, Get(b"k"), Ttl(b"k")) == [b"1", -1]
+
+
 def test_remaining_time_is_that_of_the_entry_of_a_read() -> None:
     cluster = settled()
     node = cluster.nodes[0]

@@ -29,6 +29,7 @@ from typing import Final
 from cairnkv.commands import (
     MISSING,
     OK,
+    Clear,
     Command,
     Deadline,
     ExpireWith,
@@ -153,6 +154,16 @@ class _ScriptTransaction(BlockingProposal):
         self.on_end(self)
 
 
+class _FreshRead(BlockingProposal):
+    """The proposal of a read, maybe with slots to track, before a script runs."""
+
+    __slots__ = ()
+
+    def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
+        """Fail it. The script is not executed, also if the log has the slots."""
+        super().fail(of_reads or failure)
+
+
 class Scripts:
     """The scripts of one node."""
 
@@ -248,7 +259,7 @@ class Scripts:
             notes.is_fresh = True
             return RUN_ANEW
 
-        return self._propose(BlockingProposal((track_item(untracked),) if untracked else (), work))
+        return self._propose(_FreshRead((track_item(untracked),) if untracked else (), work))
 
     def _confirm(self, run: _Run, reply: Reply, watches: Sequence[Watch], notes: _Notes) -> Reply | PendingReply:
         """Return the reply to a script without writes when a read through the log shows that nothing has changed."""
@@ -328,12 +339,15 @@ class Scripts:
         reply = apply(self._databases[step.db], step.command, self._shared.now)
         if len(run.journal) == changes:
             return reply
+        if (time := _given_expiry(step.command)) is not None:
+            ((db, key),) = step.command.places(step.db)
+            entry = self._databases[db].stored(key)
+            if entry is None:  # the time was past. After a correction of the clock, it may be in the future again
+                step = Step(db, Clear(key))
+            elif entry[1] is not None:
+                run.note_expiry(version_slot(db, key), min(time, entry[1]))
         run.steps.append(step)
         run.cost += cost
-        if (time := _given_expiry(step.command)) is not None:
-            for db, key in step.command.places(step.db):
-                if (entry := self._databases[db].stored(key)) is not None and entry[1] is not None:
-                    run.note_expiry(version_slot(db, key), min(time, entry[1]))
         return reply
 
     # -- order ------------------------------------------------------------------------------------------------
