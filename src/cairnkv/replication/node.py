@@ -323,24 +323,31 @@ class Node:
         return store.takes_part
 
     async def _room_in_table(self) -> None:
-        """Wait while the node's table takes no entry. A disk that is slower than the log delays this node only."""
+        """Wait while this node applies no entry. A disk that is slower than the log delays this node only."""
         began = time.monotonic()
         proposer = self.store.proposer
         while not self.store.takes_entries and self.store.takes_part:
             if proposer.obstacle is None and time.monotonic() - began > TABLE_TIMEOUT:
-                storage = self.store.own_table
-                full = storage.full if isinstance(storage, DiskStorage) else None
-                proposer.obstacle = (
-                    f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
-                )
-                logger.error(
-                    "%s: %s. Until it takes entries, this node only executes local reads; the other nodes go on",
-                    *(proposer.obstacle, full or self._directory.table),
-                )
+                self._note_obstacle()
             await asyncio.sleep(TABLE_PAUSE)
         if proposer.obstacle is not None:
             proposer.obstacle = None
-            logger.info("this node's own table takes entries again")
+            logger.info("this node applies entries again")
+
+    def _note_obstacle(self) -> None:
+        """Note and log why this node applies no entries."""
+        if self.store.is_held:
+            self.store.proposer.obstacle = "a script of a client has run at this node for too long"
+            logger.error("%s. Until it ends, the node executes nothing else", self.store.proposer.obstacle)
+            return
+        storage = self.store.own_table
+        full = storage.full if isinstance(storage, DiskStorage) else None
+        obstacle = f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
+        self.store.proposer.obstacle = obstacle
+        logger.error(
+            "%s: %s. Until it takes entries, this node only executes local reads; the other nodes go on",
+            *(obstacle, full or self._directory.table),
+        )
 
     def _note_entry(self, entry: Entry) -> None:
         monotonic = asyncio.get_running_loop().time()

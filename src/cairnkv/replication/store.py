@@ -181,7 +181,8 @@ class ReplicatedStore:
             elapsed=lambda: self.elapsed(),
             watches="unwatched-scripts" not in broken,
         )
-        self._is_held = False  # whether a script pauses
+        self.is_held = False
+        """Whether a script pauses."""
         self._newest_put: PendingReply | None = None  # the newest command that makes messages ready
         self._tracked: set[int] = set()  # slots whose versions are part of the state
         self._digests: Final = Digests(node)
@@ -368,7 +369,7 @@ class ReplicatedStore:
     @property
     def _unready(self) -> Failure | None:
         """The failure of each command on databases now, or None."""
-        return self._loads() if self.loading else HELD if self._is_held else None
+        return self._loads() if self.loading else HELD if self.is_held else None
 
     def _loads(self) -> Failure:
         return Failure(failures.LOADING, "this node catches up with its cluster; try again later")
@@ -595,7 +596,7 @@ class ReplicatedStore:
         self._set_held(False)
 
     def _set_held(self, is_held: bool) -> None:
-        self._is_held = is_held
+        self.is_held = is_held
         for executor in self.reports.executors:
             executor.off = is_held
 
@@ -721,7 +722,7 @@ class ReplicatedStore:
         return (
             self.proposer.accepts_batch
             and not self.loading
-            and not self._is_held
+            and not self.is_held
             and self.stopped is None
             and self.stopping is None
             and self.refuses_writes is None
@@ -744,7 +745,7 @@ class ReplicatedStore:
         if factory.is_log_format:
             self._log_executor = lambda db: factory.executing(self.databases[db], no_clock, self._collector)
         executor = factory.proposing(self, factory.executing(self.databases[db], no_clock, self._collector))
-        executor.off = self._is_held
+        executor.off = self.is_held
         self.reports.executors.append(executor)
         return executor
 
@@ -945,7 +946,7 @@ class ReplicatedStore:
         """Whether this node can apply another entry now: its table accepts one, and no script pauses."""
         accepts = self._table.accepts_entries
         self._check_table()
-        return accepts and not self._is_held
+        return accepts and not self.is_held
 
     def _check_table(self) -> None:
         if self._table.failure is not None:
@@ -982,7 +983,7 @@ class ReplicatedStore:
         """
         self._takes.housekeep()
         self._scripts.housekeep()
-        return not self._is_held and self.memory.housekeep()
+        return not self.is_held and self.memory.housekeep()
 
     def info(self) -> list[tuple[str, str | int]]:
         """Return the names and values of INFO."""
