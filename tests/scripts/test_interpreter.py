@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from cairnkv.limits import SCRIPT_COMPILED_MAX, SCRIPT_NESTING_MAX
-from cairnkv.protocol.resp.replies import OK, Error, SetOf, Simple, Value, Verbatim
+from cairnkv.protocol.resp.replies import OK, BigNumber, Error, SetOf, Simple, Value, Verbatim, encode_parts
 from cairnkv.scripts import Interpreter, ScriptAbort, ScriptCache, ScriptRefused, flags_of
 from tests.scripts.host import DictHost
 
@@ -44,7 +44,7 @@ def error_of(interpreter: Interpreter, source: str) -> str:
         ("return {err = 'My Err'}", Error("My Err")),
         ("return {1, {err = 'x'}, {ok = 'OK'}}", [1, Error("x"), OK]),
         ("return {double = 1.5}", 1.5),
-        ("return {big_number = '1180591620717411303424'}", 2**70),
+        ("return {big_number = '12'}", BigNumber("12")),
         ("return {map = {a = {1}}}", {b"a": [1]}),
         ("return {set = {a = true}}", SetOf((b"a",))),
         ("return {verbatim_string = {format = 'txt', string = 'hi'}}", Verbatim(b"hi")),
@@ -76,7 +76,7 @@ def test_returned_value_becomes_reply(interpreter: Interpreter, source: str, exp
         ("return #redis.call('LONG', 100000)", 100_000),
         ("return {#redis.call('MANY', 1000), redis.call('MANY', 10000)[10000]}", [1000, b"9999"]),
         ("return redis.call('MANY', 5001)", [b"%d" % number for number in range(5001)]),
-        ("local t = {} for i = 1, 5000 do t[i] = i end return redis.call('COUNT', unpack(t))", 5000),
+        ("local t = {} for i = 1, 7998 do t[i] = i end return redis.call('COUNT', unpack(t))", 7998),
         ("return redis.pcall('NOPE').err", b"ERR Unknown Redis command called from script"),
         ("return redis.pcall('NOPE')", Error("ERR Unknown Redis command called from script")),
         ("return {pcall(redis.call, 'NOPE')}", [None, b"ERR Unknown Redis command called from script"]),
@@ -114,7 +114,7 @@ def test_replies_of_commands_become_values(interpreter: Interpreter) -> None:
         for i = 4, 10 do list[i - 3] = values[i] end
         assert(values[3] == nil)
         return list"""
-    expected = [[OK, Error("E x"), []], 1.5, {b"a": 1}, SetOf((b"x",)), Verbatim(b"hi"), 2**70, True]
+    expected = [[OK, Error("E x"), []], 1.5, {b"a": 1}, SetOf((b"x",)), Verbatim(b"hi"), BigNumber(str(2**70)), True]
     assert run(interpreter, source) == expected
 
 
@@ -147,12 +147,28 @@ def test_replies_of_commands_become_values(interpreter: Interpreter) -> None:
         ("coroutine.yield()", "ERR attempt to yield across metamethod/C-call boundary"),
         ("coroutine.wrap(function() error('x') end)()", "ERR user_script:1: user_script:1: x"),
         ("local function f() f() end f()", "ERR user_script:1: stack overflow"),
+        ("error({err = 5})", "5"),
+        ("table.insert('x', 1)", "ERR user_script:1: bad argument #1 to 'insert' (table expected, got string)"),
+        ("rawget(nil, 1)", "ERR user_script:1: bad argument #1 to 'rawget' (table expected, got nil)"),
+        ("rawset(1, 1, 1)", "ERR user_script:1: bad argument #1 to 'rawset' (table expected, got number)"),
+        ("pairs(nil)", "ERR user_script:1: bad argument #1 to 'pairs' (table expected, got nil)"),
+        ("setmetatable({}, 1)", "ERR user_script:1: bad argument #2 to 'setmetatable' (nil or table expected)"),
+        ("loadstring('x', {})", "ERR user_script:1: bad argument #2 to 'loadstring' (string expected, got table)"),
+        ("math.random(1e15)", "ERR user_script:1: bad argument #1 to 'random' (interval is empty)"),
         ("math.random(0)", "ERR user_script:1: bad argument #1 to 'random' (interval is empty)"),
         ("math.random({})", "ERR user_script:1: bad argument #1 to 'random' (number expected, got table)"),
     ],
 )
 def test_error_of_a_script(interpreter: Interpreter, source: str, text: str) -> None:
     assert error_of(interpreter, source) == text
+
+
+def test_reply_in_resp3_keeps_its_kinds(interpreter: Interpreter) -> None:
+    source = """return {{map = {[1] = 2}}, {verbatim_string = {format = 'x', string = 'hi'}},
+        {set = {[{big_number = '12'}] = true}}}"""
+    reply = run(interpreter, source)
+    assert b"".join(encode_parts(reply, 3)) == b"*3\r\n%1\r\n:1\r\n:2\r\n=6\r\nx  :hi\r\n~1\r\n(12\r\n"
+    assert b"".join(encode_parts(reply, 2)) == b"*3\r\n*2\r\n:1\r\n:2\r\n$2\r\nhi\r\n*1\r\n$2\r\n12\r\n"
 
 
 def test_error_names_the_script_and_the_line(interpreter: Interpreter) -> None:

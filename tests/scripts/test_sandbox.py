@@ -235,7 +235,7 @@ def test_script_without_end_ends_by_its_steps(interpreter: Interpreter, source: 
         ("local f = loadstring(('('):rep(1e4)) or error('refused') f()", "refused"),
         ("local f = loadstring('return ' .. ('a..'):rep(1e4) .. 'a') or error('refused') f()", "refused"),
         ("table.insert({}, -1e9, 1)", "position out of bounds"),
-        ("table.insert({}, 2^31, 1) table.insert({}, 1e15, 1) error('x')", "x"),
+        ("table.insert({}, 1e15, 1)", "position out of bounds"),
         ("local s = ('x'):rep(100) error(s:rep(1e4))", "xxx"),
         ("table.concat(setmetatable({}, {__index = function() return 'x' end}), '', 1, 10)", "invalid value"),
     ],

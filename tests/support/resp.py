@@ -120,7 +120,7 @@ def _string(kind: bytes, string: bytes) -> bytes | Verbatim:
     if kind == b"$":
         return string
     assert string[3:4] == b":"
-    return Verbatim(string[4:], string[:3].decode())  # type: ignore[arg-type]
+    return Verbatim(string[4:], string[:3].decode())
 
 
 def _short(kind: bytes, text: bytes) -> Any:

@@ -19,6 +19,7 @@ from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 from cairnkv.protocol.resp.replies import (
     NULL_ARRAY,
     OK,
+    BigNumber,
     Error,
     Push,
     Resp,
@@ -55,6 +56,8 @@ def parts_of(value: Value, protocol: Resp, parts: Parts) -> int:
         parts += (1, value.text.encode("utf-8", "surrogateescape"))
     elif isinstance(value, Error):
         parts += (2, value.text.encode("utf-8", "surrogateescape"))
+    elif isinstance(value, BigNumber):
+        parts += (7 if protocol == 3 else 0, value.digits.encode("latin-1"))
     elif isinstance(value, Verbatim):
         parts += (8, value.kind.encode() + b":" + value.text) if protocol == 3 else (0, value.text)
         return len(value.text) + _ITEM_BYTES
@@ -109,23 +112,33 @@ def _next_value(parts: Iterator[Any]) -> Value:
     if tag == 6:
         return float(payload)
     if tag == 7:
-        return _big_number(payload)
+        return BigNumber(payload.decode("latin-1"))
     if tag == 8:
-        return Verbatim(payload[4:], "mkd" if payload[:3] == b"mkd" else "txt")
+        return Verbatim(payload[4:], payload[:3].decode("ascii", "replace").replace("\ufffd", "?"))
     return None if tag == 9 else tag == 10
 
 
+class _Pairs(Mapping[Any, Value]):
+    """A map for the encoder only. Its keys may be any values."""
+
+    def __init__(self, pairs: list[tuple[Value, Value]]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Value]:
+        return (key for key, _ in self._pairs)
+
+    def __getitem__(self, key: Value) -> Value:
+        return next(value for other, value in self._pairs if other == key)
+
+    def items(self) -> Any:
+        """Return the pairs."""
+        return self._pairs
+
+
 def _map(pairs: list[tuple[Value, Value]]) -> Value:
-    """Return a map, or an array of its keys and values if a key is no string."""
     if all(type(key) is bytes for key, _ in pairs):
         return {key: value for key, value in pairs if isinstance(key, bytes)}
-    return [item for pair in pairs for item in pair]
-
-
-def _big_number(digits: bytes) -> Value:
-    """Return the number, which is beyond 64 bits so that it stays a big number; or its text."""
-    try:
-        number = int(digits)
-    except ValueError:
-        return digits
-    return digits if INTEGER_MIN <= number <= INTEGER_MAX else number
+    return _Pairs(pairs)

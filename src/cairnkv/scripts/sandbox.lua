@@ -168,10 +168,10 @@ local function error_table(message)
 end
 
 -- Call the host with many arguments: their concatenation and their lengths.
-local function call_long(count, ...)
-    local arguments, lengths = { ... }, {}
+local function call_long(arguments, count)
+    local lengths = {}
     for i = 1, count do lengths[i] = #arguments[i] end
-    return received(call_host_long(concat(arguments), concat(lengths, " ")))
+    return received(call_host_long(concat(arguments, "", 1, count), concat(lengths, " ")))
 end
 
 -- Execute a command: the value; or an error table and true.
@@ -190,8 +190,8 @@ local function command_of(count, ...)
         value, failed, again = received(call_host(unpack(arguments, 1, count)))
         if again then value, failed = received(call_host(unpack(arguments, 1, count))) end
     else
-        value, failed, again = call_long(count, unpack(arguments, 1, count))
-        if again then value, failed = call_long(count, unpack(arguments, 1, count)) end
+        value, failed, again = call_long(arguments, count)
+        if again then value, failed = call_long(arguments, count) end
     end
     return value, failed
 end
@@ -206,6 +206,14 @@ local function command(...)
         if not again then return value, failed end
     end
     return command_of(count, ...)
+end
+
+-- Return an argument. Raise the error of a C function for a wrong one, at the line that called the caller of this.
+local function expect(value, kind, place, name)
+    local found = type(value)
+    if found == kind then return value end
+    if kind == "string" and found == "number" then return tostring(value) end
+    error(format("bad argument #%d to '%s' (%s expected, got %s)", place, name, kind, found), 3)
 end
 
 -- Read-only tables.
@@ -227,11 +235,12 @@ local function read_only(shown, missing)
     return table
 end
 
-local function guarded(f)
-    return function(table, ...)
-        if contents[table] then error(READ_ONLY, 0) end
-        return f(table, ...)
+local function changeable(table, name)
+    if contents[table] then error(READ_ONLY, 0) end
+    if type(table) ~= "table" then
+        error(format("bad argument #1 to '%s' (table expected, got %s)", name, type(table)), 3)
     end
+    return table
 end
 
 -- Globals.
@@ -242,9 +251,7 @@ local globals = {
     error = error,
     ipairs = ipairs,
     rawequal = rawequal,
-    rawset = guarded(rawset),
     select = select,
-    setmetatable = guarded(setmetatable),
     tonumber = tonumber,
     tostring = tostring,
     type = type,
@@ -268,17 +275,29 @@ function globals.getmetatable(value)
     return raw_getmetatable(value)
 end
 
+function globals.setmetatable(table, meta)
+    changeable(table, "setmetatable")
+    if type(meta) ~= "table" and meta ~= nil then
+        error("bad argument #2 to 'setmetatable' (nil or table expected)", 2)
+    end
+    return (setmetatable(table, meta))
+end
+
+function globals.rawset(table, key, value)
+    return (rawset(changeable(table, "rawset"), key, value))
+end
+
 function globals.rawget(table, key)
-    return rawget(contents[table] or table, key)
+    return (rawget(contents[table] or expect(table, "table", 1, "rawget"), key))
 end
 
 function globals.next(table, key)
-    return next(contents[table] or table, key)
+    return next(contents[table] or expect(table, "table", 1, "next"), key)
 end
 
 function globals.pairs(table)
     local shown = contents[table]
-    if not shown then return pairs(table) end
+    if not shown then return pairs(expect(table, "table", 1, "pairs")) end
     return function(_, key) return next(shown, key) end, table, nil
 end
 
@@ -328,19 +347,15 @@ local function load_text(text, name)
 end
 
 function globals.loadstring(text, name)
-    if type(text) == "number" then text = tostring(text) end
-    if type(text) ~= "string" then
-        error("bad argument #1 to 'loadstring' (string expected, got " .. type(text) .. ")", 2)
-    end
-    if name == nil then name = text end
+    text = expect(text, "string", 1, "loadstring")
+    name = name == nil and text or expect(name, "string", 2, "loadstring")
     charge(#text / 4)
     return load_text(text, name)
 end
 
 function globals.load(pieces, name)
-    if type(pieces) ~= "function" then
-        error("bad argument #1 to 'load' (function expected, got " .. type(pieces) .. ")", 2)
-    end
+    expect(pieces, "function", 1, "load")
+    name = name == nil and "=(load)" or expect(name, "string", 2, "load")
     local parts, count = {}, 0
     local ok, problem = finished(raw_pcall(function()
         while true do
@@ -355,7 +370,7 @@ function globals.load(pieces, name)
     if not ok then return nil, problem end
     local text = concat(parts)
     charge(#text / 4)
-    return load_text(text, name or "=(load)")
+    return load_text(text, name)
 end
 
 function globals.collectgarbage(option)
@@ -382,20 +397,15 @@ local function copy(table)
     return new
 end
 
--- Return an argument. Raise the error of a C function for a wrong one, at the line that called the caller of this.
-local function expect(value, kind, place, name)
-    local found = type(value)
-    if found == kind then return value end
-    if kind == "string" and found == "number" then return tostring(value) end
-    error(format("bad argument #%d to '%s' (%s expected, got %s)", place, name, kind, found), 3)
-end
-
+-- An argument as an int of C.
 local function integer(value, place, name)
     local number = tonumber(value)
     if number == nil or type(value) == "boolean" then
         error(format("bad argument #%d to '%s' (number expected, got %s)", place, name, type(value)), 3)
     end
-    return number < 0 and -floor(-number) or floor(number)
+    if not (number >= -2 ^ 63 and number < 2 ^ 63) then return 0 end
+    number = number < 0 and -floor(-number) or floor(number)
+    return (number + 2 ^ 31) % 2 ^ 32 - 2 ^ 31
 end
 
 -- Functions for patterns. Lua calls itself in C for each item of a pattern that may be repeated, without a limit, and a
@@ -431,15 +441,13 @@ library("string", copy(string))
 local tables = copy(table)
 
 function tables.sort(list, ...)
-    if contents[list] then error(READ_ONLY, 0) end
-    expect(list, "table", 1, "sort")
+    changeable(list, "sort")
     if #list > 256 then charge(#list * 16) end
     return sort(list, ...)
 end
 
 function tables.insert(list, ...)
-    if contents[list] then error(READ_ONLY, 0) end
-    expect(list, "table", 1, "insert")
+    changeable(list, "insert")
     if select("#", ...) ~= 2 then return insert(list, ...) end
     local at, value = ...
     at = integer(at, 2, "insert")
@@ -455,8 +463,7 @@ function tables.insert(list, ...)
 end
 
 function tables.remove(list, ...)
-    if contents[list] then error(READ_ONLY, 0) end
-    expect(list, "table", 1, "remove")
+    changeable(list, "remove")
     if ... and #list > 256 then charge(#list / 8) end
     return remove(list, ...)
 end

@@ -9,7 +9,7 @@ has only strings, errors, integers, arrays and null; other kinds become the near
 | `NULL_ARRAY` | null array `*-1` | null `_` |
 | bool | integer, 0 or 1 | boolean `#t`, `#f` |
 | int of 64 signed bits | integer `:` | integer `:` |
-| int beyond that | bulk string | big number `(` |
+| int beyond that, `BigNumber` | bulk string | big number `(` |
 | float | bulk string | double `,` |
 | bytes | bulk string `$` | bulk string `$` |
 | `Simple`, `Error` | `+`, `-` | `+`, `-` |
@@ -35,6 +35,7 @@ from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 __all__ = [
     "NULL_ARRAY",
     "OK",
+    "BigNumber",
     "Error",
     "Push",
     "Resp",
@@ -94,10 +95,17 @@ class Error:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verbatim:
-    """A text to show to people. kind: three letters, `txt` or `mkd`."""
+    """A text to show to people. kind: three characters, `txt` or `mkd` but for replies of scripts."""
 
     text: bytes
-    kind: Literal["txt", "mkd"] = "txt"
+    kind: str = "txt"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BigNumber:
+    """A big number as a script has written it. Line ends in it become spaces."""
+
+    digits: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ class Push:
     items: "tuple[Value, ...]"
 
 
-Flat: TypeAlias = bool | int | float | bytes | Simple | Error | Verbatim | NullArray | None
+Flat: TypeAlias = bool | int | float | bytes | Simple | Error | Verbatim | BigNumber | NullArray | None
 """A value that contains no values."""
 
 Value: TypeAlias = "Flat | list[Value] | tuple[Value, ...] | Mapping[bytes, Value] | SetOf | Push"
@@ -207,6 +215,9 @@ def _flat(value: Value, protocol: Resp) -> bytes | None:
         if protocol == 3:
             return b"=%d\r\n%b:%b\r\n" % (len(value.text) + 4, value.kind.encode(), value.text)
         return _bulk(value.text)
+    if isinstance(value, BigNumber):
+        digits = value.digits.translate(_ONE_LINE).encode("latin-1")
+        return b"(%b\r\n" % digits if protocol == 3 else _bulk(digits)
     if value is NULL_ARRAY:
         return _NULL_ARRAYS[protocol]
     return None
