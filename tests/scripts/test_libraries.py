@@ -184,3 +184,10 @@ def test_local_function_tail_calls_itself_without_stack() -> None:
     assert (
         run_here(b"local function f(n) if n == 0 then return 'end' end return f(n - 1) end return f(100000)") == b"end"
     )
+
+
+def test_long_list_keeps_its_order() -> None:
+    """The instruction of an item beyond 25,550 has a number behind it that may look like a tail call."""
+    count = 50 * 64 * 10
+    items = b",".join(b"%d" % item for item in range(1, count + 1))
+    assert run_here(b"local t = {%b} for i = 1, #t do if t[i] ~= i then return i end end return #t" % items) == count

@@ -14,9 +14,12 @@ from typing import Final
 HEADER: Final = b"\x1bLuaQ\x00\x01\x04\x08\x04\x08\x00"
 """Lua 5.1, official format, little-endian, and the bytes of: int, size_t, instruction, number; numbers are doubles."""
 
-GET_UPVALUE, CALL, TAIL_CALL = 4, 28, 29
+GET_UPVALUE, CALL, TAIL_CALL, SET_LIST = 4, 28, 29, 34
 SETTERS: Final = frozenset({0, 1, 2, 3, GET_UPVALUE, 5, 6, 10, 11, *range(12, 22), 27, CALL, 36, 37})
 """Opcodes that set the register that their field A names."""
+
+C_MASK: Final = 0x1FF << 14
+"""The field C of an instruction. If it is 0 in a SETLIST, the word behind it is a number, and no instruction."""
 
 NIL, BOOLEAN, NUMBER, STRING = 0, 1, 3, 4
 INT, SIZE = Struct("<i"), Struct("<Q")
@@ -61,7 +64,11 @@ class _Chunk:
     def _change_instructions(self, number: int) -> None:
         code = memoryview(self.code)[self.at : self.at + 4 * number].cast("I")
         upvalues: set[int] = set()
+        is_number = False
         for place, instruction in enumerate(code):
+            if is_number:
+                is_number = False
+                continue
             opcode, register = instruction & 0x3F, instruction >> 6 & 0xFF
             if opcode == TAIL_CALL:
                 if register not in upvalues:
@@ -70,6 +77,8 @@ class _Chunk:
                 upvalues.add(register)
             elif opcode in SETTERS:
                 upvalues.discard(register)
+            elif opcode == SET_LIST:
+                is_number = not instruction & C_MASK
         code.release()
 
     def _read_int(self) -> int:
