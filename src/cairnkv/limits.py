@@ -71,6 +71,9 @@ Redis."""
 SCRIPT_PAUSED_SLICE: Final = 0.005
 """Seconds for which a script continues after that, before the server reads from its sockets again."""
 
+SCRIPT_MESSAGES_BYTES_MAX: Final = 64 * MIB
+"""Maximum bytes of the messages that a script publishes. The server keeps them until the commit."""
+
 READ_TOGETHER_MAX: Final = 512 * MIB
 """Maximum bytes of values for one command over several keys, or one transaction, if some values are cold; the memory
 limit applies too. The server holds all these values in memory during the execution."""
@@ -417,6 +420,10 @@ SCRIPTS_BYTES_MAX: Final = 16 * MIB
 
 SCRIPT_SOURCE_MAX: Final = MIB
 """Maximum bytes of the source of a script. To compile it takes some tenths of a second."""
+
+SCRIPT_BRANCHES_MAX: Final = 5_000
+"""Maximum words `or`, `and`, `elseif` and `break` of the source of a script. Lua compiles a chain of n of them in n
+times n steps."""
 
 SCRIPT_COMPILED_MAX: Final = 1_000
 """Maximum scripts that the interpreter keeps compiled."""

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cairnkv.limits import SCRIPT_BRANCHES_MAX
 from cairnkv.protocol.resp.replies import Error, Value
-from cairnkv.scripts import Interpreter, ScriptAbort
+from cairnkv.scripts import Interpreter, ScriptAbort, ScriptRefused
 from tests.scripts.fuzzing import fingerprint, new_interpreter, run_random_script
 from tests.scripts.host import DictHost
 
@@ -316,3 +317,14 @@ def test_random_script_ends_and_changes_nothing(seed: int) -> None:
     before = fingerprint(interpreter)
     run_random_script(interpreter, seed)
     assert fingerprint(interpreter) == before
+
+
+@pytest.mark.parametrize("branch", ["or", "and"])
+def test_chain_that_takes_long_to_compile_is_refused(interpreter: Interpreter, branch: str) -> None:
+    chain = "local a = 1 return a" + f" {branch} a" * SCRIPT_BRANCHES_MAX
+    assert run(interpreter, chain) == 1
+    with pytest.raises(ScriptRefused, match="too many branches"):
+        run(interpreter, f"{chain} {branch} a")
+    assert run(interpreter, f"return {{loadstring('return a' .. (' {branch} a'):rep(5001))}}") == []
+    assert run(interpreter, f"return select(2, loadstring((' {branch} a'):rep(5001)))") == b"too many branches"
+    assert run(interpreter, "return select(2, loadstring((' '):rep(2 ^ 21)))") == b"too long"

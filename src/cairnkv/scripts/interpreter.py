@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.limits import (
     MIB,
+    SCRIPT_BRANCHES_MAX,
     SCRIPT_COMPILED_MAX,
     SCRIPT_ERROR_MAX,
     SCRIPT_MEMORY_LEAST,
@@ -241,6 +242,8 @@ class Interpreter:
             b"memory_max": self._memory_max,
             b"nesting_max": SCRIPT_NESTING_MAX,
             b"reply_bytes_max": SCRIPT_REPLY_BYTES_MAX,
+            b"source_max": SCRIPT_SOURCE_MAX,
+            b"branches_max": SCRIPT_BRANCHES_MAX,
             b"pattern_max": SCRIPT_PATTERN_MAX,
             b"error_max": SCRIPT_ERROR_MAX,
             b"interval": INTERVAL,

@@ -338,10 +338,26 @@ function globals.xpcall(f, handler)
     end))
 end
 
+-- Lua walks over a whole chain of these words for each further one.
+local BRANCHES = { "or", "and", "elseif", "break" }
+
+local function load_bounded(text, name)
+    if #text > settings.source_max then return nil, "too long" end
+    if #text > settings.branches_max then
+        local count = 0
+        for i = 1, #BRANCHES do
+            local _, more = gsub(text, "%f[%w_]" .. BRANCHES[i] .. "%f[^%w_]", "")
+            count = count + more
+        end
+        if count > settings.branches_max then return nil, "too many branches" end
+    end
+    return raw_loadstring(text, name)
+end
+
 local function load_text(text, name)
     if byte(text) == 27 then return nil, "attempt to load a precompiled chunk" end
     if sub(name, 1, 4) == "=[C]" then name = "=?" end
-    local f, problem = raw_loadstring(text, name)
+    local f, problem = load_bounded(text, name)
     if not f then return nil, problem end
     return setfenv(f, environment)
 end
@@ -910,7 +926,7 @@ local function compile(source, changed)
         return raw_loadstring(source, "@user_script")
     end
     if byte(source) == 27 then return nil, "user_script:1: unexpected symbol near char(27)" end
-    local f, problem = raw_loadstring(source, "@user_script")
+    local f, problem = load_bounded(source, "@user_script")
     if not f then return nil, problem end
     return dump(f)
 end

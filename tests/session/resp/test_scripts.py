@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cairnkv.limits import MIB, SCRIPT_ATTEMPTS_MAX, SCRIPT_SOURCE_MAX
+from cairnkv.limits import MIB, SCRIPT_ATTEMPTS_MAX, SCRIPT_MESSAGES_BYTES_MAX, SCRIPT_SOURCE_MAX
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error, Push, Simple
 from cairnkv.session.context import ServerContext
 from cairnkv.session.resp.command_spec import every_spec
@@ -301,6 +301,19 @@ def test_messages_of_a_script_wait_for_its_commit() -> None:
     chat.storage.fail("the disk failed")
     assert isinstance(chat.hear()[0], Error)
     assert listener.hear() == []
+
+
+def test_messages_of_a_script_are_limited(chat: Chat) -> None:
+    script = """
+        local count, message = 0, ('x'):rep(2^20)
+        while true do
+            local reply = redis.pcall('publish', 'c', message)
+            if reply ~= 0 then return {count, reply} end
+            count = count + 1
+        end"""
+    count, error = evaluate(chat, script)
+    assert count == SCRIPT_MESSAGES_BYTES_MAX // MIB - 1
+    assert text(error) == "ERR the script publishes more than 67,108,864 bytes"
 
 
 def test_message_is_published_though_the_client_left_before_the_commit() -> None:

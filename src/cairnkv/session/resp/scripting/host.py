@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from cairnkv.commands import Command, Failure, Replies, Reply, Step
 from cairnkv.escapes import escaped
-from cairnkv.limits import BYTES_PER_COST, CHANNEL_MAX
+from cairnkv.limits import BYTES_PER_COST, CHANNEL_MAX, SCRIPT_MESSAGES_BYTES_MAX
 from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.session.context import CLIENT_LOGGER
 from cairnkv.session.conversation import UNFINISHED
@@ -40,6 +40,9 @@ LOG_LEVELS: Final = (logging.DEBUG, logging.DEBUG, logging.INFO, logging.WARNING
 
 LOG_MAX: Final = 1_024
 """Maximum bytes of a line of a script in the log, as in Redis."""
+
+MESSAGE_BYTES: Final = 128
+"""Estimated bytes of a message besides its text and its channel."""
 
 CALLS_PER_LOOK: Final = 32
 """Commands of a script between two looks at the clock: some tenths of a millisecond."""
@@ -173,6 +176,9 @@ class ScriptHost:
                 channel, message = given.take(), given.take()
                 if len(channel) > CHANNEL_MAX:
                     return 0  # no client can subscribe to it
+                self._task.message_bytes += len(channel) + len(message) + MESSAGE_BYTES
+                if self._task.message_bytes > SCRIPT_MESSAGES_BYTES_MAX:
+                    raise Refusal(f"ERR the script publishes more than {SCRIPT_MESSAGES_BYTES_MAX:,} bytes")
                 self._task.messages.append((channel, message))
                 receivers = conversation.context.pubsub.receivers(channel)
                 conversation.costs(receivers + conversation.context.pubsub.patterns())

@@ -94,12 +94,14 @@ class ScriptTask(Script):
         """Whether the current run has executed a command that writes."""
         self.messages: list[tuple[bytes, bytes]] = []
         """The channels and messages that the current run has published."""
+        self.message_bytes = 0
+        """About the bytes of memory that they take."""
 
     def run(self, execute: Execute) -> Reply:
         """Run from the beginning; see `Script`."""
         self.rights = self.client.rights
         self.has_written = False
-        self.messages = []
+        self.messages, self.message_bytes = [], 0
         return self.execute(execute)
 
     @abc.abstractmethod
