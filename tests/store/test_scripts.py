@@ -27,7 +27,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.vocabulary import Count, Info, Ping
 from cairnkv.engine.table import ENTRY_BYTES
-from cairnkv.store import Execute, LocalStore, PendingReply, Script, Waiter, WhenFull
+from cairnkv.store import NO_MESSAGES, Execute, LocalStore, PendingReply, Script, Waiter, WhenFull
 from cairnkv.store.script import HELD, WRITE_BYTES
 from tests.store.test_transactions import LateStore
 from tests.support.clock import HandClock
@@ -155,6 +155,16 @@ def test_script_that_storage_refuses_is_undone_and_fails_at_once(store: LateStor
     assert store.execute_script(listed(Set(b"a", b"2"), Set(b"b", b"3"))) == Failure(failures.UNDONE, "90 % full")
     assert store.contents() == before
     assert store.execute_script(listed(Get(b"a"))) == b"1"
+
+
+def test_store_that_loads_refuses_scripts() -> None:
+    store, script = LocalStore(loads_later=True), listed()
+    failure = store.execute_script(script)
+    assert isinstance(failure, Failure)
+    assert failure.code is failures.LOADING
+    store.begin(store.load())
+    assert store.execute_script(script) is OK
+    assert script.runs == 1
 
 
 def test_log_time_stands_still_during_a_script(store: LateStore) -> None:
@@ -314,9 +324,12 @@ def test_held_store_executes_ping_and_info_only(store: LateStore) -> None:
 
 
 def test_takes_wait_until_a_held_store_is_released() -> None:
-    store = LocalStore(clock=HandClock())
+    clock = HandClock()
+    store = LocalStore(clock=clock)
     waiting, refused = Waiter(Take(b"q", 1, 60_000, wait=60_000)), Waiter(Take(b"q", 1, 60_000, wait=60_000))
+    brief = Waiter(Take(b"s", 1, 60_000, wait=10))
     store.begin_take(waiting)
+    store.begin_take(brief)
     taken = store.execute(Take(b"r", 1, 60_000))
     assert taken == Items(())
     store.execute(Put(b"r", b"body"))
@@ -327,13 +340,17 @@ def test_takes_wait_until_a_held_store_is_released() -> None:
     def meanwhile() -> None:
         store.begin_take(refused)
         store.end_take(leased, gives_back=True)
+        clock.advance(20)
         store.serve_waiters()
+        assert brief.reply is None
 
     store.execute_script(Pausing(store, meanwhile, Set(b"a", b"1"), Set(b"a", b"2")))
     assert refused.reply == HELD
     assert dict(store.info())["messages_leased"] == 1
     store.release()
     assert dict(store.info())["messages_leased"] == 0
+    store.serve_waiters()
+    assert brief.reply == NO_MESSAGES
     store.execute(Put(b"q", b"body"))
     assert isinstance(waiting.reply, Items)
     assert waiting.reply.values
