@@ -163,6 +163,19 @@ def test_build_without_fsync_is_detected(tmp_path: Path) -> None:
         crash(tmp_path, "always", Metadata.ORDERED, "no-fsync")
 
 
+def test_build_whose_scripts_are_several_entries_is_detected(tmp_path: Path) -> None:
+    pytest.importorskip("lupa")
+
+    def crash_until_found() -> None:
+        for number in range(20):
+            root = tmp_path / str(number)
+            root.mkdir()
+            crash(root, "always", Metadata.ORDERED, "split-scripts")
+
+    with pytest.raises(Lost, match="what no number of steps come to"):
+        crash_until_found()
+
+
 def test_trace_records_all_file_system_calls(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     root.mkdir()

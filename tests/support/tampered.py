@@ -2,18 +2,33 @@
 
     python -m tests.support.tampered TAMPERING... -- serve --data DIR
 
-TAMPERING: `no-fsync` takes the fsync of commits out; `memtable=BYTES` has RocksDB make files of so many bytes, so that
+TAMPERING: `no-fsync` takes the fsync of commits out; `split-scripts` makes each write of a script an entry of its own;
+`memtable=BYTES` has RocksDB make files of so many bytes, so that
 its flushes and compactions happen within a test.
 """
 
 import sys
 
 from cairnkv.cli.main import main
+from cairnkv.commands import OK, Reply, Step
 from cairnkv.storage import rocksdb
+from cairnkv.store import LocalStore, PendingReply, Script
 
 
 def _no_sync(_: rocksdb.RocksDB) -> None:
     pass
+
+
+def _execute_split(store: LocalStore, script: Script, *_: object, **__: object) -> Reply | PendingReply:
+    newest: Reply | PendingReply = OK
+
+    def execute(step: Step) -> Reply:
+        nonlocal newest
+        newest = store.execute(step.command, step.db)
+        return newest.outcome if isinstance(newest, PendingReply) else newest
+
+    reply = script.run(execute)
+    return newest if isinstance(newest, PendingReply) else reply
 
 
 def tamper(tampering: str) -> None:
@@ -21,6 +36,8 @@ def tamper(tampering: str) -> None:
     name, _, value = tampering.partition("=")
     if name == "no-fsync":
         rocksdb.RocksDB.sync = _no_sync  # type: ignore[method-assign, assignment]
+    elif name == "split-scripts":
+        LocalStore.execute_script = _execute_split  # type: ignore[method-assign, assignment]
     elif name == "memtable":
         rocksdb.MEMTABLE_BYTES = int(value)  # type: ignore[misc]
     else:
