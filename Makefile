@@ -35,7 +35,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the path in use is", 
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve certs test test-crash test-cluster test-queues test-clients test-applications test-differential test-redis-suite check format docs fuzz \
+.PHONY: help serve certs test test-crash test-cluster test-queues test-clients test-applications test-differential test-redis-suite test-client-suite check format docs fuzz \
 	simulate demo bench clean
 
 help:  ## list the targets
@@ -69,11 +69,16 @@ test-applications: $(dev) $(applications)  ## test packages that use Redis with 
 	@$(python) -m pytest $(if $(filter ci,$(PART)),-m in_ci) tests/applications
 
 test-differential: $(dev)  ## send the same random commands to redis-server and cairnkv, compare replies (EXAMPLES=5000)
-	@EXAMPLES=$(EXAMPLES) $(python) -m pytest $(UNLIMITED) tests/redis/test_differential.py
+	@EXAMPLES=$(EXAMPLES) $(python) -m pytest $(UNLIMITED) tests/redis/test_differential.py \
+		tests/redis/test_script_differential.py
 
 test-redis-suite: $(dev)  ## run the test suite of a checkout of Redis or Valkey with cairnkv (SUITE=DIR)
 	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis or Valkey: make test-redis-suite SUITE=DIR" >&2; exit 1; }
 	@$(python) -m tests.redis.suite "$(SUITE)" $(SUITE_FLAGS)
+
+test-client-suite: $(dev)  ## run the tests of a checkout of redis-py or ioredis about scripts with cairnkv (SUITE=DIR)
+	@test -n "$(SUITE)" || { echo "make: name a checkout of redis-py or ioredis: make test-client-suite SUITE=DIR" >&2; exit 1; }
+	@$(python) -m tests.redis.client_suites "$(SUITE)" $(SUITE_FLAGS)
 
 check: $(dev)  ## check style, format, types and workflows
 	@$(python) -m ruff check

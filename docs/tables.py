@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a program
 
 from docs import applications as uses  # noqa: E402
+from docs import client_suites as tested  # noqa: E402
 from docs import redis_suite as suite  # noqa: E402
 from docs.redis_differences import KNOWN_DIFFERENCES  # noqa: E402
 
@@ -370,10 +371,13 @@ def redis_clients() -> str:
 
 
 def redis_suite() -> str:
-    """Return the tables of the last recorded run of Redis' test suite."""
-    if not suite.RECORD.exists():
-        return "no recorded run; run make test-redis-suite SUITE=DIR SUITE_FLAGS=--record"
-    return suite.markdown(json.loads(suite.RECORD.read_text()))
+    """Return the tables of the recorded runs of the test suites of Redis and Valkey."""
+    return "\n\n".join(map(suite.markdown, json.loads(suite.RECORD.read_text())))
+
+
+def client_suites() -> str:
+    """Return the table of the recorded runs of the tests of Redis clients."""
+    return tested.markdown(json.loads(tested.RECORD.read_text()))
 
 
 def applications() -> str:
@@ -613,6 +617,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "redis_clients": redis_clients,
     "redis_differences": redis_differences,
     "redis_suite": redis_suite,
+    "client_suites": client_suites,
     "redis_commands": redis_commands,
     "runs": runs,
     "silent_failures": silent_failures,
