@@ -456,10 +456,11 @@ library("string", copy(string))
 
 local tables = copy(table)
 
-function tables.sort(list, ...)
+function tables.sort(list, before)
     changeable(list, "sort")
+    if before ~= nil then expect(before, "function", 2, "sort") end
     if #list > 256 then charge(#list * 16) end
-    return sort(list, ...)
+    return sort(list, before)
 end
 
 function tables.insert(list, ...)
