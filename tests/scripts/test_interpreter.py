@@ -306,6 +306,14 @@ def test_compiled_scripts_are_limited() -> None:
     assert run(interpreter, "return 0") == 0
 
 
+def test_long_compiled_scripts_are_limited() -> None:
+    """Without the limit, the interpreter would begin anew again and again."""
+    interpreter = Interpreter(memory_max=8 << 20)
+    body = "local function f(x) return x + 1 end " * 100
+    for number in range(200):
+        assert run(interpreter, f"do {body} end return {number}") == number
+
+
 class TestScriptCache:
     def test_keeps_sources_by_their_sha1(self) -> None:
         cache = ScriptCache()

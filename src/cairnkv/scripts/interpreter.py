@@ -47,6 +47,9 @@ REST_MAX: Final = 16 * MIB
 """Bytes of memory above which the interpreter frees memory after a script."""
 
 
+COMPILED_FACTOR: Final = 8
+"""Bytes of memory of a compiled script for each byte of its source, at most about."""
+
 SANDBOX: Final = Path(__file__).with_name("sandbox.lua")
 
 
@@ -145,6 +148,7 @@ class Interpreter:
             return self._value(result, source)
         except self._lua51.LuaError as error:
             reason: BaseException | Error | None = self._reason
+            self._runtime.gccollect()  # Python frees the state later
             self._open()  # the state may be in disorder
             if isinstance(reason, BaseException):
                 raise reason from None
@@ -180,7 +184,6 @@ class Interpreter:
 
     def _error(self, text: bytes, where: bytes, source: bytes) -> Error:
         if b"not enough memory" in text and not where:
-            self._open()
             return self._memory_error()
         if where:
             text += b" script: %b%b" % (self._functions[source][1].encode(), where)
@@ -207,10 +210,16 @@ class Interpreter:
                 raise ScriptRefused("ERR the script is too long")
             function = self._load(code, True)
         except self._lua51.LuaError as error:
+            self._runtime.gccollect()
             self._open()
             raise ScriptRefused(f"ERR Error compiling script (new function): {error}") from None
-        if len(self._functions) >= SCRIPT_COMPILED_MAX:
-            del self._functions[next(iter(self._functions))]
+        self._compiled_bytes += len(source)
+        while self._functions and (
+            len(self._functions) >= SCRIPT_COMPILED_MAX or self._compiled_bytes > self._rest_max / COMPILED_FACTOR
+        ):
+            oldest = next(iter(self._functions))
+            del self._functions[oldest]
+            self._compiled_bytes -= len(oldest)
         compiled = (function, hashlib.sha1(source, usedforsecurity=False).hexdigest())
         self._functions[source] = compiled
         return compiled
@@ -227,6 +236,7 @@ class Interpreter:
 
         self._host = self._reason = None
         self._functions.clear()
+        self._compiled_bytes = 0
         runtime = self._lua51.LuaRuntime(
             encoding=None,
             source_encoding="latin-1",
