@@ -311,7 +311,8 @@ class Session:
     @property
     def may_idle(self) -> bool:
         """Whether the client may be idle because it waits for a reply or for messages."""
-        return self.waiting or (isinstance(self._conversation, RespConversation) and self._conversation.is_subscribed)
+        waits = self.waiting or self._awaits
+        return waits or (isinstance(self._conversation, RespConversation) and self._conversation.is_subscribed)
 
     @property
     def buffered(self) -> int:

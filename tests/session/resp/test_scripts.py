@@ -534,6 +534,15 @@ def test_nothing_is_killed_if_no_script_runs(chat: Chat) -> None:
     assert text(chat("SCRIPT KILL")) == "NOTBUSY No scripts in execution right now."
 
 
+def test_client_of_a_paused_script_is_not_idle() -> None:
+    timed = Timed(step=0.01)
+    timed.slow(ENDLESS)
+    assert timed.chat.session.may_idle
+    timed.runner.close()
+    assert timed.chat.hear()
+    assert not timed.chat.session.may_idle
+
+
 def test_paused_script_goes_on_without_its_client() -> None:
     timed = Timed(step=0.01)
     timed.slow(b"for i = 1, 3000000 do end return redis.call('set', 'k', 'v')")
