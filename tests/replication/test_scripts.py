@@ -37,14 +37,17 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.failures import Code
 from cairnkv.commands.vocabulary import Info, Ping
+from cairnkv.engine import Database
 from cairnkv.limits import SCRIPT_CONFLICTS_MAX
 from cairnkv.replication.entries import items, parsed
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.scripts import ScriptAbort
-from cairnkv.store import RUN_ANEW, Execute, PendingReply, Script, Waiter
+from cairnkv.store import RUN_ANEW, Execute, LocalStore, PendingReply, Script, Waiter
 from cairnkv.store.script import HELD
 from tests.engine.test_model import EASILY_MET
 from tests.replication.test_store import said, settled, watching
+from tests.support.branching import Branching
+from tests.support.clock import HandClock
 from tests.support.simulated import Cluster, Node, fingerprint
 from tests.support.strategies import commands
 
@@ -631,6 +634,33 @@ def test_scripts_of_several_nodes_are_serial_under_faults(events: list[tuple[str
         seen = before[earlier] | 1 << earlier
         assert before[later] & seen == seen, "two scripts saw the same state"
     assert sum(counters) == 15, "a transfer was executed in part"
+
+
+DETERMINISTIC = st.builds(
+    Step,
+    st.integers(0, 1),
+    commands([word for word in COMMANDS if not word.spec.by_store and word not in (ClearPrefix, Scan)], EASILY_MET),
+)
+STAGES = st.lists(st.lists(DETERMINISTIC, min_size=1, max_size=3), max_size=4)
+
+
+@given(st.lists(st.tuples(STAGES, st.integers(0, 2_000)), max_size=6))
+def test_scripts_have_the_effects_and_replies_of_a_local_store(scripts: list[tuple[Any, int]]) -> None:
+    """Each script executes at another node than the one before."""
+    clock = HandClock()
+    cluster, local = settled(room=10**6, clock=clock), LocalStore(clock=clock)
+    for number, (stages, time) in enumerate(scripts):
+        clock.now += time
+        expected = local.execute_script(Branching(stages))
+        assert executed(cluster, cluster.nodes[number % 3], Branching(stages)) == expected
+    assert said(cluster, cluster.nodes[0], Count()) == [local.execute(Count())]  # log time is that of the clock now
+    for database, copy in zip(local.databases, cluster.nodes[0].running.databases, strict=True):
+        assert sorted(keys_of(database)) == sorted(keys_of(copy))
+
+
+def keys_of(database: Database) -> list[tuple[bytes, object]]:
+    """Return the keys of a database with their values and expiries."""
+    return [(key, database.entry(key)) for key in database.keys_in_memory() if database.has(key)]
 
 
 def test_node_that_does_not_watch_the_keys_of_scripts_loses_writes() -> None:
