@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
     found: dict[tuple[str, str], str] = {}
     if python.exists():
         listed = output(str(python), "-m", "pip", "list", "--format", "json")
-        found |= {(PYPI, row["name"].lower()): row["version"] for row in json.loads(listed)}
+        found |= {(PYPI, row["name"].lower().replace("_", "-")): row["version"] for row in json.loads(listed)}
     for path in (*modules.glob("*/package.json"), *modules.glob("@*/*/package.json")):
         package = json.loads(path.read_text())
         found[NPM, package["name"]] = package["version"]
