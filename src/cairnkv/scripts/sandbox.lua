@@ -34,6 +34,7 @@ local aborting = false
 local steps = 0 -- of the running script, about
 local interval = settings.interval
 local hooked = interval -- instructions between two calls of the hook
+local ticked, used_before = 0, 0 -- at the last call of `tick` by the hook: steps, and KiB of memory
 local threads = false -- whether the running script has created coroutines
 
 local own_userdata = {} -- values of the libraries, such as cjson.null: all userdata but exceptions of Python
@@ -77,12 +78,13 @@ function hook()
     local used = collect("count")
     if used > memory_soft then make_room() end
     -- One instruction can copy all of the memory that a script uses.
-    local wanted = used < 1024 and interval or used < 8192 and interval / 10 or interval / 100
-    if wanted ~= hooked then
-        hooked = wanted
-        sethook(hook, "", wanted)
+    hooked = used < 1024 and interval or used < 8192 and interval / 10 or interval / 100
+    -- A call of Python costs as much as a hundred instructions.
+    if steps - ticked >= interval or used - used_before > 256 then
+        ticked, used_before = steps, used
+        if tick(steps) then abort() end
     end
-    if tick(steps) then abort() end
+    sethook(hook, "", hooked) -- also because the instructions of this function have been counted
 end
 
 -- Calls of the host.
@@ -900,7 +902,7 @@ local function answer(ok, value)
 end
 
 local function invoke_tables(f, keys, arguments)
-    steps, low = 0, nil
+    steps, ticked, used_before, low = 0, 0, 0, nil
     globals.KEYS, globals.ARGV = keys, arguments
     setfenv(f, environment)
     return answer(raw_xpcall(f, described))
