@@ -83,7 +83,7 @@ NOT_APPLICABLE = (
     (r"modifier '[+-]([\w|]+)': Unknown command", "needs {0}, which cairnkv lacks"),
     (r"Command '(\w+)' not found", "needs {0}, which cairnkv lacks"),
     (r"Unknown Redis command called from script", "calls a command that cairnkv lacks from a script"),
-    (r"a pattern is a prefix and a final", "needs patterns that are no prefixes, a known difference"),
+    (r"a pattern must be a prefix with a final", "needs patterns that are no prefixes, a known difference"),
     (r"there are no selectors here", "needs selectors, a known difference"),
 )
 """Patterns in a failure that say that a test asks for something that is not there, and the reason that is given."""
@@ -129,6 +129,7 @@ REASONS = {
     "permitted prefix",
     "ACL LOG shows failed command executions at toplevel": "the client in an entry of ACL LOG has no `cmd=`",
     "ACL LOG can distinguish the transaction context (2)": "the client in an entry of ACL LOG has no `cmd=`",
+    "ACL can log errors in the context of Lua scripting": "the client in an entry of ACL LOG has no `cmd=`",
     "Test SET with separate write permission": "cairnkv checks the arguments first, as a comment of this test asks for",
     "EVAL - Scripts do not block on wait": "no script may call WAIT, as in Redis 7.0",
     "Measures elapsed time os.clock()": "scripts have no `os`, which Redis has since 8.0",
