@@ -205,10 +205,18 @@ def main(arguments: Sequence[str]) -> int:
     if theirs:
         found["baseline"] = [beside(our, their) for our, their in zip(ours, theirs, strict=True)]
     if given.record:
-        others = [other for other in json.loads(RECORD.read_text()) if other["suite"] != version]
-        RECORD.write_text(json.dumps(sorted([*others, found], key=lambda each: each["suite"]), indent=1) + "\n")
+        RECORD.write_text(json.dumps(recorded(json.loads(RECORD.read_text()), found), indent=1) + "\n")
     print(markdown(found))
     return 0
+
+
+def recorded(before: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all recorded suites, with new results of units in the place of former ones."""
+    suites = {suite["suite"]: suite for suite in before}
+    former = suites.get(found["suite"], {"units": []})
+    units = {unit["name"]: unit for unit in (*former["units"], *found["units"])}
+    suites[found["suite"]] = {**found, "units": list(units.values())}
+    return [suites[name] for name in sorted(suites)]
 
 
 def suite_version(suite: Path) -> str:

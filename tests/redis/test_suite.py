@@ -111,6 +111,15 @@ def test_unreleased_suite_has_its_commit(tmp_path: Path) -> None:
     assert re.fullmatch(r"Redis, commit [0-9a-f]{7,} of \d{4}-\d\d-\d\d", suite_version(tmp_path))
 
 
+def test_record_keeps_other_suites_and_units() -> None:
+    def suite(name: str, **passed: int) -> dict[str, object]:
+        return {"suite": name, "units": [{"name": unit, "passed": count} for unit, count in passed.items()]}
+
+    before = [suite("Redis 7.2.4", a=1, b=2), suite("Valkey 8.0.1", a=3)]
+    assert runner.recorded(before, suite("Redis 7.2.4", b=5)) == [suite("Redis 7.2.4", a=1, b=5), before[1]]
+    assert runner.recorded(before, suite("Other", a=1)) == [suite("Other", a=1), *before]
+
+
 def test_documented_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         runner.main(["--help"])
