@@ -336,3 +336,42 @@ class TestScriptCache:
         fifth = cache.add(b"e" * 11)
         assert len(cache) == 1
         assert fifth in cache
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "local n = 0 for i = 1, 30000 do n = n + 1 end return n",
+        "return coroutine.wrap(function() local n = 0 for i = 1, 30000 do n = n + 1 end return n end)()",
+        "local n = 0 string.gsub(('x'):rep(30000), 'x', function() n = n + 1 end) return n",
+        "local n = 0 while n < 30000 do n = n + (pcall(rawequal, 1, 1) and 1) end return n",
+        "local t, n = {}, 0 for i = 1, 3000 do t[i] = i % 7 end "
+        "table.sort(t, function(a, b) n = n + 1 return a < b end) return n > 0 and 30000",
+        "local n = 0 for i = 1, 3000 do n = n + #redis.call('LONG', 10) end return n",
+    ],
+)
+def test_script_pauses_in_a_greenlet(interpreter: Interpreter, source: str) -> None:
+    greenlet = pytest.importorskip("greenlet").greenlet
+    host = DictHost()
+    attempt = greenlet(lambda: interpreter.run(source.encode(), [], [], host))
+    host.on_tick = lambda _: attempt.parent.switch(None)
+    pauses = 0
+    outcome = attempt.switch()
+    while not attempt.dead:
+        pauses += 1
+        outcome = attempt.switch()
+    assert outcome == 30_000
+    assert pauses == host.ticks > 3
+
+
+def test_paused_script_ends_by_an_exception(interpreter: Interpreter) -> None:
+    greenlet = pytest.importorskip("greenlet").greenlet
+    host = DictHost()
+    source = b"coroutine.wrap(function() while true do pcall(function() while true do end end) end end)()"
+    attempt = greenlet(lambda: interpreter.run(source, [], [], host))
+    host.on_tick = lambda _: attempt.parent.switch(None)
+    for _ in range(5):
+        assert attempt.switch() is None
+    with pytest.raises(Stop):
+        attempt.throw(Stop)
+    assert run(interpreter, "return 1") == 1
