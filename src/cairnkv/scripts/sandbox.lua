@@ -80,7 +80,7 @@ function hook()
     -- One instruction can copy all of the memory that a script uses.
     hooked = used < 1024 and interval or used < 8192 and interval / 10 or interval / 100
     -- A call of Python costs as much as a hundred instructions.
-    if steps - ticked >= interval or used - used_before > 256 then
+    if steps - ticked >= interval or used > used_before + 256 or used < used_before - 256 then
         ticked, used_before = steps, used
         if tick(steps) then abort() end
     end
