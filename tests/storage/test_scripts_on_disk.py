@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,11 +24,12 @@ from cairnkv.commands import (
     Step,
     failures,
 )
+from cairnkv.session.context import ServerContext
 from cairnkv.store import RUN_ANEW, PendingRead, PendingReply, Script, WhenFull, value_cache
 from cairnkv.store.script import HELD
 from cairnkv.store.value_cache import RESERVED_MS
 from cairnkv.testing import ManualClock
-from tests.storage.test_value_cache import LIMIT, Cooled
+from tests.storage.test_value_cache import LIMIT, Chatting, Cooled, Listening
 from tests.store.test_late_machine import APPLIED, KEYS, KINDS, ONLY_SLICE
 from tests.store.test_scripts import Pausing, Program, Stop, listed
 from tests.store.test_scripts_machine import LINES, Line, Lines
@@ -236,6 +238,47 @@ def test_scripts_on_cold_values_equal_the_model(
                 value = model.entries.get(key, (MISSING, None))[0]
                 assert disk.do(Get(key)) == value
             disk.store.database.check()
+
+
+# -- in the Redis protocol ---------------------------------------------------------------------------------------------
+
+BOTH = "return{redis.call('GET',KEYS[1]),redis.call('GET',KEYS[2])}"
+
+
+def test_scripts_with_cold_values_keep_their_order_among_commands(disk: Scripted) -> None:
+    pytest.importorskip("lupa")
+    disk.values(a=b"1", b=b"2", c=b"3", d=b"4")
+    said = Chatting(disk).say(
+        "PING",
+        f"EVAL redis.call('APPEND',KEYS[1],'x'){BOTH} 2 a b",
+        "GET a",
+        f"EVAL_RO {BOTH} 2 c d",
+        "SET c later",
+        f"EVAL {BOTH} 2 c none",
+    )
+    assert said == ["PONG", [b"1x", b"2"], b"1x", [b"3", b"4"], "OK", [b"later", None]]
+    assert len(disk.engine.read_keys) == 4, "each value is read once, those of one script together"
+
+
+def test_script_in_a_transaction_needs_a_cold_value(disk: Scripted) -> None:
+    pytest.importorskip("lupa")
+    disk.values(a=b"1", b=b"2")
+    said = Chatting(disk).say("WATCH a", "MULTI", "INCR count", f"EVAL {BOTH} 2 a b", "INCR a", "EXEC", "GET count")
+    assert said == ["OK", "OK", "QUEUED", "QUEUED", "QUEUED", [1, [b"1", b"2"], 2], b"1"]
+
+
+def test_script_that_runs_anew_publishes_its_messages_once(disk: Scripted) -> None:
+    pytest.importorskip("lupa")
+    disk.values(a=b"1", b=b"2")
+    context: ServerContext[Any] = ServerContext(disk.store)
+    talking, listening = Listening(disk, context), Listening(disk, context)
+    listening.say("SUBSCRIBE news")
+    said = talking.say(
+        "EVAL redis.call('PUBLISH','news','text')redis.call('APPEND','a','x')return(redis.call('GET','b')) 0"
+    )
+    assert said == [b"2"]
+    assert b"".join(listening.session.output()).count(b"text") == 1
+    assert disk.do(Get(b"a")) == b"1x"
 
 
 # -- while the store is held -------------------------------------------------------------------------------------------

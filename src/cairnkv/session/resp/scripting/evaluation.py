@@ -105,8 +105,7 @@ class EvalTask(ScriptTask):
         self._call = call
         self._value: Value = None
         self.kept = sum(map(len, call.keys)) + sum(map(len, call.arguments))
-        if not call.reads_only:
-            self.places = [(call.db, key) for key in call.keys]
+        self.places = [(call.db, key) for key in call.keys]
 
     def execute(self, execute: Execute) -> Reply:
         self._value = evaluated(self._conversation, self, self._call, execute)
