@@ -303,7 +303,7 @@ function globals.pairs(table)
     return function(_, key) return next(shown, key) end, table, nil
 end
 
--- What a function that catches errors has caught.
+-- Return the problem that a function has caught, unless the script has to end.
 local function caught(problem)
     if aborting or is_exception(problem) then abort() end
     return problem

@@ -286,7 +286,7 @@ local function new()
     fail(cjson.decode, format("Expected %s but found %s at character %d", what, found, at))
   end
 
-  -- Where the string that begins at `at` (its first character) ends, read character by character. Returns the string
+  -- Read the string that begins at `at` (its first character) character by character. Return the string
   -- and the place behind its quote, or nil, what is wrong, and where.
   local function slow_string(text, at)
     local out = {}
@@ -316,7 +316,7 @@ local function new()
     end
   end
 
-  -- What the C library finds at a place that has not what was expected: the name of a token, or an error, and where.
+  -- Return the token that the C library finds in the place of an expected one: its name, or an error, and the place.
   local function token_at(text, at)
     at = match(text, SPACE .. "()", at)
     local first = sub(text, at, at)

@@ -79,7 +79,7 @@ local function string_header(n)
   return header(n, 0, 0, "\218", "\219")
 end
 
--- How many elements an array has, or nil where the table is a map.
+-- Return the number of elements of an array, or nil where the table is a map.
 local function array_length(t)
   local count, max = 0, 0
   for key in next, t do

@@ -1,4 +1,4 @@
--- What the libraries share: their errors, checks of arguments, and numbers as IEEE 754 bytes.
+-- The common functions of the libraries: errors, checks of arguments, and numbers as IEEE 754 bytes.
 --
 -- An error has the texts and the position of luaL_error and luaL_argerror of Lua's C interface: the line in the script
 -- that called the public function. `public` is that function; internal functions may lie between it and the error.

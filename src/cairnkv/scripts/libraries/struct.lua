@@ -46,7 +46,7 @@ local function size_at(public, option, options, at)
   return 0, at
 end
 
--- How many bytes align an item of this size at a position.
+-- Return the number of bytes that align an item of this size at a position.
 local function padding(position, alignment, option, size)
   if size == 0 or option == "c" or alignment == 1 then
     return 0
@@ -56,7 +56,7 @@ local function padding(position, alignment, option, size)
   return band((size - band(position % 4294967296, size - 1)) % 4294967296, size - 1)
 end
 
--- What an option without an item changes: returns whether the bytes are little-endian, the alignment, the next place.
+-- Apply an option without an item: return whether the bytes are little-endian, the alignment, the next place.
 local function control(public, option, options, at, little, alignment)
   if option == "<" then
     little = true
