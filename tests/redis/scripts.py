@@ -127,7 +127,7 @@ def _grown(part: Text) -> Text:
         put_together("error({}, {})", st.one_of(line, number), one("0", "1")),
         put_together("string.rep({}, {})", part, one("0", "1", "3", "-1")),
         put_together("string.{}({}, {})", one("find", "match", "gmatch", "gfind"), part, pattern),
-        put_together("string.gsub({}, {}, {})", part, pattern, part),
+        put_together("string.gsub({}, {}, {})", part, pattern, string),
         put_together("string.format({}, {})", form, part),
         put_together("struct.pack({}, {}, {})", packing, part, part),
         put_together("struct.unpack({}, {})", packing, part),
@@ -290,4 +290,4 @@ class Vocabulary(dict[bytes, SearchStrategy[Words]]):
         return "SCRIPT_COMMANDS"
 
 
-SCRIPT_COMMANDS = Vocabulary({**COMMANDS, **ABOUT_SCRIPTS})
+SCRIPT_COMMANDS = Vocabulary({**COMMANDS, b"SET": FURTHER[b"SET"], **ABOUT_SCRIPTS})
