@@ -32,8 +32,8 @@ from cairnkv.protocol.resp.replies import (
 
 Parts: TypeAlias = list[Any]
 
-_ITEM_BYTES = 64
-"""Estimated bytes of an item of a table of Lua, without its text."""
+_ITEM_BYTES = 160
+"""Most bytes of an item of a table of Lua, without its text, while its tables grow."""
 
 
 def parts_of(value: Value, protocol: Resp, parts: Parts) -> int:
