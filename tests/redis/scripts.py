@@ -84,7 +84,9 @@ value.
 """
 
 FUNCTIONS = [(name, kinds) for kinds, names in KINDS.items() for name in names.split()]
-TOLERANT = [name for name, kinds in FUNCTIONS if kinds != "l" and name not in ("rawget", "loadstring", "load")]
+TOLERANT = [
+    name for name, kinds in FUNCTIONS if kinds != "l" and name not in ("rawget", "loadstring", "load", "tostring")
+]
 """Those whose errors about wrong arguments have the text of Redis."""
 
 pattern = one('"a+"', '"%d"', '"(.)"', '".-b"', '"%f[%w]"', '"()"', '"^x*$"', '"%b()"')

@@ -9,7 +9,7 @@ from tests.redis.scripts import MIXED, SCRIPT_COMMANDS
 from tests.redis.test_differential import compare
 from tests.support.targets import Target
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "50"))
 
 STEPS = 10
 """Commands in a program, at most."""
