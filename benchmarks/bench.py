@@ -13,6 +13,7 @@ import argparse
 import compileall
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,6 +21,7 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -357,6 +359,44 @@ def redis_protocol(run: Run) -> None:
                     given = {"work": work, "depth": depth, "keys": keys, "value": value, "count": count}
                     samples = run.contest(what, {server.name: partial(measure, server, **given) for server in servers})
                     command_rows(run, what, depth, common, samples, "Redis protocol, by redis-benchmark: ")
+
+
+RELEASE = b"""
+if redis.call('get', KEYS[1]) == ARGV[1] then
+    return redis.call('del', KEYS[1])
+else
+    return 0
+end
+"""
+"""The script by which clients release a lock: it deletes the key if it still has the client's value."""
+
+
+def scripts(run: Run) -> None:
+    """Measure EVALSHA of a script with two commands. Each call deletes another key."""
+    if not has(run, "lupa"):
+        return
+    sha = hashlib.sha1(RELEASE).hexdigest()
+    with contextlib.ExitStack() as stack:
+        servers = [replace(server, protocol="resp") for server in installed(run, stack, cairn, redis)]
+        for server in servers:
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+                client.sendall(b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%d\r\n%b\r\n" % (len(RELEASE), RELEASE))
+                client.recv(100)
+
+        def measure(server: Server, depth: int) -> Sample:
+            run.generate(server, "load", depth=DEEP)
+            return run.generate(server, "script", depth=depth, sha=sha)
+
+        for depth in (1, MANY):
+            what = f"EVALSHA that releases a lock, {depth if depth > 1 else 'not'} in a pipeline"
+            samples = run.contest(what, {server.name: partial(measure, server, depth) for server in servers})
+            for peer in samples.keys() - {"cairn"}:
+                ours, theirs = samples["cairn"], samples[peer]
+                target = "≥ 0.25" if depth == MANY else None
+                group = "EVALSHA, 16 in a pipeline: commands/s" if target else "beside the targets"
+                run.row(group, f"{what}: commands/s", peer, "/s", rates(ours), rates(theirs), target)
+                cost = f"{what}: server CPU per command"
+                run.row("beside the targets", cost, peer, "µs", costs(ours), costs(theirs))
 
 
 def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None:
@@ -822,6 +862,7 @@ DISTRIBUTIONS = {
     "diskcache": ("diskcache",),
     "sqlitedict": ("sqlitedict",),
     "rocksdict": ("rocksdict",),
+    "lupa": ("lupa", "greenlet"),
     "dramatiq": ("dramatiq",),
     "rq": ("rq",),
 }
@@ -1105,7 +1146,7 @@ def processes(run: Run) -> None:
 
 # -- all of it --------------------------------------------------------------------------------------------------------
 
-WITH_GENERATOR = (commands, redis_protocol, rights, memory, growth, steps, disk, cluster, clients)
+WITH_GENERATOR = (commands, redis_protocol, scripts, rights, memory, growth, steps, disk, cluster, clients)
 WITHOUT = (embedded, embedded_disk, queues, imports, processes)
 PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 

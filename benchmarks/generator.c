@@ -1,8 +1,9 @@
 /* A load generator: prepared frames over many connections, one epoll loop, one line of JSON.
 
-   generator port=6555 [name=value ...]; the names are those of `struct options`, with their defaults. There are three
-   workloads: `get` and `set` of random keys out of `keys` for `seconds`, and `load`, which sets each key once. There are
-   three protocols: native, RESP and memcached's text protocol, so all peers are measured with the same generator.
+   generator port=6555 [name=value ...]; the names are those of `struct options`, with their defaults. There are four
+   workloads: `get` and `set` of random keys out of `keys` for `seconds`; `load`, which sets each key once; and `script`,
+   which calls EVALSHA once for each key, with its value as argument, and needs the protocol RESP. There are three
+   protocols: native, RESP and memcached's text protocol, so all peers are measured with the same generator.
 
    With `rate=0`, each connection sends its next `depth` commands after the replies to the last ones. With a rate
    (commands per second of all connections), each command has a scheduled time, and its latency counts from this time, so
@@ -51,7 +52,8 @@ struct list {
 
 static struct options {
     const char *protocol; /* native, resp or memcached */
-    const char *work; /* get, set or load */
+    const char *work; /* get, set, load or script */
+    const char *sha;  /* of the script, which replies with the integer 1 */
     struct list port;
     int connections;
     int depth; /* commands in a pipeline */
@@ -63,7 +65,11 @@ static struct options {
     int poll;        /* with a rate: without sleeping */
     int local;       /* local reads: flag 0x01 of the header */
     struct list pid; /* of the server; none: do not measure its CPU time */
-} options = {"native", "get", {0}, 50, 1, 100000, 32, 0.0, 1.0, 0.0, 1, 0, {0}};
+} options = {"native", "get", NULL, {0}, 50, 1, 100000, 32, 0.0, 1.0, 0.0, 1, 0, {0}};
+
+static bool writes;  /* SET, not GET */
+static bool scripts; /* EVALSHA */
+static bool once;    /* each key once, not random ones for some time */
 
 static void die(const char *format, ...)
 {
@@ -100,6 +106,7 @@ static void read_options(int count, char **words)
         *value++ = '\0';
         if (!strcmp(words[i], "protocol")) options.protocol = value;
         else if (!strcmp(words[i], "work")) options.work = value;
+        else if (!strcmp(words[i], "sha")) options.sha = value;
         else if (!strcmp(words[i], "port")) options.port = read_list(value);
         else if (!strcmp(words[i], "connections")) options.connections = atoi(value);
         else if (!strcmp(words[i], "depth")) options.depth = atoi(value);
@@ -117,6 +124,10 @@ static void read_options(int count, char **words)
         die("port, connections, depth, keys and value are at least 1");
     if (options.rate > 0 && options.depth != 1)
         die("a rate is for single commands: depth=1");
+    scripts = !strcmp(options.work, "script");
+    once = scripts || !strcmp(options.work, "load");
+    if (scripts && (options.sha == NULL || strcmp(options.protocol, "resp") != 0))
+        die("scripts need their sha, and the protocol resp");
     if (options.local && strcmp(options.protocol, "native") != 0)
         die("local reads need the native protocol");
 }
@@ -175,7 +186,6 @@ static double percentile(double part)
 
 /* -- frames ----------------------------------------------------------------------------------------------------- */
 
-static bool writes; /* SET, not GET */
 static char head[64]; /* the beginning of each reply */
 static size_t head_bytes, reply_bytes;
 
@@ -200,7 +210,9 @@ static size_t put_command(char *at, long number)
             at += be32(at, options.value);
         break;
     case 'r':
-        if (writes)
+        if (scripts)
+            at += sprintf(at, "*5\r\n$7\r\nEVALSHA\r\n$40\r\n%s\r\n$1\r\n1\r\n$%d\r\n%s\r\n$%ld\r\n", options.sha, KEY_BYTES, key, options.value);
+        else if (writes)
             at += sprintf(at, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%ld\r\n", KEY_BYTES, key, options.value);
         else
             at += sprintf(at, "*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n", KEY_BYTES, key);
@@ -222,7 +234,7 @@ static size_t put_command(char *at, long number)
 
 static size_t command_bytes_max(void)
 {
-    return 100 + (writes ? options.value : 0);
+    return 150 + (writes ? options.value : 0);
 }
 
 static void prepare_reply(void)
@@ -234,7 +246,7 @@ static void prepare_reply(void)
         head_bytes = 6;
         reply_bytes = 6 + (writes ? 2 : options.value);
     } else if (!strcmp(options.protocol, "resp")) {
-        head_bytes = writes ? sprintf(head, "+OK\r\n") : sprintf(head, "$%ld\r\n", options.value);
+        head_bytes = scripts ? sprintf(head, ":1\r\n") : writes ? sprintf(head, "+OK\r\n") : sprintf(head, "$%ld\r\n", options.value);
         reply_bytes = head_bytes + (writes ? 0 : options.value + 2);
     } else if (!strcmp(options.protocol, "memcached")) {
         char line[64];
@@ -288,7 +300,7 @@ struct connection {
     int commands;
     int64_t due;  /* time of sending; with a rate: scheduled time */
     long turns;   /* started batches */
-    char *buffer; /* for `load`, which prepares each batch before it sends it */
+    char *buffer; /* if `once`: each batch is prepared before it is sent */
 };
 
 static struct connection *connections;
@@ -322,7 +334,7 @@ static void connect_all(void)
             die("cannot make connection %d: %s", i + 1, strerror(errno));
         setsockopt(self->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         watch(self, EPOLL_CTL_ADD, EPOLLIN);
-        if (!strcmp(options.work, "load") && !(self->buffer = malloc(command_bytes_max() * options.depth)))
+        if (once && !(self->buffer = malloc(command_bytes_max() * options.depth)))
             die("no memory for connection %d", i + 1);
     }
 }
@@ -446,12 +458,11 @@ static void run(int64_t start)
 {
     int64_t warm = start + (int64_t)(options.warmup * 1e9), end = warm + (int64_t)(options.seconds * 1e9), last = start;
     struct epoll_event events[EVENTS_MAX];
-    bool loading = !strcmp(options.work, "load");
     long turn = 0; /* with a rate: number of the next command of all connections */
     if (options.rate == 0)
         for (int i = 0; i < options.connections; i++)
             begin(connections + i, now_ns());
-    while (busy > 0 || (!stopping && !loading)) {
+    while (busy > 0 || (!stopping && !once)) {
         int count = ready(events, options.rate > 0 ? start + (int64_t)(turn * (1e9 / options.rate)) : 0);
         int64_t now = now_ns();
         if (count > 0)
@@ -462,7 +473,7 @@ static void run(int64_t start)
             warm = start;
             begin_measuring();
         }
-        if (now >= end && !loading)
+        if (now >= end && !once)
             stopping = true;
         if (options.rate > 0 && !stopping)
             for (; start + (int64_t)(turn * (1e9 / options.rate)) <= now; turn++) {
@@ -486,7 +497,7 @@ int main(int count, char **words)
     double seconds;
     read_options(count, words);
     prepare_reply();
-    if (strcmp(options.work, "load") != 0)
+    if (!once)
         prepare_batches();
     connect_all();
     prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: wake up at the requested time */
