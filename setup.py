@@ -70,6 +70,7 @@ def extensions() -> list[Extension]:
         "cairnkv.engine.table_native": "src/cairnkv/engine/table_native.pyx",
         "cairnkv.engine.sorted_list_native": "src/cairnkv/engine/sorted_list_native.pyx",
         "cairnkv.engine.queue_native": "src/cairnkv/engine/queue_native.pyx",
+        "cairnkv.protocol.resp.requests_native": "src/cairnkv/protocol/resp/requests_native.pyx",
         "cairnkv.storage.recorder_native": "src/cairnkv/storage/recorder_native.pyx",
         "cairnkv.store.pending_native": "src/cairnkv/store/pending_native.pyx",
         "cairnkv.replication.proposals_native": "src/cairnkv/replication/proposals_native.pyx",

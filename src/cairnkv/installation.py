@@ -14,6 +14,7 @@ NATIVE_MODULES: Final = (
     "cairnkv.engine.table_native",
     "cairnkv.engine.sorted_list_native",
     "cairnkv.engine.queue_native",
+    "cairnkv.protocol.resp.requests_native",
     "cairnkv.storage.recorder_native",
     "cairnkv.store.clock_native",
     "cairnkv.replication.proposals_native",

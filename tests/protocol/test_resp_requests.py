@@ -21,6 +21,8 @@ from cairnkv.protocol.resp.requests import EMPTY_PER_LOOK, split_line
 from tests.support.resp import quoted, request
 from tests.support.strategies import cut, cuttings
 
+pytestmark = pytest.mark.usefixtures("path_in_use")
+
 Event: TypeAlias = list[bytes] | ProtocolFault
 
 TOO_MANY = f"invalid multibulk length, the limit is {REDIS_ARGUMENTS_MAX:,} arguments"

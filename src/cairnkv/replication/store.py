@@ -575,6 +575,11 @@ class ReplicatedStore:
 
     # -- scripts ----------------------------------------------------------------------------------------------
 
+    @property
+    def executes_scripts_directly(self) -> bool:
+        """No: a script needs the log."""
+        return False
+
     def begin_script(self) -> Reply:
         """Prepare the execution of a script; see `Store`. The entry that comes back checks its run."""
         return self._unready or self._refused(None) or OK

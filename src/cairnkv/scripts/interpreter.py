@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol
 
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.limits import (
+    INTEGER_MAX,
+    INTEGER_MIN,
     MIB,
     SCRIPT_BRANCHES_MAX,
     SCRIPT_COMPILED_MAX,
@@ -144,6 +146,8 @@ class Interpreter:
                 table_from = self._runtime.table_from
                 result = self._invoke_tables(function, table_from(keys), table_from(arguments))
             if type(result) is bytes or result is None:
+                return result
+            if type(result) is int and INTEGER_MIN <= result <= INTEGER_MAX:
                 return result
             return self._value(result, source)
         except self._lua51.LuaError as error:

@@ -3,6 +3,7 @@
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
+from cairnkv.store.direct_script import DirectScript
 from cairnkv.store.local import LocalStore
 from cairnkv.store.pending import ITEM_BYTES, PendingExecution, PendingReply, size_of
 from cairnkv.store.script import RUN_ANEW, Execute, Script
@@ -14,6 +15,7 @@ __all__ = [
     "NO_MESSAGES",
     "RUN_ANEW",
     "Clock",
+    "DirectScript",
     "Execute",
     "LocalStore",
     "PendingExecution",

@@ -138,6 +138,10 @@ class Store(Protocol):
         blocks: whether the client's next commands must wait for the execution.
         """
 
+    @property
+    def executes_scripts_directly(self) -> bool:
+        """Whether `begin_script` has nothing to do, and `execute_script` returns the reply or raises an exception."""
+
     def begin_script(self) -> Reply | PendingReply:
         """Prepare the execution of a script. When the reply is there, this node has executed all earlier writes."""
 

@@ -69,6 +69,10 @@ class StoreInfo:
                 found, missing = reply, len(command.names) - reply
             case _:
                 return
+        self.note_lookups(found, missing)
+
+    def note_lookups(self, found: int, missing: int) -> None:
+        """Count keys that commands that only read have found, and not found."""
         self._hits += found
         self._misses += missing
 

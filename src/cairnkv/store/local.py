@@ -24,6 +24,7 @@ from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded, WhenFull
 from cairnkv.store.batch_undo import BatchUndo
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.commit_gate import CommitGate, UncommittedEntry, notify, release
+from cairnkv.store.direct_script import DirectScript
 from cairnkv.store.eviction import Eviction
 from cairnkv.store.info import DirectExecutor, StoreInfo, random_key
 from cairnkv.store.lru import Place
@@ -72,6 +73,7 @@ class LocalStore:
         self.queues: Final = QueueDatabase(self._shared)
         """The records of queues."""
         self._storage: Storage = storage if storage is not None else InMemoryStorage()
+        self._changes_only_memory: Final = not self._storage.keeps_effects
         self.loading = True
         """Whether storage has yet to be loaded."""
         self.checks_commands = True
@@ -246,6 +248,8 @@ class LocalStore:
         """Execute a script; see `Store`. It is one entry of storage, which undoes all if it fails."""
         if self.checks_commands and (failure := self._check((), watched, is_script=True)):
             return failure
+        if not watched and bytes_max is not None and self.executes_scripts_directly:
+            return self._execute_directly(script, bytes_max)
         newest, are_unchanged = self._begin_entry(watched)
         if not are_unchanged:
             return self.gate.hold(MISSING, newest)
@@ -289,6 +293,32 @@ class LocalStore:
         if read is not None and cache is not None:
             cache.end_reservation(read)
         return outcome
+
+    @property
+    def executes_scripts_directly(self) -> bool:
+        """Whether a script changes the databases only: no commit, no memory limit, no check, no client that waits."""
+        return self.allows_direct_calls and self._changes_only_memory and not self.waiters and self.under_way is None
+
+    def _execute_directly(self, script: Script, bytes_max: int) -> Reply:
+        """Execute a script if `executes_scripts_directly`."""
+        shared, reports = self._shared, self.reports
+        self.log_clock()
+        journal = RunJournal(shared)
+        shared.journal, self._steps = journal, []
+        run = DirectScript(self.databases, bytes_max, self._execute_step)
+        try:
+            reply = script.run(run)
+        except BaseException:
+            journal.undo()
+            raise
+        finally:
+            shared.journal = self._steps = None
+        if journal:
+            self._storage.append((), shared.now)
+            discard(journal)
+        self.commands += run.commands
+        reports.note_lookups(run.hits, run.misses)
+        return reply
 
     def hold(self) -> None:
         """Execute nothing else until `release`; see `Store`."""

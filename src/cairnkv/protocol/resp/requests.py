@@ -9,8 +9,10 @@ bytes after a string. A request without arguments gets no reply."""
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Final
 
+from cairnkv.installation import native_path_in_use
 from cairnkv.limits import (
     INTEGER_MAX,
     INTEGER_MIN,
@@ -67,6 +69,7 @@ class RequestDecoder(FrameDecoder):
         super().__init__(limits, trusted=trusted)
         # The received bytes without a copy; a bytearray only while a request is incomplete.
         self._buffer = b""
+        self._read_request = _native_reader() if native_path_in_use() else None
 
     def _begin(self) -> None:
         self._at = self._start
@@ -105,6 +108,11 @@ class RequestDecoder(FrameDecoder):
 
     def next(self) -> list[bytes] | ProtocolFault | None:
         """Return the next request, or a fault in its place, or None if more bytes are needed; empty: call again."""
+        if self._read_request is not None and self._count < 0 and type(self._buffer) is bytes:
+            found = self._read_request(self._buffer, self._start, self._limits.value, self._limits.frame)
+            if found is not None:
+                self._end_frame(found[1])
+                return found[0]
         for _ in range(EMPTY_PER_LOOK):
             if len(self._buffer) < self._wanted:
                 break
@@ -334,3 +342,9 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     if digits is not None:
         return bytes((int(digits, 16),))
     return _CONTROLS.get(byte, byte)
+
+
+def _native_reader() -> Callable[[bytes, int, int, int], tuple[list[bytes], int] | None]:
+    from cairnkv.protocol.resp.requests_native import read_request
+
+    return read_request

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, Take, TakeAny, failures
 from cairnkv.escapes import escaped
-from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
+from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_SLICE, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import DecoderLimits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
 from cairnkv.session.access.checks import (
@@ -49,9 +49,11 @@ from cairnkv.session.conversation import (
 )
 from cairnkv.session.resp.command_spec import (
     LOADING,
+    LONG_WAY,
     REPEATED_MAX,
     RESP_COMMANDS,
     SCRIPT_BUSY,
+    SHORT_COMMANDS,
     Arguments,
     Call,
     Calls,
@@ -73,6 +75,9 @@ logger: Final = logging.getLogger("cairnkv.session")
 client_logger: Final = logging.getLogger(CLIENT_LOGGER)
 
 QUEUED: Final = Simple("QUEUED")
+
+SHORT_PER_COST: Final = 2
+"""Commands on a short way whose work is that of one other command, besides the time of scripts."""
 
 AUDITED: Final = frozenset({"flushall", "flushdb"})
 """The commands whose execution is an event of the audit log, besides those with the flag `admin`."""
@@ -101,6 +106,7 @@ class RespConversation(Conversation):
         self._push = push
         self._decoder: RequestDecoder = RequestDecoder(limits)
         self._job: Job | None = None
+        self._next_request: list[bytes] | ProtocolFault | None = None  # decoded already
         self._job_of: tuple[RespCommandSpec, Sequence[bytes]] | None = None  # its command
         self._ended = False
         self.last_command = ""
@@ -154,15 +160,19 @@ class RespConversation(Conversation):
         while self._own_pushes:
             self.push(*self._own_pushes.popleft())
         self._decoder.trusted = self.login.authenticated
-        request = self._decoder.next()
+        request, self._next_request = self._next_request, None
         if request is None:
-            return None
-        if request == []:
-            return UNFINISHED
+            request = self._decoder.next()
+            if request is None:
+                return None
+            if request == []:
+                return UNFINISHED
         if isinstance(request, ProtocolFault):
             shown = escaped(request.text.encode("utf-8", "surrogateescape"))
             client_logger.info("%s: refused: %s", self.peer.address, shown)
             return QueuedReply(0, partial(self._encode, Error(request.text), self.protocol), closes=True)
+        if request[0] in SHORT_COMMANDS and self._is_plain and self.store.executes_scripts_directly:
+            return self._short_replies(request) or self._queued_reply(request)
         return self._queued_reply(request)
 
     def upcoming(self) -> tuple[list[Step], int]:
@@ -193,10 +203,13 @@ class RespConversation(Conversation):
 
     @property
     def _executor(self) -> "FrameExecutor | None":
+        return self.context.frame_executor(self.db) if self._is_plain and self._next_request is None else None
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether only the next command and the rights determine what it does and whether it gets a reply."""
         plain = self.login.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
-        if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
-            return None
-        return self.context.frame_executor(self.db)
+        return plain and self._job is None and not self._own_pushes and not (self.is_subscribed and self.protocol == 2)
 
     @property
     def _width(self) -> int:
@@ -206,6 +219,8 @@ class RespConversation(Conversation):
     def kept(self) -> int:
         """Estimated bytes of the transaction, of subscriptions, and of the current job."""
         found = self._job.kept if self._job is not None else 0
+        if isinstance(self._next_request, list):
+            found += sum(map(len, self._next_request))
         return self.transaction.kept + self.subscribed_bytes + found
 
     def end(self) -> None:
@@ -217,6 +232,7 @@ class RespConversation(Conversation):
             self._job = None
             self.end_transaction()
             self._decoder = RequestDecoder(self.limits)
+            self._next_request = None
 
     @property
     def ended(self) -> bool:
@@ -252,6 +268,47 @@ class RespConversation(Conversation):
             self._job, self._job_of = value, (spec, request)
             return self._go_on(value)
         return self._queued_reply_for(value)
+
+    def _short_replies(self, request: list[bytes]) -> QueuedReply | None:
+        """Execute commands of `SHORT_COMMANDS`, up to the work of a slice. Returns one queued reply for all of them.
+
+        Returns None if the first one takes the long way.
+        """
+        pieces: list[bytes] = []
+        count = cost = 0
+        self.skipped = False
+        self._is_executing = True
+        try:
+            while True:
+                self.cost = len(request) // ARGUMENTS_PER_COST
+                value = SHORT_COMMANDS[request[0]](self, request)
+                if value is LONG_WAY:
+                    self._next_request = request
+                    break
+                if type(value) is int:
+                    pieces.append(b":%d\r\n" % value)
+                elif isinstance(value, Job):
+                    self._job, self._job_of = value, (self._find(request), request)
+                    break
+                else:
+                    encoded = bytes_of(value, self.protocol, self.limits.frame)
+                    self.cost += sum(map(len, encoded)) // REPORT_BYTES_PER_COST
+                    pieces += encoded
+                count += 1
+                cost += self.cost
+                if cost + count // SHORT_PER_COST >= COMMANDS_PER_SLICE:
+                    break
+                following = self._decoder.next()
+                if not isinstance(following, list) or not following or following[0] not in SHORT_COMMANDS:
+                    self._next_request = following or None
+                    break
+                request = following
+        finally:
+            self._is_executing = False
+        if not pieces and self._job is None:
+            self._next_request = None
+            return None
+        return QueuedReply(0, lambda _: pieces, 1 + cost + count // SHORT_PER_COST, size=sum(map(len, pieces)))
 
     def _go_on(self, job: Job) -> QueuedReply | Unfinished:
         assert self._job_of is not None

@@ -6,10 +6,18 @@ Out of scope: the execution (`cairnkv.session.resp.scripting`), and Lua (`cairnk
 from typing import Final
 
 from cairnkv.commands import Access
-from cairnkv.protocol.resp import OK
-from cairnkv.session.resp.command_spec import Arguments, Refusal, Value, container, in_conversation
+from cairnkv.protocol.resp import OK, Error
+from cairnkv.session.resp.command_spec import (
+    LONG_WAY,
+    SHORT_COMMANDS,
+    Arguments,
+    Refusal,
+    Value,
+    container,
+    in_conversation,
+)
 from cairnkv.session.resp.commands.help import help_of
-from cairnkv.session.resp.conversation import RespConversation
+from cairnkv.session.resp.conversation import RespConversation, failed
 from cairnkv.session.resp.scripting.evaluation import EvalTask, ScriptCall, keep
 
 READ_WRITE: Final = Access.READ | Access.WRITE
@@ -62,6 +70,34 @@ def _evaluate(conversation: RespConversation, arguments: Arguments) -> Value:
     runner = conversation.context.scripts
     call.find(runner)
     return runner.execute(EvalTask(conversation, call))
+
+
+def _evaluate_known(conversation: RespConversation, request: list[bytes]) -> Value:
+    """Execute EVALSHA in its usual form: with few keys, by a client with all rights, of a script without flags."""
+    runner = conversation.context.scripts
+    keys_end = _ENDS.get(request[2], ARGUMENTS_SHORT) if len(request) > 2 else ARGUMENTS_SHORT
+    if not keys_end <= len(request) < ARGUMENTS_SHORT or runner.is_busy or not conversation.rights.unlimited:
+        return LONG_WAY
+    source = runner.cache.get(request[1])
+    if source is None or source.startswith(b"#!"):
+        return LONG_WAY
+    conversation.last_command = "evalsha"
+    conversation.context.commands_executed += 1
+    try:
+        return runner.execute_directly(EvalTask.of_known(conversation, source, request[3:keys_end], request[keys_end:]))
+    except Refusal as refusal:
+        return Error(str(refusal))
+    except Exception as error:
+        return failed(error, "evalsha")
+
+
+ARGUMENTS_SHORT: Final = 32
+"""Arguments of a command that is not short."""
+
+_ENDS: Final = {b"%d" % count: 3 + count for count in range(10)}
+"""Where the keys end, by their number."""
+
+SHORT_COMMANDS[b"EVALSHA"] = SHORT_COMMANDS[b"evalsha"] = _evaluate_known
 
 
 container("SCRIPT", group="scripting", since="2.6.0", summary="Manage the scripts that the server knows.")

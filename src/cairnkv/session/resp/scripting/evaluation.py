@@ -104,8 +104,23 @@ class EvalTask(ScriptTask):
         self._conversation = conversation
         self._call = call
         self._value: Value = None
-        self.kept = sum(map(len, call.keys)) + sum(map(len, call.arguments))
-        self.places = [(call.db, key) for key in call.keys]
+
+    @property
+    def kept(self) -> int:  # type: ignore[override]  # rarely read
+        """Estimated bytes of its arguments."""
+        return sum(map(len, self._call.keys)) + sum(map(len, self._call.arguments))
+
+    @property
+    def places(self) -> Sequence[tuple[int, bytes]]:  # type: ignore[override]  # rarely read
+        """The keys that the call names, with their database."""
+        return [(self._call.db, key) for key in self._call.keys]
+
+    @classmethod
+    def of_known(
+        cls, conversation: "RespConversation", source: bytes, keys: list[bytes], arguments: list[bytes]
+    ) -> "EvalTask":
+        """Return the task of a script without flags whose source is known."""
+        return cls(conversation, ScriptCall(source, False, keys, arguments, conversation.db, False, source))
 
     def execute(self, execute: Execute) -> Reply:
         self._value = evaluated(self._conversation, self, self._call, execute)

@@ -31,7 +31,7 @@ from cairnkv.session.resp.commands.scan import keys_at_once
 from cairnkv.session.resp.conversation import RespConversation, failed
 from cairnkv.session.resp.scripting.runner import ScriptTask
 from cairnkv.session.resp.values import Job, Prepared, Several
-from cairnkv.store import Execute
+from cairnkv.store import DirectScript, Execute
 
 client_logger: Final = logging.getLogger(CLIENT_LOGGER)
 
@@ -69,6 +69,7 @@ class ScriptHost:
         "_calls",
         "_conversation",
         "_db",
+        "_direct",
         "_execute",
         "_is_limited",
         "_reads_only",
@@ -89,6 +90,7 @@ class ScriptHost:
         self._reads_only = reads_only
         self._is_limited = reads_only or not task.rights.unlimited
         self._calls = 0
+        self._direct = execute if isinstance(execute, DirectScript) and not self._is_limited else None
         self.protocol: Literal[2, 3] = 2
         """The version of the Redis protocol whose values the script gets."""
 
@@ -113,6 +115,18 @@ class ScriptHost:
         self._calls += 1
         if self._calls % CALLS_PER_LOOK == 0:
             self._runner.tick(self._task)
+        if self._direct is not None and (short := _SHORT.get(arguments[0])) is not None:
+            method, count, writes = short
+            if len(arguments) == count:
+                if writes:
+                    self._task.has_written = True
+                found: Value = method(self._direct, self._db, arguments)
+                if found is True:
+                    return OK
+                if found is not NotImplemented:
+                    if type(found) is bytes and len(found) > BYTES_PER_COST:
+                        self._runner.tick(self._task)
+                    return found
         spec = _spec_of(arguments)
         if spec is None:
             return UNKNOWN
@@ -200,3 +214,16 @@ class ScriptHost:
             if value is UNFINISHED:
                 self._runner.tick(self._task)
         return value
+
+
+_SHORT: Final = {
+    name: (method, count, writes)
+    for text, method, count, writes in (
+        (b"GET", DirectScript.get, 2, False),
+        (b"SET", DirectScript.set, 3, True),
+        (b"DEL", DirectScript.delete, 2, True),
+    )
+    for name in (text, text.lower())
+}
+"""Commands that scripts often call, by the usual forms of their names: the method for a number of arguments, and
+whether it writes."""
