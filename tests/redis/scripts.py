@@ -84,9 +84,7 @@ value.
 """
 
 FUNCTIONS = [(name, kinds) for kinds, names in KINDS.items() for name in names.split()]
-TOLERANT = [
-    name for name, kinds in FUNCTIONS if kinds != "l" and name not in ("rawget", "loadstring", "load", "tostring")
-]
+TOLERANT = [name for name, kinds in FUNCTIONS if "." in name and kinds != "l" and not name.startswith("table.")]
 """Those whose errors about wrong arguments have the text of Redis."""
 
 pattern = one('"a+"', '"%d"', '"(.)"', '".-b"', '"%f[%w]"', '"()"', '"^x*$"', '"%b()"')
