@@ -79,9 +79,12 @@ def test_info_counts_the_known_scripts(chat: Chat) -> None:
     assert {b"number_of_cached_scripts:2", b"used_memory_scripts_eval:17"} <= set(info)
 
 
-def test_error_names_the_extra_if_there_is_no_lua(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lupa", None)
-    for words in ((b"EVAL", b"return 1", b"0"), (b"SCRIPT", b"LOAD", b"return 1")):
+@pytest.mark.parametrize("package", ["lupa", "greenlet"])
+def test_error_names_the_extra_if_a_package_is_missing(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for words in ((b"EVAL", b"return 1", b"0"), (b"EVALSHA", b"0" * 40, b"0"), (b"SCRIPT", b"LOAD", b"return 1")):
         reply = text(chat.say(*words))
         assert reply.startswith("ERR unknown command: ")
         assert "pip install 'cairnkv[lua]'" in reply

@@ -62,6 +62,7 @@ class ScriptCall:
             if self.is_sha:
                 self.source = runner.cache.get(self.script)
                 if self.source is None:
+                    _ = runner.interpreter  # without Lua, the error names the extra
                     raise Refusal(NO_SCRIPT)
             else:
                 keep(runner, self.script)

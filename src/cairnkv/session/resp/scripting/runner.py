@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from cairnkv.commands import OK, Failure, Reply, failures
 from cairnkv.engine import Watched
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, missing_package
 from cairnkv.limits import (
     SCRIPT_ATTEMPTS_MAX,
     SCRIPT_MEMORY_MAX,
@@ -163,12 +163,16 @@ class Runner:
         """The interpreter of Lua. Raises `Refusal` if it is not installed."""
         if self._interpreter is None:
             try:
+                import greenlet  # noqa: F401  `_attempt_in_greenlet` needs it
+
                 self._interpreter = Interpreter(
                     memory_max=self._memory_max,
                     steps_max=self._steps_max,
                     version=REDIS_VERSION,
                     clock=self._seconds,
                 )
+            except ImportError as error:
+                raise Refusal(f"ERR unknown command: {missing_package(error, 'a script')}") from None
             except OptionError as error:
                 raise Refusal(f"ERR unknown command: {error}") from None
         return self._interpreter
@@ -242,7 +246,7 @@ class Runner:
         return _published(task, outcome)
 
     def _attempt_in_greenlet(self, task: ScriptTask) -> Reply | PendingReply:
-        from greenlet import greenlet  # a part of the extra, and rarely used
+        from greenlet import greenlet
 
         def attempt() -> Reply | PendingReply:
             return self._store.execute_script(task, task.watched, bytes_max=TRANSACTION_BYTES_MAX)
