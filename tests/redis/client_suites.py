@@ -110,7 +110,7 @@ def record(counted: dict[str, Any]) -> None:
 
 
 def run(command: Iterable[str | Path], cwd: Path, **environment: str) -> str:
-    """Run a command to its end, whatever it says of itself. Returns its output."""
+    """Run a command to its end. Returns its output, also if it fails."""
     done = subprocess.run(
         list(map(str, command)),
         cwd=cwd,

@@ -232,7 +232,7 @@ class Scripts:
         return outcome
 
     def _outcome_of(self, script: Script, run: _Run, reply: Reply, watches: Sequence[Watch]) -> Reply | PendingReply:
-        """Return the reply to a script that has run, or propose what it needs for that."""
+        """Return the reply to a script that has run, or propose the entry that it needs first."""
         notes = script.state = script.state if isinstance(script.state, _Notes) else _Notes()
         if not run.uses_keys and not watches:
             return reply

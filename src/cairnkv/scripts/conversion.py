@@ -1,7 +1,7 @@
 """Converts values between the Redis protocol and the sandbox, as Redis does.
 
-Between Python and Lua a value is a list of parts: a tag and a payload for each value, and the parts of the items behind
-those of what contains them. The sandbox (sandbox.lua) has the same tags.
+Between Python and Lua a value is a list of parts: a tag and a payload for each value, and the parts of an array,
+map or set before those of its items. The sandbox (sandbox.lua) has the same tags.
 
 | tag | value | payload |
 | --- | --- | --- |

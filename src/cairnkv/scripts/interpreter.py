@@ -127,7 +127,7 @@ class Interpreter:
     def run(self, source: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], host: Host) -> Value:
         """Run a script: the reply for the client, which may be an `Error`.
 
-        Raises `ScriptRefused`, and what a method of the host has raised.
+        Raises `ScriptRefused`, and the exceptions of the host's methods.
         """
         if self._host is not None:
             raise RuntimeError("a script is running")
@@ -165,7 +165,7 @@ class Interpreter:
                 self._tidy()
 
     def _value(self, result: Any, source: bytes) -> Value:
-        """Return the value for what `answer` of the sandbox has returned."""
+        """Return the value for the results of `answer` of the sandbox."""
         if not isinstance(result, tuple):
             return flat(result)
         value, kind, *rest = result

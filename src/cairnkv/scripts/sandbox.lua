@@ -70,7 +70,7 @@ end
 
 function hook()
     if aborting then
-        -- The functions of this file raise ABORT themselves, after they have put in order what a script has left.
+        -- The functions of this file raise ABORT themselves, after they have restored the state of the interpreter.
         if getinfo(2, "S").source == "=[C] sandbox" then return end
         abort()
     end
@@ -415,7 +415,7 @@ local function copy(table)
     return new
 end
 
--- An argument as an int of C.
+-- Return an argument as an int of C.
 local function integer(value, place, name)
     local number = tonumber(value)
     if number == nil or type(value) == "boolean" then
@@ -808,7 +808,7 @@ local function place()
     end
 end
 
--- The error handler of a script: returns the text of the error and its place, or what ends the script.
+-- The error handler of a script: returns the text of the error and its place, or the reason why the script ends.
 local function described(problem)
     local kind = type(problem)
     if aborting or is_exception(problem) then return problem end

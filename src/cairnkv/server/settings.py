@@ -345,13 +345,13 @@ class Settings:
     )
     script_time: float = _seconds(
         limits.SCRIPT_TIME,
-        "time of a script until other clients get BUSY, and SCRIPT KILL may end the script; 0: no limit",
+        "time of a script until other clients get BUSY, and SCRIPT KILL may end the script; 0: never",
     )
     script_steps: int = _option(
         number(1_000_000, 999_999_999_999),
         limits.SCRIPT_STEPS_MAX,
         "NUMBER",
-        "instructions of Lua that a script may execute",
+        "work of a script in instructions of Lua; a second counts as 50 million instructions at least",
     )
     script_memory: int = _size(limits.SCRIPT_MEMORY_MAX, "memory that a script may use")
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time that a client may be idle; 0: no limit")

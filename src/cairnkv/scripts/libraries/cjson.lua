@@ -1,7 +1,7 @@
 -- The library `cjson` (2.1.0): values of Lua as JSON and back.
 --
 -- It is Lua, so the limits of a script (steps, time, memory) apply within it. Fast paths take the usual forms by one
--- match each; the slow paths behind them read anything that the library in C reads, and name what it names in errors.
+-- match each; the slow paths behind them read anything that the library in C reads, and have its errors.
 -- Bytes are not checked to be UTF-8. A byte of zero ends the text that is decoded.
 
 local shared = ...
@@ -107,7 +107,7 @@ local function number_text(text, at)
   return found and sign .. (match(text, "^[nN][aA][nN]%([%w_]*%)", from) or found)
 end
 
--- Whether what looks like a number is one that strict JSON has not.
+-- Whether a text that looks like a number is invalid in strict JSON.
 local function is_invalid_number(text, at)
   if match(text, "^%+", at) then
     return true
@@ -287,7 +287,7 @@ local function new()
   end
 
   -- Read the string that begins at `at` (its first character) character by character. Return the string
-  -- and the place behind its quote, or nil, what is wrong, and where.
+  -- and the place behind its quote, or nil, the error, and its place.
   local function slow_string(text, at)
     local out = {}
     while true do
