@@ -5,7 +5,7 @@ in it has no line. The functions of redis-server are C, and leave the script the
 
 Invariants:
 - The changed code returns the same values: the instruction behind a tail call returns all results of the call.
-- A tail call of an upvalue stays, so a local function can call itself in this way any number of times.
+- A tail call of an upvalue stays, so a local function can call itself so any number of times.
 """
 
 from struct import Struct

@@ -1,6 +1,6 @@
 """The execution of a script on a store in memory that needs no commit and has no memory limit.
 
-`LocalStore.execute_script` serves every store. Here nothing can wait, be cold, or be refused for want of room, so a
+`LocalStore.execute_script` serves every store. Here no reply waits, no value is cold, and no write lacks memory, so a
 command takes a few steps. `tests/session/resp/test_direct_scripts.py` compares both.
 
 Invariants: the journal has all changes of the script; if the script raises an exception, the store undoes them.

@@ -287,12 +287,12 @@ def _at(places: tuple[int, int, int], request: Sequence[bytes]) -> list[bytes]:
 RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}
 """Every command, by its name in capitals."""
 
-LONG_WAY: Final = object()
-"""In the place of a value: a short way does not execute this request, and has changed nothing."""
+LONG_PATH: Final = object()
+"""In the place of a value: a short path does not execute this request, and has changed nothing."""
 
 SHORT_COMMANDS: Final[dict[bytes, Callable[[Any, list[bytes]], Value]]] = {}
-"""Short ways of executing usual forms of some commands, by the usual forms of their names. Their arguments are the
-conversation and the request. A conversation uses them if the store executes scripts directly."""
+"""Short paths for usual forms of some commands, by the usual forms of their names. Their arguments are the conversation
+and the request. A conversation uses them if the store executes scripts directly."""
 
 
 def find_spec(name: bytes) -> RespCommandSpec | None:

@@ -49,7 +49,7 @@ from cairnkv.session.conversation import (
 )
 from cairnkv.session.resp.command_spec import (
     LOADING,
-    LONG_WAY,
+    LONG_PATH,
     REPEATED_MAX,
     RESP_COMMANDS,
     SCRIPT_BUSY,
@@ -77,7 +77,7 @@ client_logger: Final = logging.getLogger(CLIENT_LOGGER)
 QUEUED: Final = Simple("QUEUED")
 
 SHORT_PER_COST: Final = 2
-"""Commands on a short way whose work is that of one other command, besides the time of scripts."""
+"""Commands on a short path whose work is that of one other command, besides the time of scripts."""
 
 AUDITED: Final = frozenset({"flushall", "flushdb"})
 """The commands whose execution is an event of the audit log, besides those with the flag `admin`."""
@@ -272,7 +272,7 @@ class RespConversation(Conversation):
     def _short_replies(self, request: list[bytes]) -> QueuedReply | None:
         """Execute commands of `SHORT_COMMANDS`, up to the work of a slice. Returns one queued reply for all of them.
 
-        Returns None if the first one takes the long way.
+        Returns None if the first one takes the long path.
         """
         pieces: list[bytes] = []
         count = cost = 0
@@ -282,7 +282,7 @@ class RespConversation(Conversation):
             while True:
                 self.cost = len(request) // ARGUMENTS_PER_COST
                 value = SHORT_COMMANDS[request[0]](self, request)
-                if value is LONG_WAY:
+                if value is LONG_PATH:
                     self._next_request = request
                     break
                 if type(value) is int:

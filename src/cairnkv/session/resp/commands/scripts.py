@@ -8,7 +8,7 @@ from typing import Final
 from cairnkv.commands import Access
 from cairnkv.protocol.resp import OK, Error
 from cairnkv.session.resp.command_spec import (
-    LONG_WAY,
+    LONG_PATH,
     SHORT_COMMANDS,
     Arguments,
     Refusal,
@@ -77,10 +77,10 @@ def _evaluate_known(conversation: RespConversation, request: list[bytes]) -> Val
     runner = conversation.context.scripts
     keys_end = _ENDS.get(request[2], ARGUMENTS_SHORT) if len(request) > 2 else ARGUMENTS_SHORT
     if not keys_end <= len(request) < ARGUMENTS_SHORT or runner.is_busy or not conversation.rights.unlimited:
-        return LONG_WAY
+        return LONG_PATH
     source = runner.cache.get(request[1])
     if source is None or source.startswith(b"#!"):
-        return LONG_WAY
+        return LONG_PATH
     conversation.last_command = "evalsha"
     conversation.context.commands_executed += 1
     try:
