@@ -62,6 +62,8 @@ class Twins:
         with on_path("native"):
             native_store = LocalStore(clock=self.clock, storage=native)
         self.stores = pure_store, native_store
+        for store in self.stores:
+            store.elapsed = lambda: self.clock.now  # real time would end the wait of a TAKE in only one of them
         self.frame_executor = NativeFrameExecutor(
             native_store.database, native_store.log_clock, native_store.collector(0)
         )
