@@ -211,6 +211,20 @@ def test_bytecode_is_refused(interpreter: Interpreter, source: str) -> None:
         "local function f() return f() end f()",
         "local function f() return pcall(f) end while true do f() end",
         "while true do cjson.decode(cjson.encode({1, 2, 3})) end",
+        "return ('a'):rep(1e6):find(('.-'):rep(1000) .. 'b')",
+        "return ('a'):rep(1e6):match('^' .. ('a*'):rep(20) .. 'b')",
+        "return ('a'):rep(30):rep(10):gsub(('a?'):rep(40) .. ('a'):rep(300) .. 'b', '')",
+        "for found in ('('):rep(1e6):gmatch('%b()') do end",
+        "return ('a'):rep(1e5):find('(.-)%1b')",
+        "return ('a'):rep(1e6):find('%w+%f[%W]x')",
+        "return ('a'):rep(1e6):gsub('[ab]-c', '')",
+        "return (('a'):rep(1e6) .. 'b'):gsub('(a+)%1$', '')",
+        "local f = coroutine.wrap(function() return ('a'):rep(1e6):find('a*a*a*b') end) return f()",
+        "return pcall(string.find, ('a'):rep(1e6), 'a*a*a*b')",
+        "return redis.error_reply('x' .. ('\\n'):rep(1e6) .. 'x')",
+        "local t = {} for i = 1, 100 do t[i] = ('x'):rep(1e5) .. i end while true do t[1] = t[1] table.sort(t) end",
+        "local t = {} for i = 1, 1e5 do t[i] = i % 2 end while true do table.concat(t) end",
+        "local s = ('x'):rep(1e6) while true do s = s:reverse():upper():lower() end",
     ],
 )
 def test_script_without_end_ends_by_its_steps(interpreter: Interpreter, source: str) -> None:
@@ -317,6 +331,52 @@ def test_random_script_ends_and_changes_nothing(seed: int) -> None:
     before = fingerprint(interpreter)
     run_random_script(interpreter, seed)
     assert fingerprint(interpreter) == before
+
+
+@pytest.mark.parametrize("plain", ["('a'):rep(5e5) .. 'b', 1, true", "('a'):rep(4000) .. 'b'"])
+def test_long_plain_search_is_linear(interpreter: Interpreter, plain: str) -> None:
+    assert run(interpreter, f"return {{('a'):rep(1e6):find({plain})}}") == []
+    assert run(interpreter, f"return select(2, (('a'):rep(1e6) .. 'b'):find({plain}))") == 1_000_001
+
+
+@pytest.mark.parametrize("kind", ["find", "match", "gmatch", "gsub"])
+def test_host_ends_long_match(interpreter: Interpreter, kind: str) -> None:
+    """As SCRIPT KILL does."""
+
+    class Stop(ScriptAbort):
+        pass
+
+    def stop(steps: int) -> None:
+        if steps > 1_000_000:
+            raise Stop
+
+    host = DictHost()
+    host.on_tick = stop
+    call = f"string.{kind}(('a'):rep(1e6), ('a-'):rep(100) .. 'b', '')"
+    source = f"for a in {call} do end" if kind == "gmatch" else f"while true do pcall(function() {call} end) end"
+    with pytest.raises(Stop):
+        interpreter.run(source.encode(), [], [], host)
+    assert run(interpreter, "return 1") == 1
+
+
+UNORDERED: Value = [None, b"attempt to compare string with number"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("local t = {} for i = 1, 2000 do t[i] = 2001 - i end table.sort(t) return {t[1], t[2000]}", [1, 2000]),
+        ("local t = {} for i = 1, 2000 do t[i] = i end t[9] = 'x' return {pcall(table.sort, t)}", UNORDERED),
+        ("local t = {} for i = 1, 1e5 do t[i] = i % 10 end return #table.concat(t, ', ')", 299_998),
+        (
+            "local s = ('ab'):rep(1e5) .. 'c' return s:reverse() .. s:upper()",
+            b"c" + b"ba" * 10**5 + b"AB" * 10**5 + b"C",
+        ),
+        ("return ('abc'):rep(1e5)", b"abc" * 100_000),
+    ],
+)
+def test_long_call_in_parts_has_the_same_result(interpreter: Interpreter, source: str, expected: Value) -> None:
+    assert run(interpreter, source) == expected
 
 
 @pytest.mark.parametrize("branch", ["or", "and"])

@@ -53,6 +53,7 @@ COMPILED_FACTOR: Final = 8
 """Bytes of memory of a compiled script for each byte of its source, at most about."""
 
 SANDBOX: Final = Path(__file__).with_name("sandbox.lua")
+PATTERNS: Final = Path(__file__).with_name("patterns.lua")
 
 
 class Host(Protocol):
@@ -251,7 +252,7 @@ class Interpreter:
             max_memory=0,
         )
         self._runtime = runtime
-        call, call_long, next_part, log, set_protocol, sha1, permits, tick = self._callbacks(runtime)
+        call, call_long, next_part, log, set_protocol, sha1, permits, tick, find = self._callbacks(runtime)
         settings = {
             b"memory_max": self._memory_max,
             b"nesting_max": SCRIPT_NESTING_MAX,
@@ -266,9 +267,12 @@ class Interpreter:
             b"version_number": _version_number(self._version),
         }
         self._seed = (self._seed + 0x5BD1E995) % 2**32
-        sandbox = runtime.eval("loadstring")(SANDBOX.read_bytes(), b"=[C] sandbox")
+        load = runtime.eval("loadstring")
+        sandbox = load(SANDBOX.read_bytes(), b"=[C] sandbox")
+        patterns = load(PATTERNS.read_bytes(), b"=[C] patterns")
+        table = runtime.table_from(settings)
         self._invoke, self._invoke_tables, self._load, self._take, add_library, close = sandbox(
-            call, call_long, next_part, log, set_protocol, sha1, permits, tick, runtime.table_from(settings)
+            call, call_long, next_part, log, set_protocol, sha1, permits, tick, find, patterns, table
         )
         for name in (libraries.SHARED, *libraries.NAMES):
             add_library(name.encode(), libraries.source(name))
@@ -352,6 +356,9 @@ class Interpreter:
                 self._reason = error
                 return None
 
+        def find(text: bytes, part: bytes, start: int) -> int | None:
+            return text.find(part, start - 1) + 1 or None
+
         def tick(steps: int) -> bool:
             if self._host is None or self._reason is not None:
                 return self._reason is not None
@@ -376,7 +383,7 @@ class Interpreter:
                 return True
             return False
 
-        return call, call_long, next_part, log, set_protocol, sha1, permits, tick
+        return call, call_long, next_part, log, set_protocol, sha1, permits, tick, find
 
 
 def _split(joined: bytes, lengths: bytes) -> list[bytes]:

@@ -6,14 +6,15 @@
 -- The names of internal chunks begin with "=[C]", because Redis has C functions in their place: positions in error
 -- texts skip them.
 
-local call_host, call_host_long, next_part, log_host, set_protocol, sha1_of, permits, tick, settings = ...
+local call_host, call_host_long, next_part, log_host, set_protocol, sha1_of, permits, tick, find_plain, patterns,
+    settings = ...
 local as_function = python.as_function
 
 local assert, error, ipairs, next, pairs, rawequal, rawget, rawset, select, setfenv, setmetatable, tonumber, tostring,
     type, unpack = assert, error, ipairs, next, pairs, rawequal, rawget, rawset, select, setfenv, setmetatable, tonumber,
     tostring, type, unpack
 local raw_getmetatable, raw_pcall, raw_xpcall, raw_loadstring = getmetatable, pcall, xpcall, loadstring
-local collect, floor = collectgarbage, math.floor
+local collect, ceil, floor, min = collectgarbage, math.ceil, math.floor, math.min
 local sethook, getinfo, registry = debug.sethook, debug.getinfo, debug.getregistry()
 local create_thread, resume_thread = coroutine.create, coroutine.resume
 local byte, dump, find, format, gsub, rep, sub = string.byte, string.dump, string.find, string.format, string.gsub,
@@ -22,7 +23,7 @@ local concat, insert, remove, sort = table.concat, table.insert, table.remove, t
 
 call_host, call_host_long, next_part = as_function(call_host), as_function(call_host_long), as_function(next_part)
 log_host, set_protocol, sha1_of = as_function(log_host), as_function(set_protocol), as_function(sha1_of)
-permits, tick = as_function(permits), as_function(tick)
+permits, tick, find_plain = as_function(permits), as_function(tick), as_function(find_plain)
 
 local memory_soft = settings.memory_max / 1024 -- in KiB, as collectgarbage counts
 local nesting_max, reply_bytes_max = settings.nesting_max, settings.reply_bytes_max
@@ -55,6 +56,11 @@ end
 local function charge(cost)
     steps = steps + floor(cost)
     if tick(steps) then abort() end
+end
+
+-- Add the cost of a short operation, of which there may be many: the hook reports it.
+local function add_cost(cost)
+    steps = steps + floor(cost)
 end
 
 -- Free garbage; end the script if it uses too much memory nevertheless.
@@ -426,30 +432,64 @@ local function integer(value, place, name)
     return (number + 2 ^ 31) % 2 ^ 32 - 2 ^ 31
 end
 
--- Functions for patterns. Lua calls itself in C for each item of a pattern that may be repeated, without a limit, and a
--- search in a long string takes many times as long as an instruction.
+-- Functions for patterns. Lua calls itself in C for each item of a pattern that may be repeated, without a limit. If a
+-- call may take long, the functions of patterns.lua take the places of those of C.
+local bounded, cheap, forget = patterns(add_cost, integer, find_plain)
+resets[1] = forget
+
 local function bounded_search(name, f)
+    local g = bounded[name]
+    local is_find, is_gmatch = name == "find", name == "gmatch" or name == "gfind"
     return function(text, pattern, ...)
         text, pattern = expect(text, "string", 1, name), expect(pattern, "string", 2, name)
-        if #pattern > settings.pattern_max and not (name == "find" and select(2, ...)) then
-            error("pattern too complex", 2)
-        end
+        local plain = is_find and select(2, ...)
+        if #pattern > settings.pattern_max and not plain then error("pattern too complex", 2) end
+        if is_gmatch and byte(pattern) == 94 then pattern = "%" .. pattern end -- it has no anchor
         if #text > 4096 then charge(#text / 16) end
-        return f(text, pattern, ...)
+        if plain or cheap(text, pattern) then
+            if not plain or #text * #pattern < 1e6 then return f(text, pattern, ...) end
+        end
+        return g(text, pattern, ...)
     end
 end
 
 for _, name in ipairs({ "find", "match", "gmatch", "gfind", "gsub" }) do
     string[name] = bounded_search(name, string[name])
 end
+local bounded_gsub = string.gsub
+
+local PIECE = 65536 -- bytes, or items, that a function of C gets at once: the hook cannot interrupt it
 
 function string.rep(text, count)
     text = expect(text, "string", 1, "rep")
     if type(count) == "number" then
         if #text == 0 then return "" end
         if count * #text > 4096 then charge(count * #text / 64) end
+        if count * #text > PIECE and #text < 256 then
+            count = integer(count, 2, "rep")
+            if count < 0 then return "" end
+            local times, pieces = floor(4096 / #text), {}
+            local piece = rep(text, times) -- C appends long texts faster
+            for i = 1, count / times do pieces[i] = piece end
+            pieces[#pieces + 1] = rep(text, count % times)
+            return concat(pieces)
+        end
     end
     return rep(text, count)
+end
+
+for _, name in ipairs({ "lower", "upper", "reverse" }) do
+    local f = string[name]
+    string[name] = function(...)
+        local text = ...
+        if type(text) ~= "string" or #text <= PIECE then return f(...) end
+        local pieces, count = {}, ceil(#text / PIECE)
+        for i = 1, count do
+            add_cost(PIECE / 16)
+            pieces[name == "reverse" and count + 1 - i or i] = f(sub(text, (i - 1) * PIECE + 1, i * PIECE))
+        end
+        return concat(pieces)
+    end
 end
 
 string.dump = nil -- methods of strings are functions of this table
@@ -458,11 +498,45 @@ library("string", copy(string))
 
 local tables = copy(table)
 
+-- Return whether a < b, as sort itself, but the hook can interrupt the sort.
+local function is_before(a, b)
+    local kind, other = type(a), type(b)
+    if kind ~= other then error("attempt to compare " .. kind .. " with " .. other, 0) end
+    if kind == "string" and #a > 256 and #b > 256 then add_cost((#a < #b and #a or #b) / 16) end
+    return a < b
+end
+
+-- Return whether sort takes at most some ten milliseconds: it may compare each pair of items.
+local function is_quick(list)
+    local count, bytes = #list, 0
+    if count > 1000 then return false end
+    for i = 1, count do
+        local item = rawget(list, i)
+        if type(item) == "string" then bytes = bytes + #item end
+    end
+    return bytes * count < 1e8
+end
+
 function tables.sort(list, before)
     changeable(list, "sort")
-    if before ~= nil then expect(before, "function", 2, "sort") end
+    if before ~= nil then
+        expect(before, "function", 2, "sort")
+    elseif not is_quick(list) then
+        before = is_before
+    end
     if #list > 256 then charge(#list * 16) end
     return sort(list, before)
+end
+
+function tables.concat(...)
+    local list, separator = ...
+    if type(list) ~= "table" or #list <= PIECE or select("#", ...) > 2 then return concat(...) end
+    local pieces = {}
+    for at = 1, #list, PIECE do
+        add_cost(PIECE)
+        pieces[#pieces + 1] = concat(list, separator, at, min(at + PIECE - 1, #list))
+    end
+    return concat(pieces, separator)
 end
 
 function tables.insert(list, ...)
@@ -601,7 +675,7 @@ local function with_code(text)
             message = sub(text, 2)
         end
     end
-    message = gsub(gsub(message, "^[\r\n]+", ""), "[\r\n]+$", "")
+    message = bounded_gsub(bounded_gsub(message, "^[\r\n]+", ""), "[\r\n]+$", "")
     return code .. " " .. message
 end
 
