@@ -359,6 +359,13 @@ def test_host_ends_long_match(interpreter: Interpreter, kind: str) -> None:
     assert run(interpreter, "return 1") == 1
 
 
+@pytest.mark.parametrize("call", ["table.sort(t, rawequal)", "(('a,'):rep(1e5)):gsub('[^,]+', {})", "table.sort(t)"])
+def test_long_call_ticks(interpreter: Interpreter, call: str) -> None:
+    host = DictHost()
+    interpreter.run(f"local t = {{}} for i = 1, 1e5 do t[i] = i end {call}".encode(), [], [], host)
+    assert host.ticks > 2_000
+
+
 UNORDERED: Value = [None, b"attempt to compare string with number"]
 
 

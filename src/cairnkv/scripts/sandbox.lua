@@ -437,6 +437,12 @@ end
 local bounded, cheap, forget = patterns(add_cost, integer, find_plain)
 resets[1] = forget
 
+local PIECE = 65536 -- bytes, or items, that a function of C gets at once: the hook cannot interrupt it
+
+local function is_c(f)
+    return type(f) == "function" and getinfo(f, "S").what == "C"
+end
+
 local function bounded_search(name, f)
     local g = bounded[name]
     local is_find, is_gmatch = name == "find", name == "gmatch" or name == "gfind"
@@ -446,6 +452,9 @@ local function bounded_search(name, f)
         if #pattern > settings.pattern_max and not plain then error("pattern too complex", 2) end
         if is_gmatch and byte(pattern) == 94 then pattern = "%" .. pattern end -- it has no anchor
         if #text > 4096 then charge(#text / 16) end
+        if name == "gsub" and #text > PIECE and (type((...)) == "table" or is_c((...))) then
+            return g(text, pattern, ...) -- Lua needs long for a new string, if many have the same hash
+        end
         if plain or cheap(text, pattern) then
             if not plain or #text * #pattern < 1e6 then return f(text, pattern, ...) end
         end
@@ -457,8 +466,6 @@ for _, name in ipairs({ "find", "match", "gmatch", "gfind", "gsub" }) do
     string[name] = bounded_search(name, string[name])
 end
 local bounded_gsub = string.gsub
-
-local PIECE = 65536 -- bytes, or items, that a function of C gets at once: the hook cannot interrupt it
 
 function string.rep(text, count)
     text = expect(text, "string", 1, "rep")
@@ -521,6 +528,10 @@ function tables.sort(list, before)
     changeable(list, "sort")
     if before ~= nil then
         expect(before, "function", 2, "sort")
+        if #list > 1000 and is_c(before) then
+            local f = before
+            before = function(a, b) return f(a, b) end
+        end
     elseif not is_quick(list) then
         before = is_before
     end
