@@ -30,7 +30,7 @@ TRANSACTIONS: Final = "cairnkv/session/resp/commands/transactions.py"
 SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX")
 BUILDS: Final = ROOT / "build" / "faults"
 
-_BEFORE_FAULT_B: Final = "    steps: list[Step] = []\n    planned = _planned(conversation, queue, steps)\n"
+_BEFORE_FAULT_B: Final = "    steps = [step for one in planned for step in one.steps]\n"
 _FAULT_B: Final = """\
     if watched and (unchanged := conversation.store.execute_all((), watched)) != Replies(()):
         return Later(unchanged, lambda _: NULL_ARRAY)
