@@ -10,7 +10,7 @@ its flushes and compactions happen within a test.
 import sys
 
 from cairnkv.cli.main import main
-from cairnkv.commands import OK, Reply, Step
+from cairnkv.commands import OK, Failure, Reply, Step
 from cairnkv.storage import rocksdb
 from cairnkv.store import LocalStore, PendingReply, Script
 
@@ -28,7 +28,24 @@ def _execute_split(store: LocalStore, script: Script, *_: object, **__: object) 
         return newest.outcome if isinstance(newest, PendingReply) else newest
 
     reply = script.run(execute)
-    return newest if isinstance(newest, PendingReply) else reply
+    return _AfterNewest(reply, newest) if isinstance(newest, PendingReply) else reply
+
+
+class _AfterNewest(PendingReply):
+    """The reply of a script, which waits for the commit of its newest command."""
+
+    def __init__(self, reply: Reply, newest: PendingReply) -> None:
+        super().__init__(reply)
+        self._newest = newest
+        newest.on_ready = self._ready
+
+    def _ready(self) -> None:
+        assert self._newest.reply is not None
+        if isinstance(self._newest.reply, Failure):
+            self.fail(self._newest.reply)
+        else:
+            self.release()
+        self.on_ready()
 
 
 def tamper(tampering: str) -> None:

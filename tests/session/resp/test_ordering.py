@@ -1,6 +1,7 @@
 """Promise 3 on this wire: whatever waits for the log, replies leave in the order of their commands, each once; a
 message never comes between the replies of one command; and what a failed commit has undone, nobody was shown."""
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cairnkv.commands import Incr, Reply
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error, Push, Simple
 from cairnkv.session import State
+from cairnkv.session.resp.command_spec import RESP_COMMANDS, Call, Value
 from tests.session.resp.chat import Chat
 from tests.support.resp import request
 
@@ -224,3 +227,20 @@ def test_clients_get_one_reply_to_each_command_in_order(
         assert not chat.session.waiting
         assert chat.session.state is State.OPEN
         assert chat.session.buffered == 0 or b"SUBSCRIBE" in sent[n]
+
+
+def test_reply_that_cannot_be_shown_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the client would take each later reply for the one before."""
+    chat = Chat(late=True)
+
+    def show(_: Reply) -> Value:
+        raise ValueError("a bug")
+
+    spec = dataclasses.replace(RESP_COMMANDS[b"INCR"], on_keys=lambda arguments: Call(Incr(arguments.key(), 1), show))
+    monkeypatch.setitem(RESP_COMMANDS, b"BROKEN", spec)
+    chat.send(b"BROKEN", b"k")
+    chat.send(b"ECHO", b"next")
+    chat.storage.commit()
+    error, following = chat.hear()
+    assert "INTERNAL" in error.text
+    assert following == b"next"

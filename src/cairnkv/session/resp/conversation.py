@@ -515,7 +515,11 @@ class RespConversation(Conversation):
         return bytes_of(value, protocol, self.limits.frame)
 
     def _encode_later(self, later: Later, protocol: Resp, reply: Reply) -> Sequence[bytes]:
-        return bytes_of(shown(later.show, reply, later.errors), protocol, self.limits.frame)
+        try:
+            value = shown(later.show, reply, later.errors)
+        except Exception as error:  # without a reply, the client would take the next one for it
+            value = failed(error, "a reply")
+        return bytes_of(value, protocol, self.limits.frame)
 
 
 def failed(error: Exception, name: str) -> Error:
