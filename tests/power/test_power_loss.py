@@ -172,7 +172,8 @@ def test_build_whose_scripts_are_several_entries_is_detected(tmp_path: Path) -> 
             root.mkdir()
             crash(root, "always", Metadata.ORDERED, "split-scripts")
 
-    with pytest.raises(Lost, match="what no number of steps come to"):
+    # A part of a script shows after the power failure, or a client reads one before.
+    with pytest.raises(AssertionError, match=r"what no number of steps come to|' reads b"):
         crash_until_found()
 
 

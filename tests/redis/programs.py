@@ -340,6 +340,8 @@ def _is_told_otherwise_since(given: Words) -> bool:
     match given[0].upper(), given[1:]:
         case b"COMMAND", (first, _):
             return first.upper() == b"GETKEYS"
+        case b"CONFIG", (first, *patterns):  # other options
+            return first.upper() == b"GET" and any(mark in pattern for pattern in patterns for mark in b"*?[")
         case b"GETRANGE" | b"SUBSTR", (_, start, end) if is_integer(start) and is_integer(end):
             # An end before the first byte, and a start at or before it.
             return int(end) < -1 and (int(start) == 0 or int(start) <= int(end))

@@ -8,9 +8,11 @@ its flushes and compactions happen within a test.
 """
 
 import sys
+from collections.abc import Sequence
 
 from cairnkv.cli.main import main
-from cairnkv.commands import OK, Failure, Reply, Step
+from cairnkv.commands import MISSING, OK, Failure, Reply, Step
+from cairnkv.engine import Watched
 from cairnkv.storage import rocksdb
 from cairnkv.store import LocalStore, PendingReply, Script
 
@@ -19,8 +21,13 @@ def _no_sync(_: rocksdb.RocksDB) -> None:
     pass
 
 
-def _execute_split(store: LocalStore, script: Script, *_: object, **__: object) -> Reply | PendingReply:
+def _execute_split(
+    store: LocalStore, script: Script, watched: Sequence[tuple[int, Watched]] = (), **_: object
+) -> Reply | PendingReply:
     newest: Reply | PendingReply = OK
+    unchanged = store.execute_all((), watched)
+    if (unchanged.outcome if isinstance(unchanged, PendingReply) else unchanged) is MISSING:
+        return unchanged
 
     def execute(step: Step) -> Reply:
         nonlocal newest
