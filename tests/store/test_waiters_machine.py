@@ -210,3 +210,15 @@ class WaitersMachine(RuleBasedStateMachine):
 
 TestWaiters = WaitersMachine.TestCase
 TestWaiters.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=40)
+
+
+def test_refused_entry_forgets_no_due_message() -> None:
+    """The refused PUT has served the only waiter of both queues, which waits again."""
+    machine = WaitersMachine()
+    machine.take(queue=b"q", count=1, wait=300, whole=True, lease=200)
+    machine.put_later(queue=b"q", delay=1)
+    machine.put_in_vain(queue=b"r")
+    machine.no_waiter_is_forgotten()
+    machine.wait(step=1)
+    machine.no_waiter_is_forgotten()
+    assert not machine.waiting

@@ -480,11 +480,12 @@ class LocalStore:
         except StorageRefused as refused:
             failure = Failure(refused.code, str(refused))
             if commands:  # without them there are no messages
-                self.waiters.put_back(waiter for waiter, _ in served)
+                self._put_back(served)
             self._undo(journal)
             self._shared.journal = self._steps = None
             for waiter, _ in () if commands else served:
                 waiter.complete(failure)
+            self._request_timer()
             return failure
         except TooMuch as refused:
             self._undo(journal)
@@ -494,7 +495,7 @@ class LocalStore:
             journal.clear()
             return self.gate.hold(refused.failure, max([newest, *map(self.gate.newest_for, commands)]))
         except BaseException:  # a bug, or an interrupt: changes that storage does not have must not stay
-            self.waiters.put_back(waiter for waiter, _ in served)
+            self._put_back(served)
             if own is not None or self.under_way is None:
                 self._undo(journal)
             raise
@@ -513,6 +514,12 @@ class LocalStore:
             waiter.complete(taken if self._storage.commits_at_once else self.gate.add_reply(sequence, taken))
         self._request_timer()
         return outcome
+
+    def _put_back(self, served: Sequence[tuple[Waiter, Reply]]) -> None:
+        """Let waiters wait again whose TAKE commands are undone. Their queues are due as before, or changed."""
+        for waiter, _ in served:
+            self.waiters.put_back((waiter,))
+            self.queues.changed |= dict.fromkeys(waiter.keys)
 
     def _undo(self, journal: Journal, *, unknown: bool = False) -> None:
         undo(journal)
