@@ -459,8 +459,7 @@ class Chaos:
         in_entry: bool = False,
     ) -> None:
         store = client.node.running
-        begun = store.begin_script()
-        outcome = store.execute_script(script, watched) if begun is OK else begun
+        outcome = store.execute_script(script, watched)
         assert outcome is not RUN_ANEW
 
         def again(*, in_entry: bool) -> None:

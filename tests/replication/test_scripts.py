@@ -107,8 +107,7 @@ class Call:
 
     def _execute(self) -> None:
         store = self.node.running
-        begun = store.begin_script()
-        outcome = store.execute_script(self.script, self._watched) if begun is OK else begun
+        outcome = store.execute_script(self.script, self._watched)
         if outcome is RUN_ANEW:
             self._execute()
         elif not isinstance(outcome, PendingReply):
@@ -699,7 +698,7 @@ def test_held_node_executes_nothing_and_applies_nothing() -> None:
         assert store.execute(Set(b"k", b"x")) is HELD
         assert store.execute_all([Step(0, Get(b"k"))]) is HELD
         assert store.watch([(0, b"k")], {}) is HELD
-        assert store.begin_script() is HELD
+        assert store.execute_script(adding(b"k", 1)) is HELD
         store.begin_take(waiter)
         assert waiter.reply is HELD
         assert store.execute(Ping(b"")) == b"PONG"
@@ -721,7 +720,7 @@ def test_held_node_executes_nothing_and_applies_nothing() -> None:
 
 
 def test_snapshot_during_a_pause_undoes_the_run() -> None:
-    """A node that is held for long may find that the log has no more of what it needs."""
+    """While a node is held for long, the log may delete entries that it still needs."""
     cluster = settled()
     one, other = cluster.nodes[:2]
     said(cluster, one, Set(b"k", b"old"))

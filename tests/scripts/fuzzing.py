@@ -67,7 +67,7 @@ def new_interpreter() -> Interpreter:
 
 
 def fingerprint(interpreter: Interpreter) -> list[bytes]:
-    """What a script sees, without the addresses of objects: they change when the interpreter makes a new state."""
+    """Return the globals of a script as text, without addresses, which are others in a new state of the interpreter."""
     described = interpreter.run(FINGERPRINT, [b"key"], [b"argument"], DictHost())
     assert isinstance(described, bytes), described
     return [line.partition(b": 0x")[0] for line in described.splitlines()]

@@ -580,10 +580,6 @@ class ReplicatedStore:
         """No: a script needs the log."""
         return False
 
-    def begin_script(self) -> Reply:
-        """Prepare the execution of a script; see `Store`. The entry that comes back checks its run."""
-        return self._unready or self._refused(None) or OK
-
     def execute_script(
         self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
     ) -> Reply | PendingReply:

@@ -4,7 +4,7 @@ Invariants: no object of Python reaches a script; a script that has to end ends,
 nothing that the next one sees; between two scripts the state has room for the arguments of the next one, because lupa
 puts them where Lua cannot report an error.
 
-Out of scope: which commands there are, and what they do: `Host`.
+Out of scope: the commands that scripts call (`Host`).
 """
 
 import hashlib

@@ -140,18 +140,15 @@ class Store(Protocol):
 
     @property
     def executes_scripts_directly(self) -> bool:
-        """Whether `begin_script` has nothing to do, and `execute_script` returns the reply or raises an exception."""
-
-    def begin_script(self) -> Reply | PendingReply:
-        """Prepare the execution of a script. When the reply is there, this node has executed all earlier writes."""
+        """Whether `execute_script` returns a reply that is not pending, or raises an exception."""
 
     def execute_script(
         self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
     ) -> Reply | PendingReply:
-        """Execute a script, after `begin_script`. All its changes commit together, or none.
+        """Execute a script. All its changes commit together, or none. It sees all earlier writes.
 
-        If the reply is `RUN_ANEW`, execute the same object again, from `begin_script` on; the number of such replies is
-        bounded. Raises the exception that the script raises; then the script is undone.
+        If the reply is `RUN_ANEW`, execute the same object again; the number of such replies is bounded. Raises the
+        exception that the script raises; then the script is undone.
         watched: as in `execute_all`. bytes_max: maximum bytes of values that the script reads or writes; beyond it,
         its commands fail. None: no maximum.
         """

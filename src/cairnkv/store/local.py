@@ -238,10 +238,6 @@ class LocalStore:
         newest = max((self.gate.newest_of(db, watch.key) for db, watch in watched), default=0)
         return newest, all(self.databases[db].is_unchanged(watch) for db, watch in watched)
 
-    def begin_script(self) -> Reply:
-        """Prepare the execution of a script; see `Store`. Here nothing is to be done."""
-        return OK
-
     def execute_script(
         self, script: Script, watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
     ) -> Reply | PendingReply:

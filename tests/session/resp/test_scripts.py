@@ -446,7 +446,7 @@ class Timed:
         self.other = Chat(self.chat)
 
     def fire(self) -> None:
-        """Call what waits for the timer."""
+        """Call the callbacks of the timer."""
         waiting, self.timer[:] = list(self.timer), []
         for callback in waiting:
             callback()

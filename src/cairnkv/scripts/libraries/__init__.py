@@ -9,10 +9,10 @@ NAMES: Final = ("bit", "struct", "cjson", "cmsgpack")
 
 
 def source(name: str) -> bytes:
-    """Return the Lua source of a library, or of what they share.
+    """Return the Lua source of a library, or of the part that they share.
 
     The shared chunk returns a table. The chunk of each library takes that table, and returns the library and, where the
-    library has settings, a function that resets them. All take what they need from the globals when they are loaded,
-    `debug.getinfo` and `newproxy` too.
+    library has settings, a function that resets them. All read the real globals when they are loaded, `debug.getinfo`
+    and `newproxy` too.
     """
     return (files(__package__) / f"{name}.lua").read_bytes()

@@ -207,7 +207,7 @@ class RespConversation(Conversation):
 
     @property
     def _is_plain(self) -> bool:
-        """Whether only the next command and the rights determine what it does and whether it gets a reply."""
+        """Whether no state of the client changes the effect of its next command or suppresses its reply."""
         plain = self.login.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
         return plain and self._job is None and not self._own_pushes and not (self.is_subscribed and self.protocol == 2)
 

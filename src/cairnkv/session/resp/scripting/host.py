@@ -95,7 +95,7 @@ class ScriptHost:
         """The version of the Redis protocol whose values the script gets."""
 
     def tick(self, steps: int) -> None:
-        """Give way to other clients, or pause, if it is time. steps: instructions since the last call."""
+        """Give way to other clients, or pause, if it is time. steps: see `Host`."""
         self._runner.tick(self._task)
 
     def log(self, level: int, text: bytes) -> None:

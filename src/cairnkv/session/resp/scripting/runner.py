@@ -1,9 +1,10 @@
 """The execution of scripts: attempts, slices of time, pauses, and SCRIPT KILL.
 
 The first attempt of a script executes at once. If it takes longer than its slice, the store undoes it, other clients
-get their turn, and a longer attempt follows. The last attempt, and one that has written, is not undone: when the script
-has taken `seconds_max` altogether, it pauses. From then on it continues in short slices, and between them the server
-answers other clients with BUSY, until the script ends, SCRIPT KILL ends it, or it exceeds its steps or its memory.
+get their turn, and a longer attempt follows. The last attempt, and a later one that has written, is not undone: when
+the script has taken `seconds_max` altogether, it pauses. From then on it continues in short slices, and between them
+the server answers other clients with BUSY, until the script ends, SCRIPT KILL ends it, or it exceeds its steps or its
+memory.
 
 Invariants: one script at a time has begun and not ended. A script that was undone or killed has changed nothing, and
 its messages were not published. The messages of any other script are published after its commit.
@@ -186,13 +187,8 @@ class Runner:
 
     def execute(self, task: ScriptTask) -> Value:
         """Execute a script. Returns its value, or a job that continues with it."""
-        begun = self._store.begin_script()
-        if begun is not OK:
-            return _Execution(task, self._slices(task, begun, has_begun=False))
         outcome = self._attempt(task)
-        if _is_final(outcome):
-            return self._finished(task, outcome)
-        return _Execution(task, self._slices(task, outcome, has_begun=True))
+        return self._finished(task, outcome) if _is_final(outcome) else _Execution(task, self._slices(task, outcome))
 
     def execute_directly(self, task: ScriptTask) -> Value:
         """Execute a script if the store executes scripts directly and no script has paused; see `execute`."""
@@ -202,31 +198,23 @@ class Runner:
             reply = self._store.execute_script(task, bytes_max=TRANSACTION_BYTES_MAX)
         except _GaveWay:
             task.attempts += 1
-            return _Execution(task, self._slices(task, RUN_ANEW, has_begun=True))
+            return _Execution(task, self._slices(task, RUN_ANEW))
         finally:
             task.seconds = self._seconds() - began
         assert not isinstance(reply, PendingReply)
         _published(task, reply)
         return self._finished(task, reply)
 
-    def _slices(
-        self, task: ScriptTask, outcome: Reply | PendingReply, *, has_begun: bool
-    ) -> Generator[Unfinished, None, Value]:
-        """Yield after each slice, and return the value. outcome: of `begin_script`, or of an attempt."""
+    def _slices(self, task: ScriptTask, outcome: Reply | PendingReply) -> Generator[Unfinished, None, Value]:
+        """Yield after each slice, and return the value. outcome: of the first attempt."""
         while True:
             while isinstance(outcome, PendingReply) and not outcome.executed:
                 yield Unfinished(outcome)
-            if has_begun and _is_final(outcome):
+            if _is_final(outcome):
                 return self._finished(task, outcome)
-            reply = outcome.outcome if isinstance(outcome, PendingReply) else outcome
-            if reply is RUN_ANEW:
-                if not isinstance(outcome, PendingReply):
-                    yield UNFINISHED  # other clients get their turn
-                outcome, has_begun = self._store.begin_script(), False
-            elif isinstance(reply, Failure):
-                return error_of(reply)
-            else:
-                outcome, has_begun = self._attempt(task), True
+            if not isinstance(outcome, PendingReply):
+                yield UNFINISHED  # other clients get their turn
+            outcome = self._attempt(task)
 
     def _attempt(self, task: ScriptTask) -> Reply | PendingReply:
         """Execute a script once. Returns `RUN_ANEW` if the attempt was undone, or the end of a script that pauses."""
